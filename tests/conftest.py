@@ -1,0 +1,158 @@
+"""What the tests share: type checking of the package, double precision on demand, and families of representations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import jaxtyping
+import numpy as np
+import pytest
+import reference
+from beartype import BeartypeConf, beartype
+from beartype.roar import BeartypeDecorHintException
+
+
+def check_types(function: Callable) -> Callable:
+    """Checks a function's arguments and result against its annotations, shapes included, in every test.
+
+    Pytrees are checked where functions receive them, not where they are built: JAX rebuilds them from batched arrays,
+    axis numbers and placeholders.
+    """
+    if function.__name__ == "__init__":
+        return function
+    try:
+        return beartype(conf=BeartypeConf(is_pep484_tower=True))(function)  # an int will do for a float
+    except BeartypeDecorHintException:  # a hint that cannot be checked, such as a Protocol
+        return function
+
+
+jaxtyping.install_import_hook("w2s_jax", f"{__name__}.check_types")
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """Annotations are not checked: what happens to bad input is the package's own answer, as its users see it."""
+    before = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", before)
+
+
+@pytest.fixture
+def x64() -> Iterator[None]:
+    """JAX computes in float64."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture(params=["float32", "float64"])
+def dtype(request: pytest.FixtureRequest) -> Iterator[np.dtype]:
+    """Single precision, then double precision with x64 switched on."""
+    with jax.enable_x64(request.param == "float64"):
+        yield np.dtype(request.param)
+
+
+def relative_error(value: np.ndarray, reference: np.ndarray, floor: np.ndarray | float = 0.0) -> float:
+    """Largest |value - reference| relative to the larger of |reference| and a floor; NaN counts as infinite.
+
+    The floor says what a small number is small against: a gap that is a tiny part of the label energy, or a norm that
+    is a tiny part of the strong kernel's, is a difference of nearly equal vectors.
+    """
+    value, reference = np.asarray(value, np.float64), np.asarray(reference, np.float64)
+    assert value.shape == reference.shape, f"shape {value.shape}, expected {reference.shape}"
+    size = np.maximum(np.abs(reference), floor)
+    error = np.abs(value - reference) / np.where(size > 0, size, 1)
+    return float(np.max(np.nan_to_num(error, nan=np.inf), initial=0.0))
+
+
+def entrywise_error(value: np.ndarray, reference: np.ndarray) -> float:
+    """Largest |value - reference| relative to the largest entry of the reference."""
+    return relative_error(value, reference, np.max(np.abs(np.asarray(reference, np.float64))))
+
+
+def derivative_error(function: Callable, x: np.ndarray, direction: np.ndarray) -> float:
+    """How far forward and reverse derivatives of an array function are from finite differences (fourth order, x64)."""
+    x, direction = jnp.asarray(x), jnp.asarray(direction / np.linalg.norm(direction))
+    value, forward = jax.jvp(function, (x,), (direction,))
+    step = 1e-3 * jnp.linalg.norm(x) / x.size**0.5
+    near, far = ((function(x + h * direction) - function(x - h * direction)) / (2 * h) for h in (step, 2 * step))
+    expected = (4 * near - far) / 3
+    weights = np.random.default_rng(0).standard_normal(value.shape)
+    (gradient,) = jax.vjp(function, x)[1](jnp.asarray(weights))
+    reverse = relative_error(jnp.sum(gradient * direction), jnp.sum(weights * expected), jnp.max(jnp.abs(expected)))
+    return max(entrywise_error(forward, expected), reverse)
+
+
+def tolerance(dtype: np.dtype, threshold: float) -> float:
+    """The error the package promises for a principal subspace cut at a threshold."""
+    if dtype == np.float64:
+        return 1e-10
+    return 1e-5 if threshold >= 1e-2 else 1e-3
+
+
+def well_defined(h: np.ndarray, threshold: float = 0.0, rank: int | None = None) -> bool:
+    """Whether rounding cannot move the cut: no eigenvalue within 1e-3 of the threshold, none tied across the rank.
+
+    Where it can, the principal subspace itself is not a function of the rounded representation, so no error is defined.
+    """
+    values, _ = reference.kernel_spectrum(h)
+    if rank is not None and rank < len(values) and values[rank - 1] - values[rank] < 1e-2 * values[rank - 1]:
+        return False
+    return not np.any(np.abs(values - threshold * values[0]) < 1e-3 * threshold * values[0])
+
+
+KINDS = ("generic", "rank_deficient", "repeated", "dominant", "identical", "d1")
+SHAPES = ((24, 40, 32), (32, 32, 32), (64, 12, 20), (40, 60, 16), (40, 16, 60))  # (n, d_w, d_s): n <, =, > d, mixed
+
+
+class Pair(NamedTuple):
+    """Weak and strong representations of the same rows, and labels (n, 2)."""
+
+    h_w: np.ndarray
+    h_s: np.ndarray
+    y: np.ndarray
+
+
+def pair(kind: str, n: int, d_w: int, d_s: int, seed: int = 0, dtype: np.dtype = np.float64) -> Pair:
+    """A weak/strong pair of a named family; for "d1" both have one feature.
+
+    generic: a shared latent of decaying strength, each side seen through its own map, plus noise. rank_deficient: the
+    latent alone. repeated: eigenvalues 4, 4, 1, 1, 1, 1/4, ... exactly. dominant: one direction a million times larger,
+    so that the second moment's condition number is 1e12. identical: equal but for columns of zeros.
+    """
+    rng = np.random.default_rng(seed)
+    d_w, d_s = (1, 1) if kind == "d1" else (d_w, d_s)
+    latent = rng.standard_normal((n, 6)) / np.arange(1, 7)
+    h_w, h_s = (latent @ rng.standard_normal((6, d)) / np.sqrt(d) for d in (d_w, d_s))
+    if kind != "rank_deficient":
+        h_w, h_s = (h + 0.2 * rng.standard_normal(h.shape) for h in (h_w, h_s))
+    if kind == "repeated":
+        h_w, h_s = (_repeated(rng, n, d) for d in (d_w, d_s))
+    if kind == "dominant":
+        h_w, h_s = (1e-6 * h + np.outer(rng.standard_normal(n), rng.standard_normal(h.shape[1])) for h in (h_w, h_s))
+    if kind == "identical":
+        common = h_w[:, : min(d_w, d_s)]
+        h_w, h_s = (np.pad(common, ((0, 0), (0, d - common.shape[1]))) for d in (d_w, d_s))
+    seen = (h @ rng.standard_normal((h.shape[1], 2)) / np.linalg.norm(h) * np.sqrt(n) for h in (h_w, h_s))
+    y = latent[:, :2] + sum(seen) + rng.standard_normal((n, 2))
+    return Pair(*(x.astype(dtype) for x in (h_w, h_s, y)))
+
+
+def _repeated(rng: np.random.Generator, n: int, d: int) -> np.ndarray:
+    """Singular values 2, 2, 1, 1, 1, 1/2, ... between bases of few-bit entries: no rounding even in bfloat16."""
+    values = np.concatenate([[2, 2, 1, 1, 1], np.full(max(n, d), 0.5)])[: min(n, d)]
+    middle = np.zeros((n, d))
+    np.fill_diagonal(middle, values)
+    return _dyadic_rotation(rng, n) @ middle @ _dyadic_rotation(rng, d).T
+
+
+def _dyadic_rotation(rng: np.random.Generator, n: int) -> np.ndarray:
+    """An orthogonal matrix whose entries are multiples of 1/4."""
+    pairs = np.array([[1, 1], [1, -1]])
+    once = np.eye(n)
+    for start in range(0, n - n % 4, 4):
+        once[start : start + 4, start : start + 4] = np.kron(pairs, pairs) / 2
+    return (once @ once[rng.permutation(n)])[rng.permutation(n)]

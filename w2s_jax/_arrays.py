@@ -1,0 +1,96 @@
+"""What every module does to an array on entry: pick the dtype it is accumulated in, check its shape, multiply it.
+
+bfloat16 and float16 are accumulated in float32, integers become the default float, float32 and float64 stay
+what they are. `matmul` is the only product in the package that feeds a spectrum or a solve: it always runs at
+full precision, whatever `jax_default_matmul_precision` says (TF32 and single-pass bfloat16 lose the answer).
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.experimental import checkify
+from jax.typing import ArrayLike
+
+from w2s_jax._checks import InputError, require_finite
+
+
+def matmul(a: Array, b: Array) -> Array:
+    """Matrix product at full precision of the operands' dtype."""
+    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
+
+
+def outer(a: Array, b: Array) -> Array:
+    """Outer product by broadcasting: never a (rounded) matrix unit's product."""
+    return a.reshape(a.shape + (1,) * b.ndim) * b
+
+
+def accumulation_dtype(*dtypes: jnp.dtype) -> jnp.dtype:
+    """The float dtype in which arrays of these dtypes are summed: at least float32."""
+    return jnp.promote_types(jnp.result_type(*dtypes, jnp.float32), jnp.float32)
+
+
+def as_matrix(name: str, array: ArrayLike) -> Array:
+    """A representation as a 2-D float array; checks rank, emptiness and (outside jit) finiteness.
+
+    Raises:
+        InputError: not 2-D, no rows or columns, complex, or NaN/infinite entries.
+    """
+    array = _as_real(name, array)
+    if array.ndim != 2:
+        raise InputError(f"{name} must be 2-D (rows, features), got shape {array.shape}")
+    if 0 in array.shape:
+        raise InputError(f"{name} must have at least one row and one feature, got shape {array.shape}")
+    return _finite(name, array)
+
+
+def as_labels(name: str, array: ArrayLike, rows: int) -> Array:
+    """Labels as a float array (n,) or (n, c) with the given number of rows.
+
+    Raises:
+        InputError: another rank or row count, complex, or NaN/infinite entries.
+    """
+    array = _as_real(name, array)
+    if array.ndim not in (1, 2) or array.shape[0] != rows or 0 in array.shape:
+        raise InputError(f"{name} must have shape ({rows},) or ({rows}, outputs), got {array.shape}")
+    return _finite(name, array)
+
+
+def require_same_rows(h_w: Array, h_s: Array) -> None:
+    """Raises InputError unless both arrays have the same number of rows."""
+    if h_w.shape[0] != h_s.shape[0]:
+        raise InputError(
+            f"weak and strong representations must have the same number of rows, got {h_w.shape[0]} and {h_s.shape[0]}"
+        )
+
+
+def _as_real(name: str, array: ArrayLike) -> Array:
+    try:
+        array = jnp.asarray(array)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{name} must be a numeric array, got {type(array).__name__}") from error
+    if jnp.issubdtype(array.dtype, jnp.complexfloating):
+        raise InputError(f"{name} must be real, got {array.dtype}")
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        array = array.astype(jnp.result_type(float))
+    return array
+
+
+def _finite(name: str, array: Array) -> Array:
+    require_finite(name, array)
+    checkify.debug_check(jnp.all(jnp.isfinite(array)), f"{name} must be finite")
+    return array
+
+
+def inverse(matrix: Array, strength: ArrayLike) -> Array:
+    """`(matrix + strength I)^{-1}` of a positive semidefinite matrix by Cholesky.
+
+    A strength below the rounding of the matrix is raised to it, so that a singular matrix is solved in its range.
+    """
+    floor = jnp.finfo(matrix.dtype).eps * jnp.trace(matrix)
+    # The last term keeps a matrix of zeros (a padded model) from dividing by zero.
+    strength = jnp.maximum(jnp.asarray(strength, matrix.dtype), floor) + jnp.finfo(matrix.dtype).tiny
+    eye = jnp.eye(matrix.shape[0], dtype=matrix.dtype)
+    factor = jnp.linalg.cholesky(matrix + strength * eye, symmetrize_input=False)
+    return jax.scipy.linalg.cho_solve((factor, True), eye)

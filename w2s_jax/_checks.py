@@ -1,0 +1,70 @@
+"""The one exception for bad input, and the check for NaN and infinity that every way into the package shares.
+
+Data-dependent faults can only be seen where values are concrete, so `require_finite` looks at NumPy arrays
+and at concrete JAX arrays, and passes tracers by: the same entry point works inside and outside `jax.jit`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+_BLOCK_ENTRIES = 1 << 20  # a NumPy check makes a boolean temporary of about this many bytes
+
+
+class InputError(ValueError):
+    """Bad input, in one sentence: which argument, what was expected, what came."""
+
+
+def require_finite(name: str, array: np.ndarray | jax.Array, first_row: int = 0) -> None:
+    """Raises unless every entry is finite; `first_row` is where in the whole data the array's rows start.
+
+    Integers, booleans and tracers pass without being read.
+
+    Raises:
+        InputError: NaN or infinite entries; it says how many there are and in which row the first one is.
+    """
+    if isinstance(array, Tracer) or not jnp.issubdtype(array.dtype, jnp.inexact):
+        return
+    if isinstance(array, jax.Array):
+        with jax.ensure_compile_time_eval():  # else a constant's verdict is a tracer inside jit
+            faults = None if _all_finite(array) else _device_faults(array)
+    else:
+        faults = None if all(np.isfinite(block).all() for _, block in _blocks(array)) else _host_faults(array)
+    if faults is not None:
+        count, row = int(faults[0]), int(faults[1]) + first_row
+        what = f"{count} NaN or infinite values, the first" if count > 1 else "1 NaN or infinite value,"
+        raise InputError(f"{name} contain {what} in row {row}")
+
+
+@jax.jit
+def _all_finite(array: jax.Array) -> jax.Array:
+    return jnp.isfinite(array).all()
+
+
+@jax.jit
+def _device_faults(array: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Number of bad entries and the first bad row; two scalars, as no host may hold the whole array."""
+    bad = ~jnp.isfinite(jnp.atleast_1d(array))
+    return bad.sum(dtype=jnp.uint32), bad.any(axis=tuple(range(1, bad.ndim))).argmax()
+
+
+def _host_faults(array: np.ndarray) -> tuple[int, int]:
+    count, first = 0, -1
+    for start, block in _blocks(array):
+        rows, *_ = np.nonzero(~np.isfinite(block))
+        if len(rows) and count == 0:
+            first = start + int(rows[0])
+        count += len(rows)
+    return count, first
+
+
+def _blocks(array: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """The rows in blocks, each with the index of its first row."""
+    array = np.atleast_1d(array)
+    size = max(1, _BLOCK_ENTRIES * len(array) // max(1, array.size))
+    return ((start, array[start : start + size]) for start in range(0, len(array), size))

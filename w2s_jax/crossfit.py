@@ -1,0 +1,160 @@
+"""The weak-to-strong experiment, cross-fitted from second moments per cell of rows: expected over labels, or with them.
+
+A cell is a set of rows that stay together: a fold, or the labelled or unlabelled part of one. Roles say which cells fit
+the weak head, which train the student and which test it; the experiment is then a handful of ridge solves, and the rows
+are never needed again. The strong side is expressed in the eigenbasis of its pooled second moment.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from w2s_jax._arrays import inverse, matmul
+from w2s_jax.spectrum import numerically_zero, spectrum
+
+
+class StrongCells(NamedTuple):
+    """Sums per cell of strong rows z: n (J,), z (J, d_s), zz (J, d_s, d_s), with labels zy (J, d_s, c), y (J, c), yy (J, c)."""
+
+    n: Array
+    z: Array
+    zz: Array
+    zy: Any = None
+    y: Any = None
+    yy: Any = None
+
+
+class WeakCells(NamedTuple):
+    """Sums per cell of weak rows h: h (J, d_w), hh (J, d_w, d_w), zh (J, d_s, d_w), with labels hy (J, d_w, c)."""
+
+    h: Array
+    hh: Array
+    zh: Array
+    hy: Any = None
+
+
+class Roles(NamedTuple):
+    """0/1 weights (experiments, J): the cells that fit the weak head, train the student, and test it."""
+
+    fit: Any
+    student: Any
+    test: Any
+
+
+class Settings(NamedTuple):
+    """Ridge strengths of the two heads, relative threshold of the norms, label prior p, noise-to-signal ratio nu."""
+
+    weak_ridge: Array
+    strong_ridge: Array
+    threshold: Array
+    prior: Array
+    noise: Array
+
+
+class Score(NamedTuple):
+    """A score and its standard error over blocks of rows."""
+
+    value: Array
+    error: Array
+
+
+class ExpectedStrong(NamedTuple):
+    """What every weak model's expected experiment shares, per experiment: see `prepare_expected`."""
+
+    student: Array
+    target: Array
+    ceiling: Array
+    prior_root: Array
+
+
+def pool(role: Array, sums: Array, n: Array) -> Array:
+    """Mean over the rows of a role's cells of what `sums` (J, ...) adds up."""
+    return jnp.tensordot(role, sums, 1, precision=jax.lax.Precision.HIGHEST) / jnp.sum(role * n)
+
+
+def prepare_expected(cells: StrongCells, values: Array, roles: Roles, settings: Settings) -> ExpectedStrong:
+    """The strong model's part of `expected_experiment`: `R = (S^C)^{1/2}` times the student's map, the prior, the ceiling.
+
+    `values` (d_s,): eigenvalues of the pooled second moment. The prior is `theta ~ N(0, S_s^{p-1})`, scaled so that the
+    labels `h_s^T theta` have mean square 1.
+    """
+    nonzero = values > numerically_zero(values)
+    # p = 1 is flat, also where an eigenvalue is zero; any other power leaves those directions out.
+    power = jnp.where(nonzero, values, 1) ** ((settings.prior - 1) / 2)
+    root = jnp.where(nonzero | (settings.prior == 1), power, 0)
+    root = root / jnp.sqrt(jnp.sum(root * root * values))
+
+    def one(role: tuple[Array, Array]) -> tuple[Array, Array, Array]:
+        S_student, S_test = (pool(r, cells.zz, cells.n) for r in role)
+        eigen = spectrum(S_test, 1)
+        half = jnp.sqrt(eigen.values)[:, None] * eigen.vectors.T
+        response = matmul(half, inverse(S_student, settings.strong_ridge))
+        return response, half * root, matmul(response, S_student) * root
+
+    student, target, ceiling = jax.lax.map(one, (roles.student, roles.test))
+    return ExpectedStrong(student, target, ceiling, root)
+
+
+def expected_experiment(
+    strong: ExpectedStrong, weak: WeakCells, n: Array, roles: Roles, settings: Settings
+) -> tuple[Score, Score]:
+    """Expected student error and prediction gap over random labels: no labels are used.
+
+    Labels are `y = h_s^T theta + noise`, of mean square 1 without the noise, noise variance nu. On cells A (weak head),
+    B (student), C (test): `T = (S_w^A + beta_w)^{-1} S_ws^A G` are the weak heads, `Q = (S_s^B + beta_s)^{-1} S_sw^B T` the
+    students, `||(S_s^C)^{1/2} (Q - G)||_F^2` the error and `||(S_s^C)^{1/2} (Q - R)||_F^2` the gap, R the ceiling, each plus
+    the response to the noise that the weak heads pick up. Errors are in units of the labels' mean square.
+    """
+
+    def one(args: tuple[Array, ...]) -> tuple[Array, Array]:
+        fit, student, response, target, ceiling = args
+        S_fit, X_fit = pool(fit, weak.hh, n), pool(fit, weak.zh, n)
+        heads = inverse(S_fit, settings.weak_ridge)
+        carried = matmul(matmul(response, pool(student, weak.zh, n)), heads)
+        taught = matmul(carried, X_fit.T) * strong.prior_root
+        picked_up = settings.noise / jnp.sum(fit * n) * jnp.sum(matmul(carried, S_fit) * carried)
+        return jnp.sum(jnp.square(taught - target)) + picked_up, jnp.sum(jnp.square(taught - ceiling)) + picked_up
+
+    per_role = (roles.fit, roles.student, strong.student, strong.target, strong.ceiling)
+    errors, gaps = jax.lax.map(one, per_role)
+    return _over_blocks(errors), _over_blocks(gaps)
+
+
+def prepare_trial(cells: StrongCells, roles: Roles, settings: Settings) -> Array:
+    """The student's ridge inverses (experiments, d_s, d_s), shared by all weak models."""
+    return jax.lax.map(lambda role: inverse(pool(role, cells.zz, cells.n), settings.strong_ridge), roles.student)
+
+
+def trial(
+    inverses: Array, strong: StrongCells, weak: WeakCells, roles: Roles, settings: Settings, intercept: bool
+) -> Score:
+    """Cross-validated mean squared error of the real experiment, summed over outputs.
+
+    Weak head `T = (S_w^A + beta_w)^{-1} c_w^A`, student `Q = (S_s^B + beta_s)^{-1} S_sw^B T`, error
+    `E y^2 - 2 Q^T c_s + Q^T S_s Q` on C. With an intercept labels are taken about their mean on A. Roles are
+    (blocks x experiments of one block); the standard error is over blocks.
+    """
+    n = strong.n
+
+    def one(args: tuple[Array, ...]) -> Array:
+        fit, student, test, inverse_student = args
+        mean = pool(fit, strong.y, n) * intercept
+        c_w = pool(fit, weak.hy, n) - pool(fit, weak.h, n)[:, None] * mean
+        head = matmul(inverse(pool(fit, weak.hh, n), settings.weak_ridge), c_w)
+        theta = matmul(inverse_student, matmul(pool(student, weak.zh, n), head))
+        c_s = pool(test, strong.zy, n) - pool(test, strong.z, n)[:, None] * mean
+        energy = pool(test, strong.yy, n) - 2 * mean * pool(test, strong.y, n) + mean * mean
+        return jnp.sum(energy) - jnp.sum(theta * (2 * c_s - matmul(pool(test, strong.zz, n), theta)))
+
+    flat = jax.tree.map(lambda role: role.reshape(-1, role.shape[-1]), roles)
+    errors = jax.lax.map(one, (flat.fit, flat.student, flat.test, inverses))
+    return _over_blocks(errors.reshape(roles.fit.shape[:-1]).mean(1))
+
+
+def _over_blocks(estimates: Array) -> Score:
+    """Mean of one estimate per block, and its standard error."""
+    return Score(jnp.mean(estimates), jnp.std(estimates, ddof=1) / jnp.sqrt(estimates.shape[0]))

@@ -1,0 +1,129 @@
+"""Which rows stay together and which part they play: folds, cells, roles, and blocks of rows in cell order.
+
+A cell is a fold, or with a label mask the labelled or the unlabelled part of one. Rows are read in blocks and laid out
+as (cells, rows, features), padded with weight 0, so that one product per block gives the moments of every cell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from w2s_jax._checks import InputError
+from w2s_jax.crossfit import Roles
+
+BLOCK_ROWS = 16384
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Rows by cell: `cell` (n,), how many cells, folds and rows per cell and block (`capacity`), and all roles."""
+
+    cell: np.ndarray
+    cells: int
+    folds: int
+    capacity: int
+    expected: Roles
+    trial: Roles | None
+    labelled: np.ndarray
+
+    def blocks(self) -> Iterator[tuple[int, int, np.ndarray, np.ndarray]]:
+        """Blocks of rows: start, stop, and for each cell the rows within the block (cells, capacity) and their weights."""
+        n = len(self.cell)
+        for start in range(0, n, BLOCK_ROWS):
+            stop = min(start + BLOCK_ROWS, n)
+            index = np.zeros((self.cells, self.capacity), int)
+            weight = np.zeros((self.cells, self.capacity), np.float32)
+            for cell in range(self.cells):
+                rows = np.nonzero(self.cell[start:stop] == cell)[0]
+                index[cell, : len(rows)], weight[cell, : len(rows)] = rows, 1
+            yield start, stop, index, weight
+
+    def by_fold(self, labelled_only: bool) -> np.ndarray:
+        """0/1 (folds, cells): the cells of each fold, only the labelled ones if asked."""
+        chosen = np.zeros((self.folds, self.cells))
+        for cell in range(self.cells):
+            chosen[cell % self.folds, cell] = not labelled_only or self.cells == self.folds or cell >= self.folds
+        return chosen
+
+
+def lay_out(n: int, folds: int, labelled: np.ndarray | None, groups: np.ndarray | None, seed: int) -> Layout:
+    """Folds for n rows, in random order and equally long; rows of one group stay in one fold.
+
+    `labelled` (n,) bool or None (no labels). With all rows labelled they play all parts in turn; otherwise the labelled
+    rows fit the weak head and test, and the unlabelled ones train the student.
+
+    Raises:
+        InputError: too few rows or groups for so many folds.
+    """
+    if not isinstance(folds, int | np.integer) or folds < 3:
+        raise InputError(f"folds must be an integer of at least 3 (weak head, student, test), got {folds!r}")
+    mask = np.zeros(n, bool) if labelled is None else labelled
+    mixed = bool(mask.any() and not mask.all())
+    if groups is None:
+        fold = _stratified(n, folds, mask, np.random.default_rng(seed))
+    else:
+        fold = _grouped(groups, folds, np.random.default_rng(seed))
+    cell = fold + folds * mask if mixed else fold
+    cells = 2 * folds if mixed else folds
+    counts = np.bincount(cell, minlength=cells)
+    if counts.min() < 2:
+        kind = "rows" if groups is None else "groups of rows"
+        raise InputError(
+            f"every fold must hold at least 2 rows of each kind, got {counts.min()}: fewer folds or more {kind}"
+        )
+    largest = max(np.bincount(cell[i : i + BLOCK_ROWS], minlength=cells).max() for i in range(0, n, BLOCK_ROWS))
+    trial = None if not mask.any() else _mixed_trial(folds, groups is not None) if mixed else _turns(folds, swap=True)
+    expected = Roles(*(role[:, 0] for role in _turns(folds, swap=False)))
+    if mixed:
+        expected = Roles(*(np.concatenate([role, role], -1) for role in expected))
+    return Layout(cell, cells, folds, -(-int(largest) // 8) * 8, expected, trial, mask)
+
+
+def _stratified(n: int, folds: int, mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Every `folds` consecutive rows of a kind go to different folds, in random order."""
+    fold = np.empty(n, int)
+    for kind in (mask, ~mask):
+        rows = np.nonzero(kind)[0]
+        tuples = -(-len(rows) // folds)
+        fold[rows] = rng.permuted(np.tile(np.arange(folds), (tuples, 1)), axis=1).reshape(-1)[: len(rows)]
+    return fold
+
+
+def _grouped(groups: np.ndarray, folds: int, rng: np.random.Generator) -> np.ndarray:
+    """Largest group first, each to the fold with the fewest rows so far."""
+    _, code, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    if len(sizes) < folds:
+        raise InputError(f"groups must name at least as many groups as folds ({folds}), got {len(sizes)}")
+    order = rng.permutation(len(sizes))
+    order = order[np.argsort(-sizes[order], kind="stable")]
+    filled, fold_of = np.zeros(folds, int), np.empty(len(sizes), int)
+    for group in order:
+        fold_of[group] = np.argmin(filled)
+        filled[fold_of[group]] += sizes[group]
+    return fold_of[code.reshape(-1)]
+
+
+def _turns(folds: int, swap: bool) -> Roles:
+    """Each fold tests once; the ones after it, in turn, fit the weak head (first half) and train the student (second).
+
+    Roles are (folds, 1 or 2, cells): with `swap` also the two halves exchanged.
+    """
+    test = np.eye(folds)
+    fit = sum(np.roll(test, -shift, 0) for shift in range(1, 1 + folds // 2))
+    student = 1 - test - fit
+    pairs = [(fit, student), (student, fit)] if swap else [(fit, student)]
+    return Roles(*(np.stack(parts, 1) for parts in ([p[0] for p in pairs], [p[1] for p in pairs], [test] * len(pairs))))
+
+
+def _mixed_trial(folds: int, related: bool) -> Roles:
+    """Labelled rows out of the fold fit the weak head, those in it test; unlabelled rows train the student.
+
+    Where rows are related, unlabelled rows of the fold are left out too. Cells: unlabelled folds, then labelled ones.
+    """
+    test, none = np.eye(folds), np.zeros((folds, folds))
+    student = 1 - test if related else np.ones((folds, folds))
+    parts = ((none, 1 - test), (student, none), (none, test))
+    return Roles(*(np.concatenate(part, -1)[:, None] for part in parts))

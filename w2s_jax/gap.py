@@ -1,0 +1,276 @@
+"""The prediction gap and its label-free norms, from an overlap: Xue et al. 2025, main theorem and its bound.
+
+    prediction gap   ||P_s (I - P_w) y / sqrt(n)||^2     labels lost by weak supervision
+    gap norm         ||P_s (I - P_w)||_op or _F          the same, for the worst or the average label, without labels
+
+Filters with array parameters give a whole grid of results; the products with C are shared by all its points.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+from jaxtyping import Float
+
+from w2s_jax._arrays import matmul
+from w2s_jax._checks import InputError
+from w2s_jax.filters import Filter
+from w2s_jax.lanczos import Problem, leading_values, leading_vectors, random_start
+from w2s_jax.overlap import (
+    Overlap,
+    Side,
+    checked_pair,
+    overlap_and_basis,
+    principal_basis,
+    representation,
+)
+from w2s_jax.spectrum import apply_response
+
+POINTS_PER_CHUNK = 128
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class PrincipalKernel:
+    """The scaled principal kernel `P = U diag(f) U^T` (n, n), kept in factors.
+
+    `P @ y` for y (n,) or (n, c), `P.diagonal()` (n,), `P.trace()` (effective degrees of freedom), `P.to_dense()` (n, n).
+    With array parameters in the filter every result has their shape in front.
+    """
+
+    U: Float[Array, "n k"]
+    side: Side
+    filter: Filter
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the dense operator: the filter's grid, then (n, n)."""
+        return (*self.filter.shape, self.U.shape[0], self.U.shape[0])
+
+    def __matmul__(self, y: ArrayLike) -> Array:
+        y = jnp.asarray(y)
+        if y.ndim < 1 or y.shape[0] != self.U.shape[0]:
+            raise InputError(f"P @ y needs y with {self.U.shape[0]} rows, got shape {y.shape}")
+        columns = matmul(self.U.T, y.reshape(y.shape[0], -1))
+        result = matmul(self.U, apply_response(self.filter, self.side, columns))
+        return result.reshape(*self.filter.shape, *y.shape)
+
+    def diagonal(self) -> Float[Array, "*grid n"]:
+        """Leverages: the diagonal of P."""
+        return jnp.sum(self.U.T * apply_response(self.filter, self.side, self.U.T), -2)
+
+    def trace(self) -> Float[Array, "*grid"]:
+        """Trace of P: the head's effective degrees of freedom."""
+        return jnp.sum(self.filter(self.side.values, self.side.n), -1)
+
+    def to_dense(self) -> Float[Array, "*grid n n"]:
+        """P as a dense matrix."""
+        return matmul(self.U, apply_response(self.filter, self.side, self.U.T))
+
+
+def principal_kernel(h: Float[ArrayLike, "n d"], filter: Filter, *, center: bool = False) -> PrincipalKernel:
+    """The operator `P = U diag(f(lambda)) U^T` of a representation (Xue et al. 2025, scaled principal kernel).
+
+    Args:
+        h: representation (n, d).
+        filter: spectral filter, for instance `ridge(b, threshold=alpha)`.
+        center: subtract column means.
+
+    Raises:
+        InputError: not 2-D, zero, NaN or infinite entries.
+    """
+    U, side = principal_basis(representation("representations", h), center)
+    return PrincipalKernel(U, side, filter)
+
+
+@jax.jit
+def prediction_gap(overlap: Overlap, weak: Filter, strong: Filter) -> Float[Array, "*grid_and_c"]:
+    """Predicted gap between the weakly supervised student and its ceiling, `||P_s (I - P_w) y / sqrt(n)||^2`.
+
+    Args:
+        overlap: of the student's examples, with labels; mean squares in label units squared.
+        weak, strong: filters of the two heads; their broadcast shape comes first, then (c,) for c outputs.
+
+    Raises:
+        InputError: the overlap has no labels, or the filters do not broadcast.
+
+    Source: Xue et al. 2025, main theorem; computed as `||F_s (a_s - C F_w a_w)||^2`.
+    """
+    lost = _lost_coefficients(overlap, weak, strong)
+    return jnp.sum(lost * lost, -2).reshape(*grid_shape(weak, strong), *_labels(overlap)[2].shape)
+
+
+@partial(jax.jit, static_argnames="ord")
+def gap_norm(overlap: Overlap, weak: Filter, strong: Filter, ord: str = "op") -> Float[Array, "*grid"]:
+    """Label-free size of the gap, `||P_s (I - P_w)||`, not squared; between 0 and 1 for "op".
+
+    Args:
+        overlap: labels are not used.
+        weak, strong: filters of the two heads; the result has their broadcast shape.
+        ord: "op" (the worst label; Lanczos, with a full eigensolve where it does not converge) or "fro" (the sum over
+            an orthonormal basis of labels).
+
+    Raises:
+        InputError: ord is neither, or the filters do not broadcast.
+
+    Source: Xue et al. 2025, label-free bound; `lambda_max` or trace of `F_s (I - C (2 F_w - F_w^2) C^T) F_s`.
+    """
+    if ord not in ("op", "fro"):
+        raise InputError(f"ord must be 'op' or 'fro', got {ord!r}")
+    grid = grid_shape(weak, strong)
+    squared = _op_squared(overlap, weak, strong) if ord == "op" else _fro_squared(overlap, weak, strong)
+    return _root(squared).reshape(grid)
+
+
+def gap_bound(overlap: Overlap, weak: Filter, strong: Filter) -> Float[Array, "*grid_and_c"]:
+    """Upper bound of the prediction gap, `||P_s (I - P_w)||_op^2 E[y^2]`: ranks, does not estimate (3 to 6 times too large).
+
+    Raises:
+        InputError: the overlap has no labels, or the filters do not broadcast.
+
+    Source: Xue et al. 2025, label-free bound.
+    """
+    _, _, energy = _labels(overlap)
+    norm = gap_norm(overlap, weak, strong)
+    return jnp.square(norm)[(...,) + (None,) * energy.ndim] * energy
+
+
+def example_scores(
+    h_w: Float[ArrayLike, "n d_w"],
+    h_s: Float[ArrayLike, "n d_s"],
+    y: ArrayLike,
+    weak: Filter,
+    strong: Filter,
+    *,
+    center: bool = False,
+) -> Float[Array, "*grid n *c"]:
+    """Each example's share of the gap: the entries of `P_s (I - P_w) y`, in label units; their mean square is the gap.
+
+    Raises:
+        InputError: shapes that do not fit, a representation of zeros, NaN or infinite entries.
+
+    Source: Xue et al. 2025, main theorem, before the norm is taken.
+    """
+    weak_rows, strong_rows, labels = checked_pair(h_w, h_s, y)
+    return _scores(*overlap_and_basis(weak_rows, strong_rows, labels, center), weak, strong)
+
+
+@jax.jit
+def _scores(overlap: Overlap, U_s: Array, weak: Filter, strong: Filter) -> Array:
+    lost = _lost_coefficients(overlap, weak, strong)
+    scores = matmul(U_s, lost) * jnp.sqrt(jnp.asarray(U_s.shape[0], lost.dtype))
+    return scores.reshape(*grid_shape(weak, strong), U_s.shape[0], *_labels(overlap)[2].shape)
+
+
+def grid_shape(weak: Filter, strong: Filter) -> tuple[int, ...]:
+    """Broadcast shape of two filters' parameters; raises InputError if there is none."""
+    try:
+        return jnp.broadcast_shapes(weak.shape, strong.shape)
+    except ValueError as error:
+        raise InputError(f"weak and strong filters must broadcast, got {weak.shape} and {strong.shape}") from error
+
+
+def _labels(overlap: Overlap) -> tuple[Array, Array, Array]:
+    """`a_w`, `a_s` and the energy; raises InputError if there are none."""
+    if overlap.a_s is None or overlap.a_w is None or overlap.energy is None:
+        raise InputError("overlap must have labels, got one made without y")
+    return overlap.a_w, overlap.a_s, overlap.energy
+
+
+def _lost_coefficients(overlap: Overlap, weak: Filter, strong: Filter) -> Array:
+    """`F_s (a_s - C F_w a_w)`, grid + (k_s, c): what weak supervision loses, in the strong basis."""
+    grid_shape(weak, strong)
+    a_w, a_s = (a.reshape(a.shape[0], -1) for a in _labels(overlap)[:2])
+    taught = apply_response(weak, overlap.weak, a_w)
+    return apply_response(strong, overlap.strong, a_s - matmul(overlap.C, taught))
+
+
+@jax.custom_jvp
+def _fro_squared(overlap: Overlap, weak: Filter, strong: Filter) -> Array:
+    f_w, f_s = (f(s.values, s.n) for f, s in ((weak, overlap.weak), (strong, overlap.strong)))
+    passed = matmul(2 * f_w - f_w * f_w, jnp.square(overlap.C).T)
+    return jnp.sum(f_s * f_s * (1 - passed), -1)
+
+
+@_fro_squared.defjvp
+def _fro_squared_jvp(primals: tuple, tangents: tuple) -> tuple:
+    return jax.jvp(_fro_squared_matrix, primals, tangents)
+
+
+def _fro_squared_matrix(overlap: Overlap, weak: Filter, strong: Filter) -> Array:
+    """The same trace with whole matrix functions, which differentiate between eigendirections too."""
+    once = apply_response(weak, overlap.weak, overlap.C.T)
+    twice = apply_response(weak, overlap.weak, once)
+    inside = jnp.eye(overlap.C.shape[0], dtype=overlap.C.dtype) - matmul(overlap.C, 2 * once - twice)
+    filtered = apply_response(strong, overlap.strong, apply_response(strong, overlap.strong, inside))
+    return jnp.trace(filtered, axis1=-2, axis2=-1)
+
+
+@jax.custom_jvp
+def _op_squared(overlap: Overlap, weak: Filter, strong: Filter) -> Array:
+    """Largest eigenvalue of `F_s (I - C (2 F_w - F_w^2) C^T) F_s` at every grid point (grid,)."""
+    return _by_points(leading_values, overlap, weak, strong)
+
+
+@_op_squared.defjvp
+def _op_squared_jvp(primals: tuple, tangents: tuple) -> tuple:
+    """The derivative of the Rayleigh quotient with the top eigenvector held fixed."""
+    vectors = _by_points(leading_vectors, *primals)
+    _, change = jax.jvp(lambda *args: _rayleigh(vectors, *args), primals, tangents)
+    return _op_squared(*primals), change
+
+
+def _by_points(solve: Callable[[Problem], Array], overlap: Overlap, weak: Filter, strong: Filter) -> Array:
+    """Solves the grid in chunks of neighbouring points: easy ones need not wait for the hardest."""
+    grid, C = grid_shape(weak, strong), overlap.C
+    f_w, f_s = (f(s.values, s.n) for f, s in ((weak, overlap.weak), (strong, overlap.strong)))
+    points = math.prod(grid)
+    chunk = min(points, POINTS_PER_CHUNK)
+    # The last chunk is filled up with copies of the last point.
+    fill = jnp.minimum(jnp.arange(-(-points // chunk) * chunk), points - 1).reshape(-1, chunk)
+
+    def flat(f: Array) -> Array:
+        return jnp.broadcast_to(f, (*grid, f.shape[-1])).reshape(points, f.shape[-1])[fill]
+
+    each = flat(f_s), flat(2 * f_w - f_w * f_w)
+    if len(fill) == 1:
+        return solve(_gap_problem(C, each[0][0], each[1][0]))
+    solved = jax.lax.map(lambda fs: solve(_gap_problem(C, *fs)), each)
+    return solved.reshape(-1, *solved.shape[2:])[:points]
+
+
+def _rayleigh(vectors: Array, overlap: Overlap, weak: Filter, strong: Filter) -> Array:
+    f_shape = grid_shape(weak, strong)
+    q = apply_response(strong, overlap.strong, vectors.reshape(*f_shape, -1, 1))
+    t = matmul(overlap.C.T, q)
+    once = apply_response(weak, overlap.weak, t)
+    kept = 2 * once - apply_response(weak, overlap.weak, once)
+    return (jnp.sum(q * q, (-2, -1)) - jnp.sum(t * kept, (-2, -1))).reshape(-1)
+
+
+def _gap_problem(C: Array, f_s: Array, passed: Array) -> Problem:
+    """`F_s (I - C (2 F_w - F_w^2) C^T) F_s` for f_s (points, k_s) and 2 f_w - f_w^2 (points, k_w)."""
+    C_t = C.T
+
+    def product(x: Array) -> Array:
+        q = f_s.T * x
+        return f_s.T * (q - matmul(C, passed.T * matmul(C_t, q)))
+
+    def matrix(f_s: Array, passed: Array) -> Array:
+        inside = jnp.eye(C.shape[0], dtype=C.dtype) - matmul(C * passed, C_t)
+        return f_s[:, None] * inside * f_s
+
+    return Problem(product, random_start(f_s.T.shape, C.dtype), (f_s, passed), matrix)
+
+
+def _root(squared: Array) -> Array:
+    """Square root with value and derivative 0 at 0, where the norm has no derivative."""
+    positive = squared > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, squared, 1)), 0)

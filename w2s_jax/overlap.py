@@ -1,0 +1,243 @@
+"""The overlap of a weak and a strong representation: `C = U_s^T U_w`, eigenvalues, and label coefficients.
+
+Everything about a pair is a function of this object (gap.py); it depends on no ridge strength, threshold or filter.
+It comes from moments (d x d), from kernels (n x n), or from the arrays, whichever side is smaller for each model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.core import Tracer
+from jax.typing import ArrayLike
+from jaxtyping import Float
+
+from w2s_jax._arrays import accumulation_dtype, as_labels, as_matrix, matmul, require_same_rows
+from w2s_jax._checks import InputError
+from w2s_jax.moments import Moments, moments
+from w2s_jax.spectrum import Spectrum, apply_response, numerically_zero, spectrum
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Side:
+    """One model's spectrum within an overlap: `values` (k,) descending, `coupling` (k, k) zero (see spectrum.py), `n`."""
+
+    values: Float[Array, " k"]
+    coupling: Float[Array, "k k"]
+    n: Array
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Overlap:
+    """All that a weak and a strong representation of the same n rows have in common.
+
+    `C` (k_s, k_w) is `U_s^T U_w`, entries in [-1, 1]; `a_w = U_w^T y / sqrt(n)` (k_w,) or (k_w, c), `a_s` likewise,
+    `energy` = mean square of each output, () or (c,); the three are None without labels. `weak`, `strong` hold the
+    eigenvalues of `K/n`. Directions whose eigenvalue is numerically zero have zero rows or columns, or no filter keeps them.
+    """
+
+    weak: Side
+    strong: Side
+    C: Float[Array, "k_s k_w"]
+    a_w: Array | None = None
+    a_s: Array | None = None
+    energy: Array | None = None
+
+    def __repr__(self) -> str:
+        if not hasattr(self.C, "shape"):
+            return "Overlap(...)"
+        labels = "no labels" if self.a_s is None else f"labels {self.a_s.shape[1:] or '(1)'}"
+        return f"Overlap(k_s={self.C.shape[0]}, k_w={self.C.shape[1]}, {labels})"
+
+
+class _Basis(NamedTuple):
+    """An orthonormal basis U (n, k) of a representation: `columns V lambda^{-1/2} / sqrt(n)`, or the columns themselves."""
+
+    columns: Array
+    spectrum: Spectrum
+    is_orthonormal: bool
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class _InverseRoot:
+    """`lambda^{-1/2}` on eigenvalues that are not numerically zero."""
+
+    def kept(self, values: Array) -> Array:
+        return values > numerically_zero(values)
+
+    def curve(self, values: Array, n: Array):
+        return lambda mu: jax.lax.rsqrt(jnp.where(mu > 0, mu, 1))
+
+
+def overlap(
+    h_w: Float[ArrayLike, "n d_w"],
+    h_s: Float[ArrayLike, "n d_s"],
+    y: ArrayLike | None = None,
+    *,
+    center: bool = False,
+) -> Overlap:
+    """The overlap of two representations, each through its d x d or its n x n side, whichever is smaller.
+
+    Args:
+        h_w, h_s: representations (n, d_w), (n, d_s) of the same rows.
+        y: labels (n,) or (n, c).
+        center: subtract column means (heads with an intercept).
+
+    Raises:
+        InputError: shapes that do not fit, a representation of zeros, NaN or infinite entries.
+
+    Source: Xue et al. 2025; `C = L_s^{-1/2} V_s^T (H_s^T H_w / n) V_w L_w^{-1/2}`.
+    """
+    h_w, h_s, y = checked_pair(h_w, h_s, y)
+    if max(h_w.shape[1], h_s.shape[1]) > h_w.shape[0]:
+        return overlap_and_basis(h_w, h_s, y, center)[0]
+    return _overlap_of_rows(h_w, h_s, y, center)
+
+
+@jax.jit
+def overlap_from_moments(m: Moments) -> Overlap:
+    """The overlap from second moments alone (two eigensolves of size d_w and d_s); centred if the moments are.
+
+    Precision: the moments square the condition number; in float32 directions below about 1e-4 of the leading
+    eigenvalue are known to two or three digits.
+    """
+    weak, strong = spectrum(m.ww, m.n), spectrum(m.ss, m.n)
+    cross = matmul(matmul(strong.vectors.T, m.sw), weak.vectors)
+    if m.wy is None or m.sy is None:
+        return whitened(_side(weak), _side(strong), cross)
+    wy, sy = matmul(weak.vectors.T, m.wy), matmul(strong.vectors.T, m.sy)
+    return whitened(_side(weak), _side(strong), cross, wy, sy, m.yy)
+
+
+def whitened(
+    weak: Side,
+    strong: Side,
+    cross: Float[Array, "k_s k_w"],
+    wy: Array | None = None,
+    sy: Array | None = None,
+    yy: Array | None = None,
+) -> Overlap:
+    """The overlap from moments that are already expressed in the two eigenbases: `C = L_s^{-1/2} cross L_w^{-1/2}`."""
+    C = whiten(strong, whiten(weak, cross.T).T)
+    if wy is None or sy is None:
+        return Overlap(weak, strong, C)
+    a_w, a_s = (whiten(side, _two_dim(y)).reshape(y.shape) for side, y in ((weak, wy), (strong, sy)))
+    return Overlap(weak, strong, C, a_w, a_s, yy)
+
+
+def overlap_from_kernels(
+    K_w: Float[ArrayLike, "n n"], K_s: Float[ArrayLike, "n n"], y: ArrayLike | None = None
+) -> Overlap:
+    """The overlap of any two positive semidefinite kernels (n, n) of the same n rows: linear, NTK, RBF.
+
+    Raises:
+        InputError: not square, sizes that differ, labels that do not fit, NaN or infinite entries.
+    """
+    K_w, K_s = as_matrix("weak kernel", K_w), as_matrix("strong kernel", K_s)
+    for name, K in (("weak", K_w), ("strong", K_s)):
+        if K.shape[0] != K.shape[1]:
+            raise InputError(f"{name} kernel must be square (n, n), got shape {K.shape}")
+    require_same_rows(K_w, K_s)
+    y = None if y is None else as_labels("labels", y, K_w.shape[0])
+    return _overlap_of_kernels(K_w, K_s, y)
+
+
+def checked_pair(h_w: ArrayLike, h_s: ArrayLike, y: ArrayLike | None) -> tuple[Array, Array, Array | None]:
+    """Representations and labels as arrays, checked; raises InputError as `overlap` does."""
+    h_w, h_s = representation("weak representations", h_w), representation("strong representations", h_s)
+    require_same_rows(h_w, h_s)
+    return h_w, h_s, None if y is None else as_labels("labels", y, h_w.shape[0])
+
+
+def representation(name: str, h: ArrayLike) -> Array:
+    """A representation as a checked array (n, d); raises InputError also if it is zero in every entry."""
+    h = as_matrix(name, h)
+    if not isinstance(h, Tracer) and not jnp.any(h):
+        raise InputError(f"{name} are zero in every entry, expected at least one nonzero")
+    return h
+
+
+def principal_basis(h: Float[Array, "n d"], center: bool = False) -> tuple[Array, Side]:
+    """Orthonormal basis U (n, k) of a representation's principal directions, and their spectrum."""
+    basis = _data_basis(centered(h) if center else h)
+    return _times_basis(basis.columns, basis), _side(basis.spectrum)
+
+
+@partial(jax.jit, static_argnames="center")
+def overlap_and_basis(h_w: Array, h_s: Array, y: Array | None, center: bool) -> tuple[Overlap, Array]:
+    """The overlap of two checked arrays, and the strong basis U_s (n, k_s) in which it is expressed."""
+    if center:
+        h_w, h_s, y = centered(h_w), centered(h_s), None if y is None else centered(y)
+    weak, strong = _data_basis(h_w), _data_basis(h_s)
+    return _overlap_of_bases(weak, strong, y), _times_basis(strong.columns, strong)
+
+
+@partial(jax.jit, static_argnames="center")
+def _overlap_of_rows(h_w: Array, h_s: Array, y: Array | None, center: bool) -> Overlap:
+    return overlap_from_moments(moments(h_w, h_s, y, center=center))
+
+
+@jax.jit
+def _overlap_of_kernels(K_w: Array, K_s: Array, y: Array | None) -> Overlap:
+    return _overlap_of_bases(_kernel_basis(K_w), _kernel_basis(K_s), y)
+
+
+def _overlap_of_bases(weak: _Basis, strong: _Basis, y: Array | None) -> Overlap:
+    cross = _times_basis(matmul(strong.columns.T, weak.columns), weak)
+    C = _times_basis(cross.T, strong).T
+    if y is None:
+        return Overlap(_side(weak.spectrum), _side(strong.spectrum), C)
+    y = y.astype(C.dtype)
+    rows = _two_dim(y).T / jnp.sqrt(jnp.asarray(y.shape[0], C.dtype))
+    a_w, a_s = (_times_basis(matmul(rows, b.columns), b).T.reshape(-1, *y.shape[1:]) for b in (weak, strong))
+    return Overlap(_side(weak.spectrum), _side(strong.spectrum), C, a_w, a_s, jnp.mean(y * y, 0))
+
+
+def _data_basis(h: Array) -> _Basis:
+    h = h.astype(accumulation_dtype(h.dtype))
+    n, d = h.shape
+    if d > n:
+        return _kernel_basis(matmul(h, h.T))
+    return _Basis(h, spectrum(matmul(h.T, h) / n, n), False)
+
+
+def _kernel_basis(K: Array) -> _Basis:
+    n = K.shape[0]
+    eigen = spectrum(K.astype(accumulation_dtype(K.dtype)) / n, n)
+    return _Basis(eigen.vectors, eigen, True)
+
+
+def _times_basis(x: Array, basis: _Basis) -> Array:
+    """`X U` (m, k) from `X columns` (m, columns)."""
+    if basis.is_orthonormal:
+        return x
+    eigen = basis.spectrum
+    return whiten(eigen, matmul(eigen.vectors.T, x.T)).T / jnp.sqrt(eigen.n)
+
+
+def whiten(eigen: Spectrum | Side, x: Array) -> Array:
+    """`lambda^{-1/2} x` (k, m), zero where lambda is numerically zero."""
+    return apply_response(_InverseRoot(), eigen, x)
+
+
+def _side(eigen: Spectrum) -> Side:
+    return Side(eigen.values, eigen.coupling, eigen.n)
+
+
+def centered(x: Array) -> Array:
+    """Columns minus their means, about the first row so that a large mean costs no digits."""
+    x = x.astype(accumulation_dtype(x.dtype))
+    x = x - jax.lax.stop_gradient(x[0])
+    return x - jnp.mean(x, 0)
+
+
+def _two_dim(y: Array) -> Array:
+    return y.reshape(y.shape[0], -1)

@@ -1,0 +1,525 @@
+"""Which weak model should teach? Ranks weak representations as supervisors of a strong one, with or without labels.
+
+Rows are streamed once per model into second moments per cell of rows (folds.py); scores come from those alone
+(crossfit.py, insample.py). Models of different width share compiled programs by zero-padded columns, and a strong
+model's moments, spectrum and solves are computed once, however many weak models it meets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from w2s_jax import crossfit, insample
+from w2s_jax._arrays import accumulation_dtype, inverse, matmul, outer
+from w2s_jax._checks import InputError, require_finite
+from w2s_jax._progress import track
+from w2s_jax.crossfit import Roles, Score, Settings, StrongCells, WeakCells
+from w2s_jax.folds import Layout, lay_out
+from w2s_jax.insample import Pair
+from w2s_jax.moments import Columns, Sums, Tree, add_compensated, block_sums
+from w2s_jax.spectrum import require_range, spectrum
+from w2s_jax.table import SupervisorTable
+
+GROUP_BYTES = 256 << 20
+
+
+def rank_supervisors(
+    weak: Mapping[str, Any],
+    strong: Any,
+    y: Any = None,
+    *,
+    labelled: Any = None,
+    groups: Any = None,
+    weak_ridge: float = 1e-3,
+    strong_ridge: float = 1e-3,
+    threshold: float = 0.0,
+    prior: float = 2.0,
+    noise: float = 1.0,
+    folds: int = 3,
+    normalize: bool = True,
+    seed: int = 0,
+    progress: bool | Callable[[Iterable], Iterable] = False,
+) -> SupervisorTable:
+    """Ranks weak models as supervisors of one or several strong models; the first row is the best teacher.
+
+    Without labels the table is sorted by the expected experiment, with labels by the trial. Both are mean squared errors
+    of the weak-to-strong student: the expected one in units of the labels' mean square, over labels that are random
+    linear functions of the strong representation plus noise; the trial's in squared units of y, summed over outputs.
+
+    Args:
+        weak: name -> representation (n, d_w) of the same n rows; widths may differ. NumPy or JAX arrays, or anything with
+            `.shape` and row slices, such as a memory map: it is then read in blocks, never whole.
+        strong: one representation (n, d_s), or name -> representation.
+        y: labels (n,) or (n, c); rows whose label is NaN are unlabelled.
+        labelled: (n,) bool, the rows whose label may be used. If all are, rows play labelled split, student's split and
+            test in turn; if some, they are the labelled split and the test, and the unlabelled rows the student's split.
+        groups: (n,) group of each row (contrast pairs, paraphrases): related rows stay in one fold.
+        weak_ridge, strong_ridge: penalties beta of the two heads, for the mean squared loss.
+        threshold: relative eigenvalue cut alpha of the gap norms and the predicted gap; 0 for none.
+        prior: p of the label prior `theta ~ N(0, S_s^{p-1})`: 1 for any direction, 2 leans on the leading ones.
+        noise: variance nu of the label noise, in units of the labels' mean square.
+        folds: blocks of rows K >= 3 of the cross-fitting and of the standard errors.
+        normalize: centre every representation and scale it to unit mean squared row norm, so that one ridge strength
+            means the same for all, and give heads an intercept. With False they are used as they are.
+        seed: of the random folds.
+        progress: True for a progress bar, or a function that wraps an iterable.
+
+    Returns:
+        A table with columns `expected_error`, `expected_gap`, `gap_op`, `gap_fro` (`||P_s (I - P_w)||`), `cka`, and with labels
+        `trial_error`, `predicted_gap`; each with its standard error over blocks of rows.
+
+    Raises:
+        InputError: representations that do not fit each other or hold NaN, infinities or nothing but a constant;
+            parameters out of range; too few rows for the folds.
+
+    Source: Xue et al. 2025 for the norms and the predicted gap; Kornblith et al. 2019 for CKA.
+    """
+    given = {
+        "weak_ridge": weak_ridge,
+        "strong_ridge": strong_ridge,
+        "threshold": threshold,
+        "prior": prior,
+        "noise": noise,
+    }
+    for name, value in given.items():
+        require_range(name, value, 0, 1 if name == "threshold" else None)
+    if not isinstance(seed, int | np.integer) or seed < 0:
+        raise InputError(f"seed must be an integer of at least 0, got {seed!r}")
+    weak_rows, strong_rows, n = _sources(weak, strong)
+    targets, mask = _targets(y, labelled, n)
+    layout = lay_out(n, folds, mask if targets is not None else None, _groups(groups, n), seed)
+    settings = Settings(*(jnp.asarray(value, _dtype(weak_rows, strong_rows)) for value in given.values()))
+    work = _Work(layout, targets, settings, normalize, threshold > 0)
+    pairs: dict[tuple[str, str], dict[str, Score]] = {}
+    tasks = [(name, group) for name in strong_rows for group in _grouped(weak_rows, strong_rows[name].shape[1], layout)]
+    state: tuple[str, _Strong] | None = None
+    for name, (width, members) in track(tasks, progress, "ranking"):
+        if state is None or state[0] != name:
+            state = name, _prepare(name, strong_rows[name], work)
+        for member, scores in zip(members, _score(state[1], weak_rows, width, members, work), strict=True):
+            pairs[name, member] = scores
+    chosen = {
+        **given,
+        "folds": folds,
+        "normalize": normalize,
+        "seed": seed,
+        "rows": n,
+        "labelled_rows": int(mask.sum()),
+    }
+    return _table(pairs, weak_rows, chosen)
+
+
+class _Work(NamedTuple):
+    """What all pairs share: the rows' layout, labels (n, c), settings, and the two static choices."""
+
+    layout: Layout
+    targets: np.ndarray | None
+    settings: Settings
+    normalize: bool
+    cut: bool
+
+
+class _Shared(NamedTuple):
+    """What is computed once per strong model: its cells in the eigenbasis `rotation`, eigenvalues, and ridge solves."""
+
+    rotation: Array
+    cells: StrongCells
+    values: Array
+    expected: crossfit.ExpectedStrong
+    inverses: Array | None
+    labelled: tuple[Array, Array] | None
+
+
+class _Strong(NamedTuple):
+    """A strong model ready to meet weak ones; its rows enter as `(h - center) @ rotation`, cached if they are one block."""
+
+    rows: Any
+    center: Array
+    shared: _Shared
+    cached: list[Array]
+
+
+def _prepare(name: str, rows: Any, work: _Work) -> _Strong:
+    dtype = work.settings.noise.dtype
+    shift: Columns | None = None
+
+    def sums_of_blocks() -> Iterator[Sums]:
+        nonlocal shift
+        for block, y, weight, _ in _blocks({name: rows}, work, "strong representation"):
+            if shift is None:
+                shift = Columns(block[0, 0, :0], block[0, 0], None if y is None else jnp.zeros_like(y[0, 0]))
+            yield _cell_sums(block[..., :0], block, y, weight, shift if work.normalize else None)
+
+    sums = _total(sums_of_blocks())
+    by_fold = jnp.asarray(work.layout.by_fold(True), dtype)
+    roles = _as_arrays(work.layout.expected, dtype), _as_arrays(work.layout.trial, dtype)
+    center, shared = _prepare_strong(sums, by_fold.sum(0), roles, work.settings, work.normalize, work.cut)
+    if not np.isfinite(float(shared.values[0])):
+        raise InputError(f"strong representation {name!r} is too large: its squares overflow {dtype}")
+    if not float(shared.values[0]) > 0:
+        raise InputError(f"strong representation {name!r} is constant, expected rows that differ")
+    if shift is not None and work.normalize:
+        center = center + shift.s
+    return _Strong(rows, center, shared, [])
+
+
+@partial(jax.jit, static_argnames=("normalize", "cut"))
+def _prepare_strong(sums: Any, labelled: Array, roles: tuple, settings: Settings, normalize: bool, cut: bool) -> tuple:
+    n, total = sums.n, jnp.sum(sums.n)
+    center = jnp.sum(sums.first.s, 0) / total * normalize
+    first = sums.first.s - outer(n, center)
+    ss = sums.second.ss - _rank_two(sums.first.s, center, n)
+    pooled = jnp.sum(ss, 0) / total
+    scale = jnp.where(normalize, jnp.trace(pooled), 1)
+    scale = jnp.where(scale > 0, scale, 1)
+    eigen = spectrum(pooled / scale, total)
+    rotation = eigen.vectors / jnp.sqrt(scale)
+    rotate = lambda x: matmul(x, rotation)
+    zz = jax.vmap(lambda s: matmul(rotate(s).T, rotation))(ss)
+    labels = (None, None, None)
+    if sums.first.y is not None:
+        sy = sums.second.sy - jax.vmap(outer, (None, 0))(center, sums.first.y)
+        labels = (jax.vmap(lambda s: matmul(rotation.T, s))(sy), sums.first.y, sums.second.yy)
+    cells = StrongCells(n, rotate(first), zz, *labels)
+    expected = crossfit.prepare_expected(cells, eigen.values, roles[0], settings)
+    if roles[1] is None:
+        return center, _Shared(rotation, cells, eigen.values, expected, None, None)
+    flat = jax.tree.map(lambda role: role.reshape(-1, role.shape[-1]), roles[1])
+    inverses = crossfit.prepare_trial(cells, flat, settings)
+    S = crossfit.pool(labelled, zz, n)
+    basis = spectrum(S, total).vectors if cut else jnp.zeros((0, 0), S.dtype)
+    labelled_solve = (basis, inverse(S, settings.strong_ridge))
+    return center, _Shared(rotation, cells, eigen.values, expected, inverses, labelled_solve)
+
+
+def _score(
+    strong: _Strong, weak: Mapping[str, Any], width: int, members: list[str], work: _Work
+) -> list[dict[str, Score]]:
+    """The scores of a group of weak models of one padded width."""
+    chosen = {name: weak[name] for name in members}
+    shift: Array | None = None
+
+    def sums_of_blocks() -> Iterator[WeakCells]:
+        nonlocal shift
+        for block, y, weight, place in _blocks(chosen, work, "weak representation", width):
+            if shift is None:
+                shift = block[:, 0, 0] if work.normalize else jnp.zeros_like(block[:, 0, 0])
+            yield _weak_sums(block, _rotated(strong, work, place), y, weight, shift)
+
+    sums = _total(sums_of_blocks())
+    dtype = work.settings.noise.dtype
+    folds = tuple(jnp.asarray(work.layout.by_fold(only), dtype) for only in (False, True))
+    roles = _as_arrays(work.layout.expected, dtype), _as_arrays(work.layout.trial, dtype)
+    spread, scores = jax.device_get(
+        _score_models(sums, strong.shared, folds, roles, work.settings, work.normalize, work.cut)
+    )
+    for name, size in zip(members, spread, strict=True):
+        if not np.isfinite(size):
+            raise InputError(f"weak representation {name!r} is too large: its squares overflow {dtype}")
+        if not size > 0:
+            raise InputError(f"weak representation {name!r} is constant, expected rows that differ")
+    return [{key: Score(score.value[i], score.error[i]) for key, score in scores.items()} for i in range(len(members))]
+
+
+@partial(jax.jit, static_argnames=("normalize", "cut"))
+def _score_models(
+    sums: WeakCells, shared: _Shared, folds: tuple, roles: tuple, settings: Settings, normalize: bool, cut: bool
+) -> tuple[Array, dict[str, Score]]:
+    score = partial(
+        _score_one, shared=shared, folds=folds, roles=roles, settings=settings, normalize=normalize, cut=cut
+    )
+    # A CPU gains nothing from batching factorisations; an accelerator does.
+    return jax.lax.map(score, sums, batch_size=None if jax.default_backend() == "cpu" else 16)
+
+
+def _score_one(
+    sums: WeakCells, shared: _Shared, folds: tuple, roles: tuple, settings: Settings, normalize: bool, cut: bool
+) -> tuple[Array, dict[str, Score]]:
+    _, cells, values, expected, inverses, labelled = shared
+    weak, centred, size = _normalised(sums, cells, normalize)
+    all_rows = _pair(weak, cells, folds[0], values, normalize, with_labels=False)
+    n = jnp.sum(cells.n)
+    scores = {}
+    scores["expected_error"], scores["expected_gap"] = crossfit.expected_experiment(
+        expected, weak, cells.n, roles[0], settings
+    )
+    if cut:
+        scores["gap_op"], scores["gap_fro"] = insample.norms_by_spectrum(*all_rows, n, settings)
+    else:
+        scores["gap_op"], scores["gap_fro"] = insample.norms_by_solves(*all_rows, settings)
+    about_means = all_rows if normalize else _pair(*_both_centred(centred, cells), folds[0], None, False, False)
+    scores["cka"] = insample.linear_cka(*about_means)
+    if roles[1] is not None and inverses is not None and labelled is not None:
+        scores["trial_error"] = crossfit.trial(inverses, cells, weak, roles[1], settings, normalize)
+        scores["predicted_gap"] = _predicted_gap(weak, cells, folds[1], labelled, settings, normalize, cut)
+    return size, scores
+
+
+def _predicted_gap(
+    weak: WeakCells,
+    cells: StrongCells,
+    folds: Array,
+    labelled: tuple[Array, Array],
+    settings: Settings,
+    normalize: bool,
+    cut: bool,
+) -> Score:
+    """The theorem's gap on the labelled rows, labels about their mean where heads have an intercept."""
+    role = folds.sum(0)
+    mean = crossfit.pool(role, cells.y, cells.n) * normalize
+    zy = cells.zy - jax.vmap(outer, (0, None))(cells.z, mean)
+    hy = weak.hy - jax.vmap(outer, (0, None))(weak.h, mean)
+    yy = cells.yy - 2 * mean * cells.y + outer(cells.n, mean * mean)
+    cells, weak = cells._replace(zy=zy, yy=yy), weak._replace(hy=hy)
+    # Where only some rows have labels they did not set the scale, and it does not move with their weights.
+    unit_trace = normalize and len(cells.n) == len(folds)
+    basis, inverse_s = labelled
+    if not cut:
+        return insample.gap_by_solves(*_pair(weak, cells, folds, None, unit_trace, True), inverse_s, settings)
+    zz = jax.vmap(lambda s: matmul(matmul(basis.T, s), basis))(cells.zz)
+    zh, zy = (jax.vmap(lambda s: matmul(basis.T, s))(x) for x in (weak.zh, zy))
+    pair = _pair(weak._replace(zh=zh), cells._replace(zz=zz, zy=zy), folds, None, unit_trace, True)
+    return insample.gap_by_spectrum(*pair, jnp.sum(role * cells.n), settings)
+
+
+def _pair(
+    weak: WeakCells, cells: StrongCells, folds: Array, values: Array | None, unit_trace: bool, with_labels: bool
+) -> tuple[Pair, Pair]:
+    """Pooled moments of the cells in `folds` (K, J), and their derivatives in each fold's weight."""
+    rows = folds @ cells.n
+    parts = (
+        Pair(weak.hh, weak.zh, cells.zz, weak.hy, cells.zy, cells.yy)
+        if with_labels
+        else Pair(weak.hh, weak.zh, cells.zz)
+    )
+    sums = jax.tree.map(lambda x: jnp.tensordot(folds, x, 1, precision=jax.lax.Precision.HIGHEST), parts)
+    pooled = jax.tree.map(lambda x: jnp.sum(x, 0) / jnp.sum(rows), sums)
+    if values is not None:
+        pooled = pooled._replace(zz=jnp.diag(values))
+    blocks = jax.tree.map(lambda x: x / rows.reshape((-1,) + (1,) * (x.ndim - 1)), sums)
+    return pooled, insample.block_changes(pooled, blocks, rows / jnp.sum(rows), unit_trace)
+
+
+def _normalised(sums: WeakCells, cells: StrongCells, normalize: bool) -> tuple[WeakCells, WeakCells, Array]:
+    """Weak cells as the heads see them, the same about the pooled mean, and the total variance."""
+    total = jnp.sum(cells.n)
+    center = jnp.sum(sums.h, 0) / total
+    h = sums.h - outer(cells.n, center)
+    hh = sums.hh - _rank_two(sums.h, center, cells.n)
+    zh = sums.zh - jax.vmap(outer, (0, None))(cells.z, center)
+    hy = None if sums.hy is None else sums.hy - jax.vmap(outer, (None, 0))(center, cells.y)
+    centred = WeakCells(h, hh, zh, hy)
+    size = jnp.trace(jnp.sum(hh, 0)) / total
+    if not normalize:
+        return sums, centred, size
+    root = jnp.sqrt(jnp.where(size > 0, size, 1))
+    return WeakCells(h / root, hh / root / root, zh / root, None if hy is None else hy / root), centred, size
+
+
+def _both_centred(weak: WeakCells, cells: StrongCells) -> tuple[WeakCells, StrongCells]:
+    """Centred weak cells and strong ones with the strong rows about their pooled mean as well."""
+    center = jnp.sum(cells.z, 0) / jnp.sum(cells.n)
+    weak = weak._replace(zh=weak.zh - jax.vmap(outer, (None, 0))(center, weak.h))
+    return weak, cells._replace(zz=cells.zz - _rank_two(cells.z, center, cells.n))
+
+
+def _rank_two(first: Array, center: Array, n: Array) -> Array:
+    """What moving the origin to `center` takes off the products of every cell."""
+    cross = jax.vmap(outer, (0, None))(first, center)
+    return cross + jnp.swapaxes(cross, 1, 2) - outer(n, outer(center, center))
+
+
+def _total(parts: Iterable[Tree]) -> Tree:
+    """Compensated sum of at least one pytree."""
+    parts = iter(parts)
+    total = next(parts)
+    lost = jax.tree.map(jnp.zeros_like, total)
+    for part in parts:
+        total, lost = add_compensated(total, lost, part)
+    return total
+
+
+@jax.jit
+def _cell_sums(h_w: Array, h_s: Array, y: Array | None, weights: Array, shift: Columns | None) -> Sums:
+    return jax.vmap(lambda *rows: block_sums(rows, shift))(h_w, h_s, y, weights)
+
+
+@jax.jit
+def _weak_sums(blocks: Array, z: Array, y: Array | None, weights: Array, shifts: Array) -> WeakCells:
+    """Sums per model and cell; the strong side's own products are not computed again."""
+
+    def one(args: tuple[Array, Array]) -> WeakCells:
+        block, shift = args
+        about = Columns(shift, jnp.zeros_like(z[0, 0]), None if y is None else jnp.zeros_like(y[0, 0]))
+        sums = _cell_sums(block, z, y, weights, about)
+        return WeakCells(sums.first.w, sums.second.ww, sums.second.sw, sums.second.wy)
+
+    return jax.lax.map(one, (blocks, shifts), batch_size=None if jax.default_backend() == "cpu" else 16)
+
+
+@jax.jit
+def _rotate(block: Array, center: Array, rotation: Array) -> Array:
+    return matmul(block.astype(rotation.dtype) - center, rotation)
+
+
+def _rotated(strong: _Strong, work: _Work, place: tuple) -> Array:
+    """A block of strong rows in the eigenbasis; kept if all rows are one block."""
+    if strong.cached:
+        return strong.cached[0]
+    start, stop, index = place
+    z = _rotate(jnp.asarray(np.asarray(strong.rows[start:stop])[index]), strong.center, strong.shared.rotation)
+    if stop - start == len(work.layout.cell):
+        strong.cached.append(z)
+    return z
+
+
+def _blocks(rows: Mapping[str, Any], work: _Work, kind: str, width: int | None = None) -> Iterator[tuple]:
+    """Blocks of rows in cell order: features (cells, rows, d), or (models, cells, rows, width) if a width is given."""
+    dtype = work.settings.noise.dtype
+    mixed = len({source.dtype for source in rows.values()}) > 1
+    for start, stop, index, weight in work.layout.blocks():
+        parts = []
+        for name, source in rows.items():
+            block = np.asarray(source[start:stop])
+            require_finite(f"the values of {kind} {name!r}", block, start)
+            if mixed or not jnp.issubdtype(block.dtype, jnp.floating):  # before JAX narrows 64-bit integers
+                block = block.astype(dtype)
+            if width is None:
+                parts.append(block[index])
+            else:
+                padded = np.zeros((*index.shape, width), block.dtype)
+                padded[..., : block.shape[1]] = block[index]
+                parts.append(padded)
+        stacked = parts[0] if width is None else np.stack(parts)
+        y = None if work.targets is None else jnp.asarray(work.targets[start:stop][index], dtype)
+        block = jnp.asarray(stacked)
+        yield block.astype(accumulation_dtype(block.dtype)), y, jnp.asarray(weight, dtype), (start, stop, index)
+
+
+def _sources(weak: Any, strong: Any) -> tuple[dict[str, Any], dict[str, Any], int]:
+    """The representations by name, checked for rank and rows; files and memory maps stay unread."""
+    if not isinstance(weak, Mapping):
+        raise InputError(f"weak must be a dict of name -> representation, got {type(weak).__name__}")
+    strong = strong if isinstance(strong, Mapping) else {"strong": strong}
+    for argument, models in (("weak", weak), ("strong", strong)):
+        if not models:
+            raise InputError(f"{argument} must hold at least one representation, got none")
+    sources = [
+        {str(name): _source(f"{side} representation {name!r}", rows) for name, rows in models.items()}
+        for side, models in (("weak", weak), ("strong", strong))
+    ]
+    for argument, models, held in (("weak", weak, sources[0]), ("strong", strong, sources[1])):
+        if len(held) < len(models):
+            raise InputError(f"{argument} must have names that differ as text, got {list(models)}")
+    first, n = next((name, rows.shape[0]) for name, rows in sources[1].items())
+    for side, models in zip(("weak", "strong"), sources, strict=True):
+        for name, rows in models.items():
+            if rows.shape[0] != n:
+                raise InputError(
+                    f"all representations must have the same number of rows, got {n} in strong representation {first!r} "
+                    f"and {rows.shape[0]} in {side} representation {name!r}"
+                )
+    return sources[0], sources[1], n
+
+
+def _source(name: str, rows: Any) -> Any:
+    if isinstance(rows, jax.Array) or not (hasattr(rows, "shape") and hasattr(rows, "dtype")):
+        try:
+            rows = np.asarray(rows)
+        except ValueError as error:
+            raise InputError(f"{name} must be a 2-D array, got rows of different lengths") from error
+    if len(rows.shape) != 2 or 0 in rows.shape:
+        raise InputError(f"{name} must be 2-D (rows, features) and not empty, got shape {tuple(rows.shape)}")
+    if not (jnp.issubdtype(rows.dtype, jnp.floating) or jnp.issubdtype(rows.dtype, jnp.integer) or rows.dtype == bool):
+        raise InputError(f"{name} must hold real numbers, got {rows.dtype}")
+    return rows
+
+
+def _targets(y: Any, labelled: Any, n: int) -> tuple[np.ndarray | None, np.ndarray]:
+    """Labels (n, c) with 0 where there are none, and which rows have one."""
+    if y is None:
+        if labelled is not None:
+            raise InputError("labelled says which rows of y may be used and needs y, got y=None")
+        return None, np.zeros(n, bool)
+    try:
+        y = np.asarray(y, float)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"y must be numbers (classes as one-hot or +-1 targets), got {type(y).__name__}") from error
+    if y.ndim not in (1, 2) or y.shape[0] != n or 0 in y.shape:
+        raise InputError(f"y must have shape ({n},) or ({n}, outputs), got {y.shape}")
+    y = y.reshape(n, -1)
+    mask = ~np.isnan(y).any(1)
+    if labelled is not None:
+        chosen = np.asarray(labelled)
+        if chosen.shape != (n,) or chosen.dtype != bool:
+            raise InputError(f"labelled must be a boolean array of shape ({n},), got {chosen.dtype} {chosen.shape}")
+        if (chosen & ~mask).any():
+            raise InputError(f"labelled rows must have labels, got NaN in row {int(np.argmax(chosen & ~mask))}")
+        mask = chosen
+    if not mask.any():
+        raise InputError("y must have at least one labelled row, got none")
+    y = np.where(mask[:, None], y, 0)
+    require_finite("labels y", y)
+    if not y.any():
+        raise InputError("y must not be zero in every labelled row")
+    return y, mask
+
+
+def _groups(groups: Any, n: int) -> np.ndarray | None:
+    if groups is None:
+        return None
+    groups = np.asarray(groups)
+    if groups.shape != (n,):
+        raise InputError(f"groups must have shape ({n},), one entry per row, got {groups.shape}")
+    try:
+        return np.unique(groups, return_inverse=True)[1]
+    except TypeError as error:
+        raise InputError("groups must be all numbers or all text, got both or None") from error
+
+
+def _dtype(*models: Mapping[str, Any]) -> Any:
+    """Everything is accumulated in float32 unless some representation is float64 and x64 is on."""
+    wide = any(rows.dtype == np.float64 for side in models for rows in side.values())
+    return jnp.float64 if wide and jnp.result_type(float) == jnp.float64 else jnp.float32
+
+
+def _bucket(width: int) -> int:
+    """Widths share compiled programs in steps of a quarter to an eighth of their size, at least 32."""
+    step = max(32, 2 ** (width.bit_length() - 3))
+    return -(-width // step) * step
+
+
+def _grouped(weak: Mapping[str, Any], d_s: int, layout: Layout) -> Iterator[tuple[int, list[str]]]:
+    """Weak models in groups that run as one program: one padded width, and within the memory for a group."""
+    widths = {name: rows.shape[1] for name, rows in weak.items()}
+    alone = len(set(widths.values())) == 1
+    buckets: dict[int, list[str]] = {}
+    for name, width in widths.items():
+        buckets.setdefault(width if alone else _bucket(width), []).append(name)
+    for width, names in sorted(buckets.items()):
+        entries = layout.cells * (layout.capacity * width + 3 * width * (width + d_s))
+        size = max(1, GROUP_BYTES // (4 * entries))
+        size = -(-len(names) // -(-len(names) // size))
+        yield from ((width, names[i : i + size]) for i in range(0, len(names), size))
+
+
+def _as_arrays(roles: Roles | None, dtype: Any) -> Roles | None:
+    return None if roles is None else Roles(*(jnp.asarray(role, dtype) for role in roles))
+
+
+def _table(pairs: dict, weak: Mapping[str, Any], settings: dict) -> SupervisorTable:
+    keys = list(pairs)
+    columns = list(pairs[keys[0]])
+    values = {column: np.array([pairs[key][column].value for key in keys], float) for column in columns}
+    errors = {column: np.array([pairs[key][column].error for key in keys], float) for column in columns}
+    names, strong = tuple(name for _, name in keys), tuple(name for name, _ in keys)
+    widths = tuple(weak[name].shape[1] for name in names)
+    main = "trial_error" if "trial_error" in columns else "expected_error"
+    return SupervisorTable(names, strong, widths, values, errors, main, settings).sort_by(main)
