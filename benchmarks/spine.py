@@ -1,0 +1,211 @@
+"""How fast the spine is: against a dense NumPy script, against its own products and eigensolves, and for a person waiting.
+
+    python -m benchmarks.spine [--quick] [--out FILE.json]
+
+Everything is float32; each figure is the median of several calls after a first one, whose extra time is the compile.
+Ratios compare within this run only: (a) n x n NumPy script over ours, (b) ours over the floor (the same matrices' products
+and eigensolves by the same library, alone), (c) a grid of 1,000 points over one point, (d) 150 weak models against one
+strong model over their floor, (e) seconds from process start to the table of `w2s rank`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import w2s_jax as w2s
+
+
+def timed(call: Callable[[], Any], repeats: int) -> tuple[float, float]:
+    """Median seconds of a call, and what its first call took on top."""
+    started = time.perf_counter()
+    jax.block_until_ready(call())
+    first = time.perf_counter() - started
+    seconds = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        jax.block_until_ready(call())
+        seconds.append(time.perf_counter() - started)
+    median = float(np.median(seconds))
+    return median, first - median
+
+
+def representation(rng: np.random.Generator, latent: np.ndarray, d: int, noise: float) -> np.ndarray:
+    """A shared latent signal and noise, both with decaying spectra, in a random basis: float32 (n, d)."""
+    tail = rng.normal(size=(len(latent), d)) * noise * np.arange(1, d + 1) ** -0.5
+    signal = latent @ rng.normal(size=(latent.shape[1], d)) / 8
+    return (tail @ np.linalg.qr(rng.normal(size=(d, d)))[0] + signal).astype(np.float32)
+
+
+def latent_signal(rng: np.random.Generator, n: int, k: int = 64) -> np.ndarray:
+    """Shared latent variables (n, k) with variances 1/i."""
+    return rng.normal(size=(n, k)) * np.arange(1, k + 1) ** -0.5
+
+
+def dense_script(h_w: np.ndarray, h_s: np.ndarray, y: np.ndarray, alpha: float, b: float) -> tuple[float, float]:
+    """What a script does: two n x n kernels, two eigendecompositions, an operator norm, and the gap."""
+    projections = []
+    for h in (h_w, h_s):
+        values, vectors = np.linalg.eigh(h @ h.T / np.float32(len(h)))
+        f = np.where(values >= alpha * values[-1], values / (values + b), 0).astype(np.float32)
+        projections.append((vectors * f) @ vectors.T)
+    P_w, P_s = projections
+    lost = P_s @ (np.eye(len(y), dtype=np.float32) - P_w)
+    return float(np.linalg.norm(lost, 2)), float(np.sum((lost @ y) ** 2) / len(y))
+
+
+def floor_programs() -> dict[str, Callable]:
+    """The library's own product and eigensolve, full float32 precision."""
+    product = jax.jit(lambda a, b: jnp.matmul(a.T, b, precision="highest"))
+    return {"product": product, "eigh": jax.jit(lambda s: jax.lax.linalg.eigh(s))}
+
+
+def single_pair(quick: bool) -> dict[str, Any]:
+    """(a), (b) and (c) on one pair."""
+    n, d_w, d_s, points = (1024, 192, 256, 100) if quick else (4096, 768, 1024, 1000)
+    rng = np.random.default_rng(0)
+    latent = latent_signal(rng, n)
+    h_w, h_s = representation(rng, latent, d_w, 1.0), representation(rng, latent, d_s, 0.5)
+    y, alpha, b = latent[:, 0].astype(np.float32), 1e-3, 1e-2
+    weak, strong, labels = jnp.asarray(h_w), jnp.asarray(h_s), jnp.asarray(y)
+
+    def ours(head: w2s.ridge) -> tuple[jax.Array, jax.Array]:
+        overlap = w2s.overlap(weak, strong, labels)
+        return w2s.gap_norm(overlap, head, head), w2s.prediction_gap(overlap, head, head)
+
+    point = w2s.ridge(b, alpha)
+    side = round(points**0.5)
+    alphas, strengths = np.geomspace(1e-4, 0.3, side), np.geomspace(1e-4, 1, -(-points // side))
+    grid = w2s.ridge(strengths[None, :], alphas[:, None])
+    started = time.perf_counter()
+    script = dense_script(h_w, h_s, y, alpha, b)
+    script_seconds = time.perf_counter() - started
+    seconds, compiling = timed(lambda: ours(point), 5)
+    grid_seconds, grid_compiling = timed(lambda: ours(grid), 3)
+    programs = floor_programs()
+    pairs = ((weak, weak), (strong, strong), (strong, weak))
+    products = sum(timed(lambda a=a, c=c: programs["product"](a, c), 5)[0] for a, c in pairs)
+    moments = [programs["product"](h, h) / n for h in (weak, strong)]
+    eigen = sum(timed(lambda s=s: programs["eigh"](s), 5)[0] for s in moments)
+    values = [float(x) for x in ours(point)]
+    return {
+        "n, d_w, d_s": [n, d_w, d_s],
+        "dense script s": script_seconds,
+        "ours s": seconds,
+        "compile s": compiling,
+        "(a) dense script / ours": script_seconds / seconds,
+        "relative difference of op norm and gap": [abs(o / s - 1) for o, s in zip(values, script, strict=True)],
+        "floor s (products, eigensolves)": [products, eigen],
+        "(b) ours / floor": seconds / (products + eigen),
+        "grid points": int(np.prod(grid.shape)),
+        "grid s": grid_seconds,
+        "grid compile s": grid_compiling,
+        "(c) grid / point": grid_seconds / seconds,
+    }
+
+
+def many_models(quick: bool) -> dict[str, Any]:
+    """(d): the whole ranking table of many weak models against one strong model."""
+    n, count, d_s, low, high = (500, 12, 128, 16, 96) if quick else (2000, 150, 768, 32, 512)
+    rng = np.random.default_rng(1)
+    latent = latent_signal(rng, n)
+    widths = np.linspace(low, high, count).astype(int)
+    weak = {f"weak{i}": representation(rng, latent, int(d), 2.0 * (1 - i / count)) for i, d in enumerate(widths)}
+    strong = representation(rng, latent, d_s, 0.2)
+    seconds, compiling = timed(lambda: w2s.rank_supervisors(weak, strong)["gap_op"], 3)
+    programs = floor_programs()
+    s = jnp.asarray(strong)
+    products = timed(lambda: programs["product"](s, s), 3)[0]
+    eigen = timed(lambda: programs["eigh"](programs["product"](s, s)), 3)[0] - products
+    for h in weak.values():
+        a = jnp.asarray(h)
+        moment = programs["product"](a, a)
+        products += (
+            timed(lambda a=a: programs["product"](a, a), 3)[0] + timed(lambda a=a: programs["product"](s, a), 3)[0]
+        )
+        eigen += timed(lambda m=moment: programs["eigh"](m), 3)[0]
+    return {
+        "n, weak models, widths, d_s": [n, count, [low, high], d_s],
+        "table s": seconds,
+        "compile s": compiling,
+        "floor s (products, eigensolves)": [products, eigen],
+        "(d) table / floor": seconds / (products + eigen),
+    }
+
+
+def command_line(quick: bool) -> dict[str, Any]:
+    """(e): seconds of the whole process, with an empty and with a filled compilation cache."""
+    rng = np.random.default_rng(2)
+    n, d = (300, 64) if quick else (1000, 256)
+    latent = latent_signal(rng, n)
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [str(Path(folder) / f"weak{i}.npy") for i in range(5)]
+        for i, path in enumerate(paths):
+            np.save(path, representation(rng, latent, d, 0.5 + i))
+        strong = str(Path(folder) / "strong.npy")
+        np.save(strong, representation(rng, latent, d, 0.2))
+        command = [sys.executable, "-m", "w2s_jax", "rank", "--quiet", "--strong", strong, "--weak", *paths]
+        environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(Path(folder) / "cache")}
+        environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+        seconds = []
+        for _ in range(2):
+            started = time.perf_counter()
+            subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
+            seconds.append(time.perf_counter() - started)
+    return {"n, d, weak models": [n, d, 5], "(e) empty cache s": seconds[0], "(e) filled cache s": seconds[1]}
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on."""
+    device = jax.devices()[0]
+    cpu = next(
+        (line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")), platform.processor()
+    )
+    return {
+        "device": device.device_kind,
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        "jax": jax.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def _cpuinfo() -> list[str]:
+    path = Path("/proc/cpuinfo")
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def main() -> None:
+    """Runs all parts and prints, and optionally writes, their figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="small sizes, to see that it runs")
+    parser.add_argument("--out", metavar="FILE", help="also write the figures as JSON")
+    args = parser.parse_args()
+    results: dict[str, Any] = {"machine": machine()}
+    print(json.dumps(results["machine"]))
+    for part in (single_pair, many_models, command_line):
+        results[part.__name__] = part(args.quick)
+        for name, value in results[part.__name__].items():
+            shown = [
+                f"{v:.3g}" if isinstance(v, float) else str(v) for v in (value if isinstance(value, list) else [value])
+            ]
+            print(f"{name:42} {', '.join(shown)}", flush=True)
+    if args.out:
+        Path(args.out).write_text(json.dumps(results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
