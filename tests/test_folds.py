@@ -145,16 +145,6 @@ def test_blocks_hold_each_row_once(monkeypatch, kind, size):
     np.testing.assert_array_equal(total, np.arange(place.cells)[:, None] == place.cell)
 
 
-@pytest.mark.parametrize("labelled_only", [False, True])
-@pytest.mark.parametrize("kind", KINDS)
-def test_folds_are_sets_of_cells(kind, labelled_only):
-    """`by_fold` gives the rows of each fold, only the labelled ones of a partly labelled set if asked."""
-    place = layout(kind)
-    rows = players(place.by_fold(labelled_only), place.cell)
-    chosen = mask(kind) if labelled_only and "masked" in kind else np.full(N, True)
-    np.testing.assert_array_equal(rows, chosen & (place.cell % 4 == np.arange(4)[:, None]))
-
-
 FAULTS = {
     "two folds": ((N, 2, None, None, 0), "folds must be an integer of at least 3.*got 2"),
     "a fraction": ((N, 3.0, None, None, 0), "folds must be an integer of at least 3.*got 3.0"),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.core import Tracer
 from jax.experimental import checkify
 from jax.typing import ArrayLike
 
@@ -79,7 +80,8 @@ def _as_real(name: str, array: ArrayLike) -> Array:
 
 def _finite(name: str, array: Array) -> Array:
     require_finite(name, array)
-    checkify.debug_check(jnp.all(jnp.isfinite(array)), f"{name} must be finite")
+    if isinstance(array, Tracer):
+        checkify.debug_check(jnp.all(jnp.isfinite(array)), f"{name} must be finite")
     return array
 
 

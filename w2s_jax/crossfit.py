@@ -73,7 +73,8 @@ class ExpectedStrong(NamedTuple):
 
 def pool(role: Array, sums: Array, n: Array) -> Array:
     """Mean over the rows of a role's cells of what `sums` (J, ...) adds up."""
-    return jnp.tensordot(role, sums, 1, precision=jax.lax.Precision.HIGHEST) / jnp.sum(role * n)
+    pooled = matmul(role[None], sums.reshape(sums.shape[0], -1)).reshape(sums.shape[1:])
+    return pooled / jnp.sum(role * n)
 
 
 def prepare_expected(cells: StrongCells, values: Array, roles: Roles, settings: Settings) -> ExpectedStrong:

@@ -112,7 +112,7 @@ class ridge(Filter):
 
         def f(mu: Array) -> Array:
             shrunk = jnp.maximum(mu - gamma, 0)
-            return jnp.where(shrunk > 0, shrunk, 0) / jnp.where(shrunk > 0, shrunk + b, 1)
+            return _divide(jnp.where(shrunk > 0, shrunk, 0), jnp.where(shrunk > 0, shrunk + b, 1))
 
         return f
 
@@ -173,7 +173,20 @@ class iterated_tikhonov(Filter):
         b, m = _last_axis(self.strength, values), _last_axis(self.iterations, values)
         # -log1p(lambda/b) m: no cancellation where b is much larger than lambda; b = 0 keeps everything.
         safe = jnp.where(b > 0, b, 1)
-        return lambda mu: jnp.where(b > 0, -jnp.expm1(-m * jnp.log1p(mu / safe)), jnp.where(m > 0, 1.0, 0.0))
+        return lambda mu: jnp.where(b > 0, -jnp.expm1(-m * jnp.log1p(_divide(mu, safe))), jnp.where(m > 0, 1.0, 0.0))
+
+
+@jax.custom_jvp
+def _divide(x: Array, y: Array) -> Array:
+    """x / y whose derivative never squares y, which may be 1e-30 or 1e30."""
+    return x / y
+
+
+@_divide.defjvp
+def _divide_jvp(primals: tuple, tangents: tuple) -> tuple:
+    (x, y), (dx, dy) = primals, tangents
+    quotient = _divide(x, y)
+    return quotient, _divide(dx - quotient * dy, jnp.broadcast_to(y, quotient.shape))
 
 
 def _last_axis(parameter: ArrayLike, values: Array) -> Array:

@@ -41,13 +41,6 @@ class Layout:
                 index[cell, : len(rows)], weight[cell, : len(rows)] = rows, 1
             yield start, stop, index, weight
 
-    def by_fold(self, labelled_only: bool) -> np.ndarray:
-        """0/1 (folds, cells): the cells of each fold, only the labelled ones if asked."""
-        chosen = np.zeros((self.folds, self.cells))
-        for cell in range(self.cells):
-            chosen[cell % self.folds, cell] = not labelled_only or self.cells == self.folds or cell >= self.folds
-        return chosen
-
 
 def lay_out(n: int, folds: int, labelled: np.ndarray | None, groups: np.ndarray | None, seed: int) -> Layout:
     """Folds for n rows, in random order and equally long; rows of one group stay in one fold.

@@ -93,12 +93,12 @@ def norms_by_solves(pooled: Pair, changes: Pair, settings: Settings) -> tuple[Sc
 
 
 class _Solved(NamedTuple):
-    """A (d_s,) diagonal, B (d_w, d_w), `Y = S_sw B` (d_s, d_w) and `Z = S_sw + b_w Y`, so that `K = S_s - Y Z^T`."""
+    """A (d_s,) diagonal, B (d_w, d_w), `Y = S_sw B` (d_s, d_w) and `K = S_s - Y (S_sw + b_w Y)^T` (d_s, d_s)."""
 
     A: Array
     B: Array
     Y: Array
-    Z: Array
+    K: Array
 
 
 def _solved(pooled: Pair, values: Array, settings: Settings) -> _Solved:
@@ -106,15 +106,15 @@ def _solved(pooled: Pair, values: Array, settings: Settings) -> _Solved:
     strong_ridge = jnp.maximum(settings.strong_ridge, jnp.finfo(values.dtype).eps * jnp.sum(values))
     B = inverse(pooled.hh, settings.weak_ridge)
     Y = matmul(pooled.zh, B)
-    return _Solved(1 / (values + strong_ridge), B, Y, pooled.zh + settings.weak_ridge * Y)
+    K = jnp.diag(values) - matmul(Y, (pooled.zh + settings.weak_ridge * Y).T)
+    return _Solved(1 / (values + strong_ridge), B, Y, K)
 
 
 def _fro_by_solves(values: Array, changes: Pair, parts: _Solved, b: Array) -> Score:
     """`<H, K>` with `H = A S_s A`; the derivative by hand: differentiation would redo each product several times."""
-    A, B, Y, Z = parts
+    A, B, Y, K = parts
     H = A * A * values
-    squared = jnp.sum(H * (values - jnp.sum(Y * Z, 1)))
-    K = jnp.diag(values) - matmul(Y, Z.T)
+    squared = jnp.sum(H * jnp.diagonal(K))
     J = matmul(Y.T, H[:, None] * Y)
     slope_w = J + 2 * b * matmul(B, J)
     slope_sw = -2 * H[:, None] * (Y + b * matmul(Y, B))
@@ -126,21 +126,14 @@ def _fro_by_solves(values: Array, changes: Pair, parts: _Solved, b: Array) -> Sc
 
 def _op_by_solves(values: Array, changes: Pair, parts: _Solved, b: Array) -> Score:
     """The top eigenvalue by Lanczos, its derivative from the left and right eigenvectors of `A K A S_s`."""
-    A, B, Y, Z = parts
+    A, B, Y, K = parts
     scale = A * jnp.sqrt(values)
-
-    def times_K(x: Array) -> Array:
-        return values[:, None] * x - matmul(Y, matmul(Z.T, x))
-
-    def matrix(_: Array) -> Array:
-        K = jnp.diag(values) - matmul(Y, Z.T)
-        return scale[:, None] * (K + K.T) / 2 * scale
-
+    matrix = scale[:, None] * K * scale
     start = random_start((values.shape[0], 1), values.dtype)
-    problem = Problem(lambda x: scale[:, None] * times_K(scale[:, None] * x), start, (start.T,), matrix)
+    problem = Problem(lambda x: matmul(matrix, x), start, (matrix[None],), lambda m: (m + m.T) / 2)
     v = leading_vectors(problem)[0]
     a = scale * v
-    g = times_K(a[:, None])[:, 0]
+    g = matmul(K, a)
     right = v / jnp.where(values > 0, jnp.sqrt(jnp.where(values > 0, values, 1)), jnp.inf)
     x = matmul(a, Y + b * matmul(Y, B))
     t = matmul(a, Y)
@@ -183,7 +176,7 @@ def _overlap(pooled: Pair, changes: Pair, n: Array, weights: Array) -> Overlap:
 
 
 def _weighted(weights: Array, change: Array) -> Array:
-    return jnp.tensordot(weights, change, 1, precision=jax.lax.Precision.HIGHEST)
+    return jnp.sum(weights.reshape(-1, *(1,) * (change.ndim - 1)) * change, 0)
 
 
 def _inner(change: Array, slope: Array) -> Array:

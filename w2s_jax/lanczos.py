@@ -8,11 +8,13 @@ accurate (Paige 1971). Eigenvectors need the whole basis, kept orthogonal.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+
+from w2s_jax._arrays import matmul
 
 MAX_STEPS = 96
 STEPS_PER_CHECK = 8
@@ -28,12 +30,12 @@ class Tridiagonal(NamedTuple):
 
 
 class State(NamedTuple):
-    """The recurrence: the projections, the current and the previous vectors (k, batch), the basis (steps, k, batch)."""
+    """The recurrence: the projections, the current and the previous vectors (k, batch), the basis (batch, steps, k)."""
 
     projection: Tridiagonal
     vector: Array
     previous: Array
-    basis: Array | None
+    basis: Any
 
 
 class Top(NamedTuple):
@@ -102,7 +104,7 @@ def _lanczos(problem: Problem, with_basis: bool) -> tuple[Top, State]:
     k, batch = start.shape
     limit = min(MAX_STEPS, k)
     empty, nothing = jnp.zeros((limit, batch), start.dtype), jnp.zeros((batch,), start.dtype)
-    basis = jnp.zeros((limit, k, batch), start.dtype) if with_basis else None
+    basis = jnp.zeros((batch, limit, k), start.dtype) if with_basis else None
     state = State(Tridiagonal(empty, empty, jnp.asarray(0)), start, jnp.zeros_like(start), basis)
 
     def advance(carry: tuple[Top, State]) -> tuple[Top, State]:
@@ -124,7 +126,7 @@ def _ritz_vectors(top: Top, state: State) -> Array:
     """Unit eigenvectors (batch, k) belonging to `top`."""
     ratios, _ = _ratios(state.projection, top)
     weights = jnp.concatenate([jnp.ones_like(ratios[:1]), jnp.cumprod(1 / ratios[:-1], 0)])
-    vectors = jnp.einsum("mb,mkb->bk", weights, state.basis, precision="highest")
+    vectors = matmul(weights.T[:, None], state.basis)[:, 0]
     return vectors / jnp.linalg.norm(vectors, axis=1, keepdims=True)
 
 
@@ -136,10 +138,9 @@ def _step(product: Callable[[Array], Array], state: State) -> State:
     before = jnp.where(j > 0, off[jnp.maximum(j - 1, 0)], 0)
     image = image - alpha * vector - before * previous
     if basis is not None:
-        basis = basis.at[j].set(vector)
-        for _ in range(2):
-            components = jnp.einsum("mkb,kb->mb", basis, image, precision="highest")
-            image = image - jnp.einsum("mkb,mb->kb", basis, components, precision="highest")
+        basis = basis.at[:, j].set(vector.T)
+        components = matmul(basis, image.T[..., None])
+        image = image - matmul(jnp.swapaxes(components, 1, 2), basis)[:, 0].T
     beta = jnp.linalg.norm(image, axis=0)
     # Below rounding the space is exhausted: a zero vector ends the recurrence, the rest of T is zero.
     alive = beta > 4 * jnp.finfo(image.dtype).eps * size

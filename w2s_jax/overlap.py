@@ -6,7 +6,7 @@ It comes from moments (d x d), from kernels (n x n), or from the arrays, whichev
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
 
@@ -20,7 +20,7 @@ from jaxtyping import Float
 from w2s_jax._arrays import accumulation_dtype, as_labels, as_matrix, matmul, require_same_rows
 from w2s_jax._checks import InputError
 from w2s_jax.moments import Moments, moments
-from w2s_jax.spectrum import Spectrum, apply_response, numerically_zero, spectrum
+from w2s_jax.spectrum import Spectrum, apply_response, numerically_zero, spectrum, unit_scale
 
 
 @jax.tree_util.register_dataclass
@@ -58,10 +58,14 @@ class Overlap:
 
 
 class _Basis(NamedTuple):
-    """An orthonormal basis U (n, k) of a representation: `columns V lambda^{-1/2} / sqrt(n)`, or the columns themselves."""
+    """An orthonormal basis U (n, k) of a representation: `columns V lambda^{-1/2} / sqrt(n)`, or the columns themselves.
+
+    The spectrum is that of the representation divided by `scale`.
+    """
 
     columns: Array
     spectrum: Spectrum
+    scale: Array
     is_orthonormal: bool
 
 
@@ -109,12 +113,14 @@ def overlap_from_moments(m: Moments) -> Overlap:
     Precision: the moments square the condition number; in float32 directions below about 1e-4 of the leading
     eigenvalue are known to two or three digits.
     """
-    weak, strong = spectrum(m.ww, m.n), spectrum(m.ss, m.n)
-    cross = matmul(matmul(strong.vectors.T, m.sw), weak.vectors)
-    if m.wy is None or m.sy is None:
-        return whitened(_side(weak), _side(strong), cross)
-    wy, sy = matmul(weak.vectors.T, m.wy), matmul(strong.vectors.T, m.sy)
-    return whitened(_side(weak), _side(strong), cross, wy, sy, m.yy)
+    scale_w, scale_s = unit_scale(m.ww), unit_scale(m.ss)
+    weak, strong = spectrum(m.ww / scale_w**2, m.n), spectrum(m.ss / scale_s**2, m.n)
+    cross = matmul(matmul(strong.vectors.T, m.sw / scale_w / scale_s), weak.vectors)
+    labels: tuple[Array | None, ...] = (None, None)
+    if m.wy is not None and m.sy is not None:
+        labels = matmul(weak.vectors.T, m.wy / scale_w), matmul(strong.vectors.T, m.sy / scale_s)
+    unit = whitened(_side(weak), _side(strong), cross, *labels, m.yy)
+    return replace(unit, weak=_scaled(unit.weak, scale_w), strong=_scaled(unit.strong, scale_s))
 
 
 def whitened(
@@ -168,7 +174,7 @@ def representation(name: str, h: ArrayLike) -> Array:
 def principal_basis(h: Float[Array, "n d"], center: bool = False) -> tuple[Array, Side]:
     """Orthonormal basis U (n, k) of a representation's principal directions, and their spectrum."""
     basis = _data_basis(centered(h) if center else h)
-    return _times_basis(basis.columns, basis), _side(basis.spectrum)
+    return _times_basis(basis.columns, basis), _scaled(_side(basis.spectrum), basis.scale)
 
 
 @partial(jax.jit, static_argnames="center")
@@ -182,7 +188,8 @@ def overlap_and_basis(h_w: Array, h_s: Array, y: Array | None, center: bool) -> 
 
 @partial(jax.jit, static_argnames="center")
 def _overlap_of_rows(h_w: Array, h_s: Array, y: Array | None, center: bool) -> Overlap:
-    return overlap_from_moments(moments(h_w, h_s, y, center=center))
+    # The barrier keeps products and eigensolves from running side by side, where they slow each other down.
+    return overlap_from_moments(jax.lax.optimization_barrier(moments(h_w, h_s, y, center=center)))
 
 
 @jax.jit
@@ -193,12 +200,13 @@ def _overlap_of_kernels(K_w: Array, K_s: Array, y: Array | None) -> Overlap:
 def _overlap_of_bases(weak: _Basis, strong: _Basis, y: Array | None) -> Overlap:
     cross = _times_basis(matmul(strong.columns.T, weak.columns), weak)
     C = _times_basis(cross.T, strong).T
+    left, right = (_scaled(_side(b.spectrum), b.scale) for b in (weak, strong))
     if y is None:
-        return Overlap(_side(weak.spectrum), _side(strong.spectrum), C)
+        return Overlap(left, right, C)
     y = y.astype(C.dtype)
     rows = _two_dim(y).T / jnp.sqrt(jnp.asarray(y.shape[0], C.dtype))
     a_w, a_s = (_times_basis(matmul(rows, b.columns), b).T.reshape(-1, *y.shape[1:]) for b in (weak, strong))
-    return Overlap(_side(weak.spectrum), _side(strong.spectrum), C, a_w, a_s, jnp.mean(y * y, 0))
+    return Overlap(left, right, C, a_w, a_s, jnp.mean(y * y, 0))
 
 
 def _data_basis(h: Array) -> _Basis:
@@ -206,13 +214,17 @@ def _data_basis(h: Array) -> _Basis:
     n, d = h.shape
     if d > n:
         return _kernel_basis(matmul(h, h.T))
-    return _Basis(h, spectrum(matmul(h.T, h) / n, n), False)
+    scale = jnp.maximum(
+        jnp.exp2(jnp.round(jnp.log2(jax.lax.stop_gradient(jnp.max(jnp.abs(h)))))), jnp.finfo(h.dtype).tiny
+    )
+    h = h / scale
+    return _Basis(h, spectrum(matmul(h.T, h) / n, n), scale, False)
 
 
 def _kernel_basis(K: Array) -> _Basis:
     n = K.shape[0]
     eigen = spectrum(K.astype(accumulation_dtype(K.dtype)) / n, n)
-    return _Basis(eigen.vectors, eigen, True)
+    return _Basis(eigen.vectors, eigen, jnp.ones((), eigen.values.dtype), True)
 
 
 def _times_basis(x: Array, basis: _Basis) -> Array:
@@ -226,6 +238,11 @@ def _times_basis(x: Array, basis: _Basis) -> Array:
 def whiten(eigen: Spectrum | Side, x: Array) -> Array:
     """`lambda^{-1/2} x` (k, m), zero where lambda is numerically zero."""
     return apply_response(_InverseRoot(), eigen, x)
+
+
+def _scaled(side: Side, scale: Array) -> Side:
+    """The spectrum of `scale` times the representation."""
+    return Side(side.values * scale**2, side.coupling * scale**2, side.n)
 
 
 def _side(eigen: Spectrum) -> Side:

@@ -158,9 +158,8 @@ def _prepare(name: str, rows: Any, work: _Work) -> _Strong:
             yield _cell_sums(block[..., :0], block, y, weight, shift if work.normalize else None)
 
     sums = _total(sums_of_blocks())
-    by_fold = jnp.asarray(work.layout.by_fold(True), dtype)
     roles = _as_arrays(work.layout.expected, dtype), _as_arrays(work.layout.trial, dtype)
-    center, shared = _prepare_strong(sums, by_fold.sum(0), roles, work.settings, work.normalize, work.cut)
+    center, shared = _prepare_strong(sums, roles, work.settings, work.layout.folds, work.normalize, work.cut)
     if not np.isfinite(float(shared.values[0])):
         raise InputError(f"strong representation {name!r} is too large: its squares overflow {dtype}")
     if not float(shared.values[0]) > 0:
@@ -170,8 +169,8 @@ def _prepare(name: str, rows: Any, work: _Work) -> _Strong:
     return _Strong(rows, center, shared, [])
 
 
-@partial(jax.jit, static_argnames=("normalize", "cut"))
-def _prepare_strong(sums: Any, labelled: Array, roles: tuple, settings: Settings, normalize: bool, cut: bool) -> tuple:
+@partial(jax.jit, static_argnames=("folds", "normalize", "cut"))
+def _prepare_strong(sums: Any, roles: tuple, settings: Settings, folds: int, normalize: bool, cut: bool) -> tuple:
     n, total = sums.n, jnp.sum(sums.n)
     center = jnp.sum(sums.first.s, 0) / total * normalize
     first = sums.first.s - outer(n, center)
@@ -193,7 +192,7 @@ def _prepare_strong(sums: Any, labelled: Array, roles: tuple, settings: Settings
         return center, _Shared(rotation, cells, eigen.values, expected, None, None)
     flat = jax.tree.map(lambda role: role.reshape(-1, role.shape[-1]), roles[1])
     inverses = crossfit.prepare_trial(cells, flat, settings)
-    S = crossfit.pool(labelled, zz, n)
+    S = jnp.sum(_of_folds(zz, folds, True), 0) / jnp.sum(_of_folds(n, folds, True))
     basis = spectrum(S, total).vectors if cut else jnp.zeros((0, 0), S.dtype)
     labelled_solve = (basis, inverse(S, settings.strong_ridge))
     return center, _Shared(rotation, cells, eigen.values, expected, inverses, labelled_solve)
@@ -215,10 +214,9 @@ def _score(
 
     sums = _total(sums_of_blocks())
     dtype = work.settings.noise.dtype
-    folds = tuple(jnp.asarray(work.layout.by_fold(only), dtype) for only in (False, True))
     roles = _as_arrays(work.layout.expected, dtype), _as_arrays(work.layout.trial, dtype)
     spread, scores = jax.device_get(
-        _score_models(sums, strong.shared, folds, roles, work.settings, work.normalize, work.cut)
+        _score_models(sums, strong.shared, roles, work.settings, work.layout.folds, work.normalize, work.cut)
     )
     for name, size in zip(members, spread, strict=True):
         if not np.isfinite(size):
@@ -228,9 +226,9 @@ def _score(
     return [{key: Score(score.value[i], score.error[i]) for key, score in scores.items()} for i in range(len(members))]
 
 
-@partial(jax.jit, static_argnames=("normalize", "cut"))
+@partial(jax.jit, static_argnames=("folds", "normalize", "cut"))
 def _score_models(
-    sums: WeakCells, shared: _Shared, folds: tuple, roles: tuple, settings: Settings, normalize: bool, cut: bool
+    sums: WeakCells, shared: _Shared, roles: tuple, settings: Settings, folds: int, normalize: bool, cut: bool
 ) -> tuple[Array, dict[str, Score]]:
     score = partial(
         _score_one, shared=shared, folds=folds, roles=roles, settings=settings, normalize=normalize, cut=cut
@@ -240,11 +238,11 @@ def _score_models(
 
 
 def _score_one(
-    sums: WeakCells, shared: _Shared, folds: tuple, roles: tuple, settings: Settings, normalize: bool, cut: bool
+    sums: WeakCells, shared: _Shared, roles: tuple, settings: Settings, folds: int, normalize: bool, cut: bool
 ) -> tuple[Array, dict[str, Score]]:
     _, cells, values, expected, inverses, labelled = shared
     weak, centred, size = _normalised(sums, cells, normalize)
-    all_rows = _pair(weak, cells, folds[0], values, normalize, with_labels=False)
+    all_rows = _pair(weak, cells, folds, values, normalize, labelled=False)
     n = jnp.sum(cells.n)
     scores = {}
     scores["expected_error"], scores["expected_gap"] = crossfit.expected_experiment(
@@ -254,57 +252,60 @@ def _score_one(
         scores["gap_op"], scores["gap_fro"] = insample.norms_by_spectrum(*all_rows, n, settings)
     else:
         scores["gap_op"], scores["gap_fro"] = insample.norms_by_solves(*all_rows, settings)
-    about_means = all_rows if normalize else _pair(*_both_centred(centred, cells), folds[0], None, False, False)
+    about_means = all_rows if normalize else _pair(*_both_centred(centred, cells), folds, None, False, labelled=False)
     scores["cka"] = insample.linear_cka(*about_means)
     if roles[1] is not None and inverses is not None and labelled is not None:
         scores["trial_error"] = crossfit.trial(inverses, cells, weak, roles[1], settings, normalize)
-        scores["predicted_gap"] = _predicted_gap(weak, cells, folds[1], labelled, settings, normalize, cut)
+        scores["predicted_gap"] = _predicted_gap(weak, cells, folds, labelled, settings, normalize, cut)
     return size, scores
 
 
 def _predicted_gap(
     weak: WeakCells,
     cells: StrongCells,
-    folds: Array,
+    folds: int,
     labelled: tuple[Array, Array],
     settings: Settings,
     normalize: bool,
     cut: bool,
 ) -> Score:
     """The theorem's gap on the labelled rows, labels about their mean where heads have an intercept."""
-    role = folds.sum(0)
-    mean = crossfit.pool(role, cells.y, cells.n) * normalize
+    n = jnp.sum(_of_folds(cells.n, folds, True))
+    mean = jnp.sum(_of_folds(cells.y, folds, True), 0) / n * normalize
     zy = cells.zy - jax.vmap(outer, (0, None))(cells.z, mean)
     hy = weak.hy - jax.vmap(outer, (0, None))(weak.h, mean)
     yy = cells.yy - 2 * mean * cells.y + outer(cells.n, mean * mean)
     cells, weak = cells._replace(zy=zy, yy=yy), weak._replace(hy=hy)
     # Where only some rows have labels they did not set the scale, and it does not move with their weights.
-    unit_trace = normalize and len(cells.n) == len(folds)
+    unit_trace = normalize and len(cells.n) == folds
     basis, inverse_s = labelled
     if not cut:
-        return insample.gap_by_solves(*_pair(weak, cells, folds, None, unit_trace, True), inverse_s, settings)
+        return insample.gap_by_solves(*_pair(weak, cells, folds, None, unit_trace, labelled=True), inverse_s, settings)
     zz = jax.vmap(lambda s: matmul(matmul(basis.T, s), basis))(cells.zz)
     zh, zy = (jax.vmap(lambda s: matmul(basis.T, s))(x) for x in (weak.zh, zy))
-    pair = _pair(weak._replace(zh=zh), cells._replace(zz=zz, zy=zy), folds, None, unit_trace, True)
-    return insample.gap_by_spectrum(*pair, jnp.sum(role * cells.n), settings)
+    pair = _pair(weak._replace(zh=zh), cells._replace(zz=zz, zy=zy), folds, None, unit_trace, labelled=True)
+    return insample.gap_by_spectrum(*pair, n, settings)
 
 
 def _pair(
-    weak: WeakCells, cells: StrongCells, folds: Array, values: Array | None, unit_trace: bool, with_labels: bool
+    weak: WeakCells, cells: StrongCells, folds: int, values: Array | None, unit_trace: bool, labelled: bool
 ) -> tuple[Pair, Pair]:
-    """Pooled moments of the cells in `folds` (K, J), and their derivatives in each fold's weight."""
-    rows = folds @ cells.n
-    parts = (
-        Pair(weak.hh, weak.zh, cells.zz, weak.hy, cells.zy, cells.yy)
-        if with_labels
-        else Pair(weak.hh, weak.zh, cells.zz)
-    )
-    sums = jax.tree.map(lambda x: jnp.tensordot(folds, x, 1, precision=jax.lax.Precision.HIGHEST), parts)
+    """Pooled moments of all rows or of the labelled ones with their labels, and derivatives in each fold's weight."""
+    rows = _of_folds(cells.n, folds, labelled)
+    labels = (weak.hy, cells.zy, cells.yy) if labelled else (None, None, None)
+    sums = jax.tree.map(lambda x: _of_folds(x, folds, labelled), Pair(weak.hh, weak.zh, cells.zz, *labels))
     pooled = jax.tree.map(lambda x: jnp.sum(x, 0) / jnp.sum(rows), sums)
     if values is not None:
         pooled = pooled._replace(zz=jnp.diag(values))
     blocks = jax.tree.map(lambda x: x / rows.reshape((-1,) + (1,) * (x.ndim - 1)), sums)
     return pooled, insample.block_changes(pooled, blocks, rows / jnp.sum(rows), unit_trace)
+
+
+def _of_folds(sums: Array, folds: int, labelled: bool) -> Array:
+    """Sums per fold (K, ...) from sums per cell: unlabelled cells come first where there are both kinds."""
+    if len(sums) == folds:
+        return sums
+    return sums[folds:] if labelled else sums[:folds] + sums[folds:]
 
 
 def _normalised(sums: WeakCells, cells: StrongCells, normalize: bool) -> tuple[WeakCells, WeakCells, Array]:

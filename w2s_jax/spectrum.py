@@ -62,12 +62,17 @@ def spectrum(matrix: Float[ArrayLike, "d d"], n: ArrayLike) -> Spectrum:
     matrix = as_matrix("matrix", matrix)
     if matrix.shape[0] != matrix.shape[1]:
         raise InputError(f"matrix must be square, got shape {matrix.shape}")
-    # A power of two near the largest diagonal entry: exact, and keeps 1e-15 and 1e15 away from under- and overflow.
+    scale = unit_scale(matrix)
+    values, vectors, coupling = _eigh(matrix / scale**2)
+    n = jnp.asarray(n, matrix.dtype)
+    return Spectrum(jnp.maximum(values, 0) * scale**2, vectors, coupling * scale**2, n)
+
+
+def unit_scale(matrix: Float[Array, "d d"]) -> Float[Array, ""]:
+    """A power of two whose square is near the largest diagonal entry: scaling by it is exact and avoids overflow."""
     largest = jax.lax.stop_gradient(jnp.max(jnp.diagonal(matrix)))
-    scale = jnp.where(largest > 0, jnp.exp2(jnp.round(jnp.log2(jnp.where(largest > 0, largest, 1)))), 1)
-    scale = scale.astype(matrix.dtype)
-    values, vectors, coupling = _eigh(matrix / scale)
-    return Spectrum(jnp.maximum(values, 0) * scale, vectors, coupling * scale, jnp.asarray(n, matrix.dtype))
+    exponent = jnp.round(jnp.log2(jnp.where(largest > 0, largest, 1)) / 2)
+    return jnp.exp2(exponent).astype(matrix.dtype)
 
 
 def numerically_zero(values: Array) -> Array:

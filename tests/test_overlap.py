@@ -1,0 +1,247 @@
+"""The overlap of a pair: the reference's eigenvalues, products and label energies, however it is computed."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import reference
+from conftest import CASES, SHAPES, Pair, entrywise_error, pair, relative_error, tolerance, well_defined
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from w2s_jax import (
+    InputError,
+    Overlap,
+    moments,
+    overlap,
+    overlap_from_kernels,
+    overlap_from_moments,
+    ridge,
+)
+
+SCALES = [scales for scales in product((1e-15, 1.0, 1e15), repeat=2) if scales != (1.0, 1.0)]
+
+
+@jax.jit
+def from_rows(h_w, h_s, y):
+    return overlap(h_w, h_s, y)
+
+
+@jax.jit
+def from_moments(h_w, h_s, y):
+    return overlap_from_moments(moments(h_w, h_s, y))
+
+
+@jax.jit
+def from_kernels(h_w, h_s, y):
+    return overlap_from_kernels(h_w @ h_w.T, h_s @ h_s.T, y)
+
+
+ROUTES = {"rows": from_rows, "moments": from_moments, "kernels": from_kernels}
+
+
+@jax.jit
+def numbers(o: Overlap, weak: ridge, strong: ridge) -> dict[str, jax.Array]:
+    """What an overlap says whatever the bases: eigenvalues, and norms and products of `P y` and of `P_s P_w`."""
+    f_w, f_s = weak(o.weak.values, o.weak.n), strong(o.strong.values, o.strong.n)
+    t_w, t_s, C = f_w[:, None] * o.a_w, f_s[:, None] * o.a_s, f_s[:, None] * o.C * f_w
+    return {
+        "weak": o.weak.values,
+        "strong": o.strong.values,
+        "energy": o.energy,
+        "weak_learned": jnp.sum(t_w**2, 0),
+        "strong_learned": jnp.sum(t_s**2, 0),
+        "shared": jnp.sum(C**2),
+        "agreement": jnp.sum(t_s * (C @ o.a_w), 0),
+    }
+
+
+def expected(p: Pair, weak: reference.Filter, strong: reference.Filter) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """The same from dense kernels, each with the floor of its relative error."""
+    h_w, h_s, y = (np.asarray(x, np.float64) for x in p)
+    P_w, P_s = reference.principal_kernel(h_w, weak), reference.principal_kernel(h_s, strong)
+    values = [reference.kernel_spectrum(h)[0][: min(h.shape)] for h in (h_w, h_s)]
+    energy = np.mean(y**2, 0)
+
+    def per_row(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        return np.sum(a * b, 0) / len(y)
+
+    return {
+        "weak": (values[0], values[0][0]),
+        "strong": (values[1], values[1][0]),
+        "energy": (energy, 0.0),
+        "weak_learned": (per_row(P_w @ y, P_w @ y), 1e-2 * energy),
+        "strong_learned": (per_row(P_s @ y, P_s @ y), 1e-2 * energy),
+        "shared": (np.linalg.norm(P_s @ P_w) ** 2, 1e-2 * np.linalg.norm(P_s) * np.linalg.norm(P_w)),
+        "agreement": (per_row(P_s @ y, P_s @ P_w @ y), 1e-2 * energy),
+    }
+
+
+def errors(p: Pair, strength: float, threshold: float, route: str = "rows") -> dict[str, float]:
+    """Relative errors of all numbers, the ridge strength given relative to the leading eigenvalue."""
+    b_w, b_s = (strength * reference.kernel_spectrum(h)[0][0] for h in (p.h_w, p.h_s))
+    found = numbers(ROUTES[route](*p), ridge(b_w, threshold), ridge(b_s, threshold))
+    dense = expected(p, reference.ridge(b_w, threshold), reference.ridge(b_s, threshold))
+    k_w, k_s = len(dense["weak"][0]), len(dense["strong"][0])
+    found |= {"weak": found["weak"][:k_w], "strong": found["strong"][:k_s]}
+    return {name: relative_error(found[name], *dense[name]) for name in dense}
+
+
+def failures(found: dict[str, float], allowed: float) -> dict[str, float]:
+    return {name: error for name, error in found.items() if not error <= allowed}
+
+
+@pytest.mark.parametrize("threshold", [1e-2, 1e-4])
+@pytest.mark.parametrize("strength", [0.0, 1e-2])
+@pytest.mark.parametrize(("kind", "shape"), CASES, ids=str)
+def test_numbers_are_those_of_the_reference(kind, shape, strength, threshold, dtype):
+    """Each number agrees with dense kernels for every family and every relation of rows to features."""
+    p = pair(kind, *shape, dtype=dtype)
+    assert all(well_defined(h, threshold) for h in p[:2])
+    assert not failures(errors(p, strength, threshold), tolerance(dtype, threshold))
+
+
+@pytest.mark.parametrize("shape", [SHAPES[0], SHAPES[2]], ids=str)
+@pytest.mark.parametrize("route", ["moments", "kernels"])
+def test_every_route_agrees_with_the_reference(route, shape, dtype):
+    """Moments and kernels give the numbers that rows give, with more and with fewer rows than features."""
+    p = pair("generic", *shape, dtype=dtype)
+    assert not failures(errors(p, 1e-2, 1e-2, route), tolerance(dtype, 1e-2))
+
+
+@pytest.mark.parametrize("scales", SCALES, ids=str)
+@pytest.mark.parametrize("shape", SHAPES[2:4], ids=str)
+def test_scales_cancel(scales, shape, dtype):
+    """A representation 1e15 times larger or smaller has the same overlap, whatever the other one's scale."""
+    p = pair("generic", *shape)
+    p = Pair(*(x.astype(dtype) for x in (p.h_w * scales[0], p.h_s * scales[1], p.y)))
+    assert not failures(errors(p, 1e-2, 1e-2), tolerance(dtype, 1e-2))
+
+
+@pytest.mark.parametrize("narrow", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize("shape", SHAPES[2:4], ids=str)
+def test_16_bit_inputs_are_computed_in_float32(shape, narrow):
+    """bfloat16 and float16 representations have the overlap of their rounded entries, as exactly as float32 ones."""
+    p = pair("generic", *shape, dtype=narrow)
+    assert from_rows(*p).C.dtype == jnp.float32
+    assert not failures(errors(p, 1e-2, 1e-2), tolerance(np.float32, 1e-2))
+
+
+@settings(max_examples=500, deadline=None, derandomize=True)
+@given(
+    case=st.sampled_from(CASES),
+    seed=st.integers(0, 2**31),
+    scales=st.tuples(st.integers(-15, 15), st.integers(-15, 15)),
+    strength=st.sampled_from([0.0, 1e-4, 1e-2, 1.0]),
+    threshold=st.sampled_from([1e-4, 1e-3, 1e-2, 1e-1]),
+)
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+def test_random_pairs_agree_with_the_reference(precision, case, seed, scales, strength, threshold):
+    """Whatever the family, shape, scales, ridge and threshold, every number is the reference's."""
+    dtype = np.dtype(precision)
+    p = pair(case[0], *case[1], seed)
+    p = Pair(*(x.astype(dtype) for x in (p.h_w * 10.0 ** scales[0], p.h_s * 10.0 ** scales[1], p.y)))
+    assume(all(well_defined(h, threshold) for h in p[:2]))
+    with jax.enable_x64(precision == "float64"):
+        found = errors(p, strength, threshold)
+    assert not failures(found, tolerance(dtype, threshold))
+
+
+# Identities
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_overlap_entries_are_cosines(route, x64):
+    """On directions that are not zero, C is U_s^T U_w: its singular values are the cosines between the two ranges."""
+    h_w, h_s, y = pair("generic", *SHAPES[2])
+    U_w, U_s = (np.linalg.qr(h)[0] for h in (h_w, h_s))
+    cosines = np.linalg.svd(U_s.T @ U_w, compute_uv=False)
+    assert entrywise_error(jnp.linalg.svd(ROUTES[route](h_w, h_s, y).C[:20, :12])[1], cosines) <= 1e-10
+
+
+@pytest.mark.parametrize("shape", [SHAPES[2], SHAPES[3]], ids=str)
+def test_centring_is_the_overlap_of_centred_columns(shape, x64):
+    """`center=True` is the overlap of representations and labels from which column means were taken."""
+    p = pair("generic", *shape)
+    shifted = Pair(*(x + 3.0 for x in p))
+    centred = Pair(*(x - x.mean(0) for x in p))
+    cut = ridge(0.1, 1e-2)
+    found = numbers(overlap(*shifted, center=True), cut, cut)
+    for name, value in numbers(from_rows(*centred), cut, cut).items():
+        assert entrywise_error(found[name], value) <= 1e-10
+
+
+def test_centred_moments_give_the_centred_overlap(x64):
+    """An overlap is centred if the moments it is made of are."""
+    p, cut = pair("generic", *SHAPES[2]), ridge(0.1, 1e-2)
+    found = numbers(overlap_from_moments(moments(*p, center=True)), cut, cut)
+    for name, value in numbers(overlap(*p, center=True), cut, cut).items():
+        assert entrywise_error(found[name], value) <= 1e-10
+
+
+@pytest.mark.parametrize("side", ["h_w", "h_s"])
+@pytest.mark.parametrize("shape", [SHAPES[2], SHAPES[3]], ids=str)
+def test_padding_with_columns_of_zeros_changes_nothing(side, shape, x64):
+    """Models of unequal width batch by zero-padding: the padded overlap has the same numbers."""
+    p, cut = pair("generic", *shape), ridge(0.1, 1e-2)
+    padded = numbers(from_rows(*p._replace(**{side: np.pad(getattr(p, side), ((0, 0), (0, 9)))})), cut, cut)
+    for name, value in numbers(from_rows(*p), cut, cut).items():
+        assert entrywise_error(padded[name][: len(value)] if value.ndim else padded[name], value) <= 1e-10
+
+
+def test_labels_of_one_output_drop_their_axis(x64):
+    """Labels (n,) give coefficients (k,) that equal the column of labels (n, 2)."""
+    h_w, h_s, y = pair("generic", *SHAPES[2])
+    one, two = overlap(h_w, h_s, y[:, 0]), overlap(h_w, h_s, y)
+    assert (one.a_w.shape, one.a_s.shape, one.energy.shape) == ((12,), (20,), ())
+    assert entrywise_error(one.a_w, two.a_w[:, 0]) <= 1e-12
+    assert entrywise_error(one.energy, two.energy[0]) <= 1e-12
+
+
+@pytest.mark.parametrize("shape", [SHAPES[2], SHAPES[3]], ids=str)
+def test_labels_are_optional(shape):
+    """Without labels the overlap is the same but for the three label fields, which are None."""
+    h_w, h_s, y = pair("generic", *shape, dtype=np.float32)
+    without = overlap(h_w, h_s)
+    assert (without.a_w, without.a_s, without.energy) == (None, None, None)
+    assert entrywise_error(jnp.abs(without.C), jnp.abs(overlap(h_w, h_s, y).C)) <= 1e-3
+    assert "no labels" in repr(without) and "labels" in repr(overlap(h_w, h_s, y))
+
+
+def test_kernels_need_not_be_linear(x64):
+    """Any positive semidefinite kernels will do: for RBF kernels too the numbers are the dense ones."""
+    h_w, h_s, y = pair("generic", *SHAPES[0])
+    K_w, K_s = (np.exp(-np.sum((h[:, None] - h) ** 2, -1)) for h in (h_w, h_s))
+    found = numbers(overlap_from_kernels(K_w, K_s, y), ridge(0.01), ridge(0.01))
+    P_w, P_s = (reference.principal_kernel_from_kernel(K, reference.ridge(0.01)) for K in (K_w, K_s))
+    assert relative_error(found["shared"], np.linalg.norm(P_s @ P_w) ** 2) <= 1e-10
+    assert relative_error(found["weak_learned"], np.mean((P_w @ y) ** 2, 0)) <= 1e-10
+
+
+H_W, H_S, Y = pair("generic", *SHAPES[2], dtype=np.float32)
+K = H_W @ H_W.T
+NAN = np.where(np.arange(64)[:, None] == 11, np.nan, H_W)
+BAD = {
+    "rows": (overlap, (H_W[1:], H_S), "same number of rows, got 63 and 64"),
+    "zeros": (overlap, (0 * H_W, H_S), "weak representations are zero in every entry"),
+    "strong zeros": (overlap, (H_W, 0 * H_S), "strong representations are zero in every entry"),
+    "labels": (overlap, (H_W, H_S, Y[1:]), r"labels must have shape \(64,\)"),
+    "NaN": (overlap, (NAN, H_S), "weak representations contain 12 .* row 11"),
+    "not square": (overlap_from_kernels, (H_W, K), r"weak kernel must be square .* \(64, 12\)"),
+    "kernel sizes": (overlap_from_kernels, (K, K[1:, 1:]), "same number of rows, got 64 and 63"),
+    "kernel labels": (overlap_from_kernels, (K, K, Y[1:]), r"labels must have shape \(64,\)"),
+    "kernel NaN": (overlap_from_kernels, (K, K * np.nan), "strong kernel contain 4096 .* row 0"),
+}
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("fault", BAD)
+def test_bad_pairs_are_named(fault):
+    """Each fault of a pair is one sentence with the array's name, what was expected and what came."""
+    function, arguments, message = BAD[fault]
+    with pytest.raises(InputError, match=message):
+        function(*arguments)
