@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import NamedTuple
-
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # on matrices this small threads only get in each other's way
 
 import jax
 import jaxtyping
@@ -18,6 +15,9 @@ from beartype import BeartypeConf, beartype
 from beartype.roar import BeartypeDecorHintException
 from jax.flatten_util import ravel_pytree
 from jaxtyping import PyTree
+from threadpoolctl import threadpool_limits
+
+threadpool_limits(1, user_api="blas")  # on matrices this small, threads only get in each other's way
 
 
 def check_types(function: Callable) -> Callable:

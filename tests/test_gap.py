@@ -20,6 +20,7 @@ from w2s_jax import (
     InputError,
     Overlap,
     example_scores,
+    gap,
     gap_bound,
     gap_norm,
     gradient_flow,
@@ -438,3 +439,21 @@ def test_a_grid_of_norms_is_dense_point_by_point(dtype):
         f = 1 / (1 + b)
         dense = np.linalg.eigvalsh(np.eye(k) - (2 * f - f * f) * C[:k] @ C[:k].T)[-1]
         assert relative_error(found[i, j] ** 2, dense, 1e-2) <= (1e-9 if dtype == np.float64 else 2e-5)
+
+
+def test_chunks_of_a_grid_change_nothing(monkeypatch, x64):
+    """Points solved a few at a time, on as much of the strong side as they reach, have the norms and slopes of all at once."""
+    o, ranks = with_lost(TOPS["uniform"]), jnp.array([[200], [150], [40], [7], [1]])
+
+    def norms(b):
+        return gap_norm(o, ridge(b), projection(rank=ranks))
+
+    def found(points_per_chunk):
+        monkeypatch.setattr(gap, "POINTS_PER_CHUNK", points_per_chunk)
+        jax.clear_caches()
+        return jax.jit(lambda b: (norms(b), jax.jvp(norms, (b,), (jnp.ones(3),))[1]))(jnp.array([1e-3, 0.1, 1.0]))
+
+    for few, all_at_once in zip(found(4), found(128), strict=True):
+        assert few.shape == (5, 3)
+        assert relative_error(few, all_at_once) <= 1e-9
+    jax.clear_caches()

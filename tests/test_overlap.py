@@ -234,6 +234,12 @@ BAD = {
     "not square": (overlap_from_kernels, (H_W, K), r"weak kernel must be square .* \(64, 12\)"),
     "kernel sizes": (overlap_from_kernels, (K, K[1:, 1:]), "same number of rows, got 64 and 63"),
     "kernel labels": (overlap_from_kernels, (K, K, Y[1:]), r"labels must have shape \(64,\)"),
+    "kernel asymmetric": (overlap_from_kernels, (K, K + np.triu(K)), "strong kernel must be symmetric"),
+    "kernel negative": (
+        overlap_from_kernels,
+        (K - 2 * np.eye(64, dtype=K.dtype), K),
+        "weak kernel must be positive semi",
+    ),
     "kernel NaN": (overlap_from_kernels, (K, K * np.nan), "strong kernel contain 4096 .* row 0"),
 }
 

@@ -82,6 +82,7 @@ def _rank(args: argparse.Namespace) -> None:
     y = None if args.labels is None else read_labels(args.labels)
     groups = None if args.groups is None else read_groups(args.groups)
     _require_writable(args.json, args.plot)
+    _require_figure(args.plot)
     from w2s_jax.ranking import rank_supervisors
 
     _cache_compiled_programs()
@@ -100,6 +101,7 @@ def _rank(args: argparse.Namespace) -> None:
 
 def _demo(args: argparse.Namespace) -> None:
     _require_writable(args.plot)
+    _require_figure(args.plot)
     from w2s_jax.demo import run_demo
 
     _cache_compiled_programs()
@@ -128,6 +130,13 @@ def _require_writable(*paths: str | None) -> None:
             raise InputError(f"cannot write {path}: the folder {folder} does not exist")
         if Path(path).is_dir() or not os.access(folder, os.W_OK):
             raise InputError(f"cannot write {path}: it is a folder, or its folder is not writable")
+
+
+def _require_figure(path: str | None) -> None:
+    if path is not None:
+        from w2s_jax.plots import require_figure_path
+
+        require_figure_path(path)
 
 
 def _cache_compiled_programs() -> None:

@@ -77,11 +77,13 @@ def pool(role: Array, sums: Array, n: Array) -> Array:
     return pooled / jnp.sum(role * n)
 
 
-def prepare_expected(cells: StrongCells, values: Array, roles: Roles, settings: Settings) -> ExpectedStrong:
+def prepare_expected(
+    cells: StrongCells, values: Array, roles: Roles, settings: Settings, test_rows: int | None = None
+) -> ExpectedStrong:
     """The strong model's part of `expected_experiment`: `R = (S^C)^{1/2}` times the student's map, the prior, the ceiling.
 
     `values` (d_s,): eigenvalues of the pooled second moment. The prior is `theta ~ N(0, S_s^{p-1})`, scaled so that the
-    labels `h_s^T theta` have mean square 1.
+    labels `h_s^T theta` have mean square 1. `test_rows`: no more than so many eigenvalues of `S^C` are not zero.
     """
     nonzero = values > numerically_zero(values)
     # p = 1 is flat, also where an eigenvalue is zero; any other power leaves those directions out.
@@ -92,7 +94,7 @@ def prepare_expected(cells: StrongCells, values: Array, roles: Roles, settings: 
     def one(role: tuple[Array, Array]) -> tuple[Array, Array, Array]:
         S_student, S_test = (pool(r, cells.zz, cells.n) for r in role)
         eigen = spectrum(S_test, 1)
-        half = jnp.sqrt(eigen.values)[:, None] * eigen.vectors.T
+        half = (jnp.sqrt(eigen.values)[:, None] * eigen.vectors.T)[:test_rows]
         response = matmul(half, inverse(S_student, settings.strong_ridge))
         return response, half * root, matmul(response, S_student) * root
 

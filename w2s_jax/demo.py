@@ -25,7 +25,7 @@ from jaxtyping import Float, Int
 from w2s_jax._arrays import matmul
 from w2s_jax._checks import InputError
 from w2s_jax._progress import track
-from w2s_jax.io import replacing
+from w2s_jax.plots import new_figure, save_figure
 from w2s_jax.ranking import rank_supervisors
 from w2s_jax.table import SupervisorTable
 
@@ -147,7 +147,7 @@ class DemoResult:
         Raises:
             InputError: matplotlib is not installed, or the path cannot be written.
         """
-        figure = _extra("matplotlib.figure").Figure(figsize=(10.5, 8.6), layout="constrained")
+        figure = new_figure(10.5, 8.6)
         axes = figure.subplots(2, 2)
         _scatter(axes[0, 0], self, "expected_error", "Expected error of the student (no labels)")
         _scatter(axes[0, 1], self, "gap_op", "Operator norm of $P_s(I - P_w)$ (no labels)")
@@ -156,11 +156,7 @@ class DemoResult:
         axes[1, 0].legend(loc="lower right", frameon=False)
         _ladder(axes[1, 1], self)
         figure.legend(handles=_legend(self), loc="outside lower center", ncols=8, frameon=False)
-        with replacing(path) as temporary:
-            try:
-                figure.savefig(temporary, dpi=150)
-            except ValueError as error:
-                raise InputError(f"cannot write {path}: expected a figure such as .png, .pdf or .svg") from error
+        save_figure(figure, path)
 
     __repr__ = __str__ = report
 

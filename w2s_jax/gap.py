@@ -242,8 +242,22 @@ def _by_points(solve: Callable[[Problem], Array], overlap: Overlap, weak: Filter
     each = flat(f_s), flat(2 * f_w - f_w * f_w)
     if len(fill) == 1:
         return solve(_gap_problem(C, each[0][0], each[1][0]))
-    solved = jax.lax.map(lambda fs: solve(_gap_problem(C, *fs)), each)
+    solved = jax.lax.map(lambda fs: _on_leading(solve, C, *fs), each)
     return solved.reshape(-1, *solved.shape[2:])[:points]
+
+
+def _on_leading(solve: Callable[[Problem], Array], C: Array, f_s: Array, passed: Array) -> Array:
+    """Solves a chunk on the whole strong side, its leading quarter or sixteenth: the least that no filter reaches beyond."""
+    k_s = C.shape[0]
+    sizes = [k_s, -(-k_s // 4), -(-k_s // 16)]
+    reach = jnp.max(jnp.where(f_s != 0, jnp.arange(1, k_s + 1), 0))
+
+    def solve_leading(k: int) -> Array:
+        solved = solve(_gap_problem(C[:k], f_s[:, :k], passed))
+        return solved if solved.ndim == 1 else jnp.pad(solved, ((0, 0), (0, k_s - k)))
+
+    level = sum((reach <= k).astype(int) for k in sizes[1:])
+    return jax.lax.switch(level, [partial(solve_leading, k) for k in sizes])
 
 
 def _rayleigh(vectors: Array, overlap: Overlap, weak: Filter, strong: Filter) -> Array:

@@ -1,8 +1,9 @@
 """In-sample scores of a weak/strong pair (gap norms, predicted gap, linear CKA) with standard errors over blocks of rows.
 
-Standard errors are infinitesimal jackknives: the derivative of a score in the weight of each block, which costs no more
-eigensolves or factorisations. The strong side is in the eigenbasis of its pooled second moment, where its value is
-diagonal and a block's weight moves it in every direction.
+Standard errors are infinitesimal jackknives: the derivative of a score in the weight of each block. A score has one slope
+per pooled moment, and a block's part in it is the inner product of the slope with the block's own sums, so that errors
+cost no more eigensolves or factorisations. The strong side is in the eigenbasis of its pooled second moment, where its
+value is diagonal and a block's weight moves it in every direction.
 """
 
 from __future__ import annotations
@@ -26,62 +27,59 @@ from w2s_jax.spectrum import spectrum
 class Pair(NamedTuple):
     """Moments of a pair: hh (d_w, d_w), zh (d_s, d_w), zz (d_s, d_s); with labels hy (d_w, c), zy (d_s, c), yy (c,)."""
 
-    hh: Array
-    zh: Array
-    zz: Array
+    hh: Any
+    zh: Any
+    zz: Any
     hy: Any = None
     zy: Any = None
     yy: Any = None
 
 
-def block_changes(pooled: Pair, blocks: Pair, share: Array, unit_trace: bool) -> Pair:
-    """Derivative of the pooled moments in each block's weight, (K, ...) per moment.
+class Blocks(NamedTuple):
+    """The blocks of rows behind pooled moments: `parts` (K, ...) that add up to them, and each block's share of the rows
+    (K,). A block of weight `1 + e` moves a pooled moment by `e (part - share scale moment)`, `scales` (K,)."""
 
-    `blocks` holds each block's own moments, `share` (K,) its part of the rows. With `unit_trace` the representations are
-    rescaled to unit mean squared row norm whatever the weights.
+    parts: Pair
+    share: Array
+    scales: Pair
+
+
+def blocks_of(parts: Pair, share: Array, unit_trace: bool) -> Blocks:
+    """Blocks from their parts of the pooled moments and their shares of the rows.
+
+    With `unit_trace` the representations are rescaled to unit mean squared row norm whatever the blocks' weights.
     """
-    size_w, size_s = (jnp.trace(s, axis1=1, axis2=2) for s in (blocks.hh, blocks.zz))
     one = jnp.ones_like(share)
-    w, s = (size_w, size_s) if unit_trace else (one, one)
-    scales = Pair(w, (w + s) / 2, s, (w + 1) / 2, (s + 1) / 2, one)
-
-    def change(block: Array, scale: Array, whole: Array) -> Array:
-        spread = (slice(None),) + (None,) * whole.ndim
-        return share[spread] * (block - scale[spread] * whole)
-
-    changes: list[Any] = [
-        None if b is None else change(b, c, p) for b, c, p in zip(blocks, scales, pooled, strict=True)
-    ]
-    return Pair(*changes)
+    w, s = (jnp.trace(x, axis1=1, axis2=2) / share if unit_trace else one for x in (parts.hh, parts.zz))
+    return Blocks(parts, share, Pair(w, (w + s) / 2, s, (w + 1) / 2, (s + 1) / 2, one))
 
 
-def linear_cka(pooled: Pair, changes: Pair) -> Score:
-    """`||S_sw||_F^2 / (||S_s||_F ||S_w||_F)` on centred data (Kornblith et al. 2019)."""
+def linear_cka(pooled: Pair, blocks: Blocks) -> Score:
+    """`||S_sw||_F^2 / (||S_s||_F ||S_w||_F)` on centred data (Kornblith et al. 2019); S_s diagonal or not."""
+    squared = [jnp.sum(x * x) for x in pooled[:3]]
+    value = squared[1] / jnp.sqrt(squared[2]) / jnp.sqrt(squared[0])
+    responses = _responses(blocks, pooled._replace(hy=None, zy=None, yy=None))
+    relative = [c * r / size for c, r, size in zip((-1, 2, -1), responses[:3], squared, strict=True)]
+    return Score(value, value * _standard_error(Pair(*relative), blocks))
 
-    def cka(weights: Array) -> Array:
-        ww, sw, ss = (p + _weighted(weights, c) for p, c in zip(pooled[:3], changes[:3], strict=True))
-        return jnp.sum(sw * sw) / jnp.sqrt(jnp.sum(ss * ss)) / jnp.sqrt(jnp.sum(ww * ww))
 
-    return _jackknifed(cka, changes)
-
-
-def norms_by_spectrum(pooled: Pair, changes: Pair, n: Array, settings: Settings) -> tuple[Score, Score]:
+def norms_by_spectrum(pooled: Pair, blocks: Blocks, n: Array, settings: Settings) -> tuple[Score, Score]:
     """`||P_s (I - P_w)||`, operator and Frobenius, for any threshold: one eigensolve of the weak side."""
     weak, strong = _heads(settings)
 
     def norm(ord: str) -> Score:
-        return _jackknifed(lambda w: gap_norm(_overlap(pooled, changes, n, w), weak, strong, ord), changes)
+        return _jackknifed(lambda pair: gap_norm(_overlap(pair, n), weak, strong, ord), pooled, blocks)
 
     return norm("op"), norm("fro")
 
 
-def gap_by_spectrum(pooled: Pair, changes: Pair, n: Array, settings: Settings) -> Score:
+def gap_by_spectrum(pooled: Pair, blocks: Blocks, n: Array, settings: Settings) -> Score:
     """The theorem's predicted gap, summed over outputs."""
     weak, strong = _heads(settings)
-    return _jackknifed(lambda w: jnp.sum(prediction_gap(_overlap(pooled, changes, n, w), weak, strong)), changes)
+    return _jackknifed(lambda pair: jnp.sum(prediction_gap(_overlap(pair, n), weak, strong)), pooled, blocks)
 
 
-def norms_by_solves(pooled: Pair, changes: Pair, settings: Settings) -> tuple[Score, Score]:
+def norms_by_solves(pooled: Pair, blocks: Blocks, settings: Settings) -> tuple[Score, Score]:
     """The same norms for ridge heads without a cut: no eigenpairs of the weak side, only one Cholesky factor.
 
     With `B = (S_w + b_w)^{-1}`, `A = (S_s + b_s)^{-1}`, `Y = S_sw B` and `K = S_s - Y S_ws - b_w Y Y^T`, the matrix of
@@ -89,15 +87,16 @@ def norms_by_solves(pooled: Pair, changes: Pair, settings: Settings) -> tuple[Sc
     """
     values, b = jnp.diagonal(pooled.zz), settings.weak_ridge
     parts = _solved(pooled, values, settings)
-    return _op_by_solves(values, changes, parts, b), _fro_by_solves(values, changes, parts, b)
+    return _op_by_solves(values, blocks, parts, b), _fro_by_solves(values, blocks, parts, b)
 
 
 class _Solved(NamedTuple):
-    """A (d_s,) diagonal, B (d_w, d_w), `Y = S_sw B` (d_s, d_w) and `K = S_s - Y (S_sw + b_w Y)^T` (d_s, d_s)."""
+    """A (d_s,) diagonal, B (d_w, d_w), `Y = S_sw B`, `X = Y + b_w Y B` (d_s, d_w), `K = S_s - Y (S_sw + b_w Y)^T` (d_s, d_s)."""
 
     A: Array
     B: Array
     Y: Array
+    X: Array
     K: Array
 
 
@@ -106,27 +105,26 @@ def _solved(pooled: Pair, values: Array, settings: Settings) -> _Solved:
     strong_ridge = jnp.maximum(settings.strong_ridge, jnp.finfo(values.dtype).eps * jnp.sum(values))
     B = inverse(pooled.hh, settings.weak_ridge)
     Y = matmul(pooled.zh, B)
+    X = Y + settings.weak_ridge * matmul(Y, B)
     K = jnp.diag(values) - matmul(Y, (pooled.zh + settings.weak_ridge * Y).T)
-    return _Solved(1 / (values + strong_ridge), B, Y, K)
+    return _Solved(1 / (values + strong_ridge), B, Y, X, K)
 
 
-def _fro_by_solves(values: Array, changes: Pair, parts: _Solved, b: Array) -> Score:
+def _fro_by_solves(values: Array, blocks: Blocks, parts: _Solved, b: Array) -> Score:
     """`<H, K>` with `H = A S_s A`; the derivative by hand: differentiation would redo each product several times."""
-    A, B, Y, K = parts
+    A, B, Y, X, K = parts
     H = A * A * values
     squared = jnp.sum(H * jnp.diagonal(K))
     J = matmul(Y.T, H[:, None] * Y)
-    slope_w = J + 2 * b * matmul(B, J)
-    slope_sw = -2 * H[:, None] * (Y + b * matmul(Y, B))
     A_S = A * values
     slope_s = jnp.outer(A, A) * (1 - A_S[:, None] - A_S[None, :]) * K + jnp.diag(H)
-    slope = _inner(changes.hh, slope_w) + _inner(changes.zh, slope_sw) + _inner(changes.zz, slope_s)
-    return _root_score(squared, slope)
+    slope = Pair(J + 2 * b * matmul(B, J), -2 * H[:, None] * X, slope_s)
+    return _root_score(squared, _responses(blocks, slope), blocks)
 
 
-def _op_by_solves(values: Array, changes: Pair, parts: _Solved, b: Array) -> Score:
+def _op_by_solves(values: Array, blocks: Blocks, parts: _Solved, b: Array) -> Score:
     """The top eigenvalue by Lanczos, its derivative from the left and right eigenvectors of `A K A S_s`."""
-    A, B, Y, K = parts
+    A, B, Y, X, K = parts
     scale = A * jnp.sqrt(values)
     matrix = scale[:, None] * K * scale
     start = random_start((values.shape[0], 1), values.dtype)
@@ -135,14 +133,14 @@ def _op_by_solves(values: Array, changes: Pair, parts: _Solved, b: Array) -> Sco
     a = scale * v
     g = matmul(K, a)
     right = v / jnp.where(values > 0, jnp.sqrt(jnp.where(values > 0, values, 1)), jnp.inf)
-    x = matmul(a, Y + b * matmul(Y, B))
     t = matmul(a, Y)
-    slope = _quadratic(changes.zz, a, a) + _quadratic(changes.zz, A * g, right - 2 * a)
-    slope += _quadratic(changes.hh, t, t + 2 * b * matmul(t, B)) - 2 * _quadratic(changes.zh, a, x)
-    return _root_score(jnp.maximum(jnp.dot(a, g, precision="highest"), 0), slope)
+    lefts = Pair((t,), (a,), (a, A * g))
+    rights = Pair((t + 2 * b * matmul(t, B),), (-2 * matmul(a, X),), (a, right - 2 * a))
+    squared = jnp.maximum(jnp.dot(a, g, precision="highest"), 0)
+    return _root_score(squared, _low_rank_responses(blocks, lefts, rights), blocks)
 
 
-def gap_by_solves(pooled: Pair, changes: Pair, inverse_s: Array, settings: Settings) -> Score:
+def gap_by_solves(pooled: Pair, blocks: Blocks, inverse_s: Array, settings: Settings) -> Score:
     """The theorem's predicted gap without a cut, `q^T S_s q` with `q = A (c_s - S_sw B c_w)`, summed over outputs.
 
     `inverse_s` is `A = (S_s + b_s)^{-1}` (d_s, d_s) of the labelled rows, shared by all weak models.
@@ -153,55 +151,57 @@ def gap_by_solves(pooled: Pair, changes: Pair, inverse_s: Array, settings: Setti
     S_q = matmul(pooled.zz, q)
     p = matmul(inverse_s, S_q)
     s = matmul(B, matmul(pooled.zh.T, p))
-    slope = 2 * _inner(changes.zy, p) - 2 * _inner(changes.hy, s)
-    for i in range(q.shape[1]):
-        slope += _quadratic(changes.zz, q[:, i] - 2 * p[:, i], q[:, i]) - 2 * _quadratic(changes.zh, p[:, i], t[:, i])
-        slope += 2 * _quadratic(changes.hh, s[:, i], t[:, i])
-    return Score(jnp.sum(q * S_q), _spread(slope))
+    responses = _low_rank_responses(blocks, Pair(2 * s.T, -2 * p.T, (q - 2 * p).T), Pair(t.T, t.T, q.T))
+    labels = _responses(blocks, Pair(None, None, None, -2 * s, 2 * p))
+    responses = Pair(*responses[:3], *labels[3:])
+    return Score(jnp.sum(q * S_q), _standard_error(responses, blocks))
 
 
 def _heads(settings: Settings) -> tuple[ridge, ridge]:
     return ridge(settings.weak_ridge, settings.threshold), ridge(settings.strong_ridge, settings.threshold)
 
 
-def _overlap(pooled: Pair, changes: Pair, n: Array, weights: Array) -> Overlap:
-    """The pair's overlap with blocks reweighted by `1 + weights`, to first order and without a strong eigensolve."""
-    moved = Pair(*jax.tree.map(lambda p, c: p + _weighted(weights, c), tuple(pooled), tuple(changes)))
-    weak = spectrum(moved.hh, n)
-    diagonal = jnp.diagonal(moved.zz)
-    strong = Side(diagonal, moved.zz - jnp.diag(diagonal), n)
-    labels = (None, None) if moved.hy is None else (matmul(weak.vectors.T, moved.hy), moved.zy)
-    cross = matmul(moved.zh, weak.vectors)
-    return whitened(Side(weak.values, weak.coupling, n), strong, cross, *labels, moved.yy)
+def _overlap(pair: Pair, n: Array) -> Overlap:
+    """The pair's overlap without a strong eigensolve: that side is diagonal but for its derivative."""
+    weak, diagonal = spectrum(pair.hh, n), jnp.diagonal(pair.zz)
+    strong = Side(diagonal, pair.zz - jnp.diag(diagonal), n)
+    labels = (None, None) if pair.hy is None else (matmul(weak.vectors.T, pair.hy), pair.zy)
+    return whitened(Side(weak.values, weak.coupling, n), strong, matmul(pair.zh, weak.vectors), *labels, pair.yy)
 
 
-def _weighted(weights: Array, change: Array) -> Array:
-    return jnp.sum(weights.reshape(-1, *(1,) * (change.ndim - 1)) * change, 0)
+def _responses(blocks: Blocks, slope: Pair) -> Pair:
+    """`<part_k, slope>` for every moment and block k, (K,) each."""
+
+    def inner(part: Array, slope: Array) -> Array:
+        return matmul(part.reshape(part.shape[0], -1), slope.reshape(-1))
+
+    return Pair(*(None if g is None else inner(x, g) for x, g in zip(blocks.parts, slope, strict=True)))
 
 
-def _inner(change: Array, slope: Array) -> Array:
-    """`<change_k, slope>` for every block k."""
-    return jnp.sum(change * slope, tuple(range(1, change.ndim)))
+def _low_rank_responses(blocks: Blocks, lefts: Pair, rights: Pair) -> Pair:
+    """The same for slopes `sum_i left_i right_i^T`, given as sequences of vectors."""
+
+    def inner(part: Array, left: Any, right: Any) -> Array:
+        return jnp.sum(matmul(part, jnp.stack([*right], 1)) * jnp.stack([*left], 1), (1, 2))
+
+    return Pair(*(inner(*moment) for moment in zip(blocks.parts[:3], lefts[:3], rights[:3], strict=True)))
 
 
-def _quadratic(change: Array, left: Array, right: Array) -> Array:
-    """`left^T change_k right` for every block k."""
-    return matmul(matmul(change, right), left)
+def _jackknifed(score: Callable[[Pair], Array], pooled: Pair, blocks: Blocks) -> Score:
+    value, slope = jax.value_and_grad(score)(pooled)
+    return Score(value, _standard_error(_responses(blocks, slope), blocks))
 
 
-def _jackknifed(score: Callable[[Array], Array], changes: Pair) -> Score:
-    blocks = changes.hh.shape[0]
-    value, slope = jax.value_and_grad(score)(jnp.zeros(blocks, changes.hh.dtype))
-    return Score(value, _spread(slope))
-
-
-def _root_score(squared: Array, slope: Array) -> Score:
+def _root_score(squared: Array, responses: Pair, blocks: Blocks) -> Score:
     """Score and standard error of the square root."""
     root = jnp.sqrt(jnp.maximum(squared, 0))
-    return Score(root, _spread(slope) / jnp.where(root > 0, 2 * root, 1))
+    return Score(root, _standard_error(responses, blocks) / jnp.where(root > 0, 2 * root, 1))
 
 
-def _spread(slope: Array) -> Array:
+def _standard_error(responses: Pair, blocks: Blocks) -> Array:
     """Standard error from the derivative in each block's weight: exact for a mean over blocks."""
-    blocks = slope.shape[0]
-    return jnp.sqrt(blocks / (blocks - 1) * jnp.sum(slope * slope))
+    count, change = blocks.share.shape[0], jnp.zeros_like(blocks.share)
+    for response, scale in zip(responses, blocks.scales, strict=True):
+        if response is not None:
+            change += response - blocks.share * scale * jnp.sum(response)
+    return jnp.sqrt(count / (count - 1) * jnp.sum(change * change))

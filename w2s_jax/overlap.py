@@ -145,7 +145,8 @@ def overlap_from_kernels(
     """The overlap of any two positive semidefinite kernels (n, n) of the same n rows: linear, NTK, RBF.
 
     Raises:
-        InputError: not square, sizes that differ, labels that do not fit, NaN or infinite entries.
+        InputError: not square, sizes that differ, labels that do not fit, NaN or infinite entries, and (outside jit) a
+            kernel that is not symmetric or has negative eigenvalues, both to 1%.
     """
     K_w, K_s = as_matrix("weak kernel", K_w), as_matrix("strong kernel", K_s)
     for name, K in (("weak", K_w), ("strong", K_s)):
@@ -153,7 +154,21 @@ def overlap_from_kernels(
             raise InputError(f"{name} kernel must be square (n, n), got shape {K.shape}")
     require_same_rows(K_w, K_s)
     y = None if y is None else as_labels("labels", y, K_w.shape[0])
-    return _overlap_of_kernels(K_w, K_s, y)
+    result = _overlap_of_kernels(K_w, K_s, y)
+    for name, K, side in (("weak", K_w, result.weak), ("strong", K_s, result.strong)):
+        if not any(isinstance(x, Tracer) for x in (K, side.values)):
+            _require_positive(name, K, side)
+    return result
+
+
+def _require_positive(name: str, K: Array, side: Side) -> None:
+    """Raises InputError for an asymmetric kernel, or one with more trace in its eigenvalues, clipped at 0, than it has."""
+    K = K.astype(side.values.dtype) / side.n
+    if float(jnp.max(jnp.abs(K - K.T))) > 1e-2 * float(jnp.max(jnp.abs(K))):
+        raise InputError(f"{name} kernel must be symmetric, got entries that differ from their mirror image by over 1%")
+    clipped = float(jnp.sum(side.values) - jnp.trace(K))
+    if clipped > 1e-2 * float(jnp.sum(side.values)):
+        raise InputError(f"{name} kernel must be positive semidefinite, got negative eigenvalues")
 
 
 def checked_pair(h_w: ArrayLike, h_s: ArrayLike, y: ArrayLike | None) -> tuple[Array, Array, Array | None]:

@@ -22,7 +22,7 @@ from w2s_jax._checks import InputError, require_finite
 from w2s_jax._progress import track
 from w2s_jax.crossfit import Roles, Score, Settings, StrongCells, WeakCells
 from w2s_jax.folds import Layout, lay_out
-from w2s_jax.insample import Pair
+from w2s_jax.insample import Blocks, Pair
 from w2s_jax.moments import Columns, Sums, Tree, add_compensated, block_sums
 from w2s_jax.spectrum import require_range, spectrum
 from w2s_jax.table import SupervisorTable
@@ -159,7 +159,9 @@ def _prepare(name: str, rows: Any, work: _Work) -> _Strong:
 
     sums = _total(sums_of_blocks())
     roles = _as_arrays(work.layout.expected, dtype), _as_arrays(work.layout.trial, dtype)
-    center, shared = _prepare_strong(sums, roles, work.settings, work.layout.folds, work.normalize, work.cut)
+    largest = (work.layout.expected.test @ np.bincount(work.layout.cell)).max()
+    test_rows = min(int(largest), rows.shape[1])
+    center, shared = _prepare_strong(sums, roles, work.settings, work.layout.folds, work.normalize, work.cut, test_rows)
     if not np.isfinite(float(shared.values[0])):
         raise InputError(f"strong representation {name!r} is too large: its squares overflow {dtype}")
     if not float(shared.values[0]) > 0:
@@ -169,8 +171,10 @@ def _prepare(name: str, rows: Any, work: _Work) -> _Strong:
     return _Strong(rows, center, shared, [])
 
 
-@partial(jax.jit, static_argnames=("folds", "normalize", "cut"))
-def _prepare_strong(sums: Any, roles: tuple, settings: Settings, folds: int, normalize: bool, cut: bool) -> tuple:
+@partial(jax.jit, static_argnames=("folds", "normalize", "cut", "test_rows"))
+def _prepare_strong(
+    sums: Any, roles: tuple, settings: Settings, folds: int, normalize: bool, cut: bool, test_rows: int
+) -> tuple:
     n, total = sums.n, jnp.sum(sums.n)
     center = jnp.sum(sums.first.s, 0) / total * normalize
     first = sums.first.s - outer(n, center)
@@ -187,7 +191,7 @@ def _prepare_strong(sums: Any, roles: tuple, settings: Settings, folds: int, nor
         sy = sums.second.sy - jax.vmap(outer, (None, 0))(center, sums.first.y)
         labels = (jax.vmap(lambda s: matmul(rotation.T, s))(sy), sums.first.y, sums.second.yy)
     cells = StrongCells(n, rotate(first), zz, *labels)
-    expected = crossfit.prepare_expected(cells, eigen.values, roles[0], settings)
+    expected = crossfit.prepare_expected(cells, eigen.values, roles[0], settings, test_rows)
     if roles[1] is None:
         return center, _Shared(rotation, cells, eigen.values, expected, None, None)
     flat = jax.tree.map(lambda role: role.reshape(-1, role.shape[-1]), roles[1])
@@ -289,16 +293,16 @@ def _predicted_gap(
 
 def _pair(
     weak: WeakCells, cells: StrongCells, folds: int, values: Array | None, unit_trace: bool, labelled: bool
-) -> tuple[Pair, Pair]:
-    """Pooled moments of all rows or of the labelled ones with their labels, and derivatives in each fold's weight."""
+) -> tuple[Pair, Blocks]:
+    """Pooled moments of all rows or of the labelled ones with their labels, and the folds behind them."""
     rows = _of_folds(cells.n, folds, labelled)
     labels = (weak.hy, cells.zy, cells.yy) if labelled else (None, None, None)
-    sums = jax.tree.map(lambda x: _of_folds(x, folds, labelled), Pair(weak.hh, weak.zh, cells.zz, *labels))
-    pooled = jax.tree.map(lambda x: jnp.sum(x, 0) / jnp.sum(rows), sums)
+    sums = Pair(weak.hh, weak.zh, cells.zz, *labels)
+    parts = jax.tree.map(lambda x: _of_folds(x, folds, labelled) / jnp.sum(rows), sums)
+    pooled = jax.tree.map(lambda x: jnp.sum(x, 0), parts)
     if values is not None:
         pooled = pooled._replace(zz=jnp.diag(values))
-    blocks = jax.tree.map(lambda x: x / rows.reshape((-1,) + (1,) * (x.ndim - 1)), sums)
-    return pooled, insample.block_changes(pooled, blocks, rows / jnp.sum(rows), unit_trace)
+    return pooled, insample.blocks_of(parts, rows / jnp.sum(rows), unit_trace)
 
 
 def _of_folds(sums: Array, folds: int, labelled: bool) -> Array:
@@ -492,8 +496,8 @@ def _dtype(*models: Mapping[str, Any]) -> Any:
 
 
 def _bucket(width: int) -> int:
-    """Widths share compiled programs in steps of a quarter to an eighth of their size, at least 32."""
-    step = max(32, 2 ** (width.bit_length() - 3))
+    """Widths share compiled programs in steps of a quarter to an eighth of their size, at least 64."""
+    step = max(64, 2 ** (width.bit_length() - 3))
     return -(-width // step) * step
 
 
