@@ -83,16 +83,3 @@ def _finite(name: str, array: Array) -> Array:
     if isinstance(array, Tracer):
         checkify.debug_check(jnp.all(jnp.isfinite(array)), f"{name} must be finite")
     return array
-
-
-def inverse(matrix: Array, strength: ArrayLike) -> Array:
-    """`(matrix + strength I)^{-1}` of a positive semidefinite matrix by Cholesky.
-
-    A strength below the rounding of the matrix is raised to it, so that a singular matrix is solved in its range.
-    """
-    floor = jnp.finfo(matrix.dtype).eps * jnp.trace(matrix)
-    # The last term keeps a matrix of zeros (a padded model) from dividing by zero.
-    strength = jnp.maximum(jnp.asarray(strength, matrix.dtype), floor) + jnp.finfo(matrix.dtype).tiny
-    eye = jnp.eye(matrix.shape[0], dtype=matrix.dtype)
-    factor = jnp.linalg.cholesky(matrix + strength * eye, symmetrize_input=False)
-    return jax.scipy.linalg.cho_solve((factor, True), eye)

@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from w2s_jax._arrays import inverse, matmul
+from w2s_jax._arrays import matmul
+from w2s_jax._factor import inverse
 from w2s_jax.spectrum import numerically_zero, spectrum
 
 

@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from w2s_jax._arrays import inverse, matmul
+from w2s_jax._arrays import matmul
+from w2s_jax._factor import inverse
 from w2s_jax.crossfit import Score, Settings
 from w2s_jax.filters import ridge
 from w2s_jax.gap import gap_norm, prediction_gap

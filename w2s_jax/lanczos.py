@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from w2s_jax._arrays import matmul
+from w2s_jax._factor import eigh, eigvalsh
 
 MAX_STEPS = 96
 STEPS_PER_CHECK = 8
@@ -62,15 +63,13 @@ class Problem(NamedTuple):
 def leading_values(problem: Problem) -> Array:
     """Largest eigenvalues (batch,), to 1e-5 of their size in float32 and 1e-10 in float64."""
     top, _ = _lanczos(problem, with_basis=False)
-    return _resolve(problem, top, top.value, lambda *point: jnp.linalg.eigvalsh(problem.matrix(*point))[-1])
+    return _resolve(problem, top, top.value, lambda *point: eigvalsh(problem.matrix(*point))[-1])
 
 
 def leading_vectors(problem: Problem) -> Array:
     """Unit eigenvectors (batch, k) of the largest eigenvalues."""
     top, state = _lanczos(problem, with_basis=True)
-    return _resolve(
-        problem, top, _ritz_vectors(top, state), lambda *point: jnp.linalg.eigh(problem.matrix(*point))[1][:, -1]
-    )
+    return _resolve(problem, top, _ritz_vectors(top, state), lambda *point: eigh(problem.matrix(*point))[1][:, -1])
 
 
 def random_start(shape: tuple[int, ...], dtype: jnp.dtype) -> Array:

@@ -20,7 +20,7 @@ from jaxtyping import Float
 from w2s_jax._arrays import accumulation_dtype, as_labels, as_matrix, matmul, require_same_rows
 from w2s_jax._checks import InputError
 from w2s_jax.moments import Moments, moments
-from w2s_jax.spectrum import Spectrum, apply_response, numerically_zero, spectrum, unit_scale
+from w2s_jax.spectrum import Spectrum, apply_response, numerically_zero, power_of_two, spectrum, unit_scale
 
 
 @jax.tree_util.register_dataclass
@@ -229,9 +229,8 @@ def _data_basis(h: Array) -> _Basis:
     n, d = h.shape
     if d > n:
         return _kernel_basis(matmul(h, h.T))
-    scale = jnp.maximum(
-        jnp.exp2(jnp.round(jnp.log2(jax.lax.stop_gradient(jnp.max(jnp.abs(h)))))), jnp.finfo(h.dtype).tiny
-    )
+    largest = jax.lax.stop_gradient(jnp.max(jnp.abs(h)))
+    scale = power_of_two(jnp.where(largest > 0, largest, 1))
     h = h / scale
     return _Basis(h, spectrum(matmul(h.T, h) / n, n), scale, False)
 

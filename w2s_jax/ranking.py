@@ -17,8 +17,9 @@ import numpy as np
 from jax import Array
 
 from w2s_jax import crossfit, insample
-from w2s_jax._arrays import accumulation_dtype, inverse, matmul, outer
+from w2s_jax._arrays import accumulation_dtype, matmul, outer
 from w2s_jax._checks import InputError, require_finite
+from w2s_jax._factor import inverse
 from w2s_jax._progress import track
 from w2s_jax.crossfit import Roles, Score, Settings, StrongCells, WeakCells
 from w2s_jax.folds import Layout, lay_out

@@ -22,6 +22,7 @@ from jaxtyping import Float, Int
 
 from w2s_jax._arrays import as_matrix, matmul
 from w2s_jax._checks import InputError
+from w2s_jax._factor import eigh
 
 
 @jax.tree_util.register_dataclass
@@ -71,8 +72,12 @@ def spectrum(matrix: Float[ArrayLike, "d d"], n: ArrayLike) -> Spectrum:
 def unit_scale(matrix: Float[Array, "d d"]) -> Float[Array, ""]:
     """A power of two whose square is near the largest diagonal entry: scaling by it is exact and avoids overflow."""
     largest = jax.lax.stop_gradient(jnp.max(jnp.diagonal(matrix)))
-    exponent = jnp.round(jnp.log2(jnp.where(largest > 0, largest, 1)) / 2)
-    return jnp.exp2(exponent).astype(matrix.dtype)
+    return power_of_two(jnp.sqrt(jnp.where(largest > 0, largest, 1))).astype(matrix.dtype)
+
+
+def power_of_two(size: Array) -> Array:
+    """The power of two next above a positive size, exactly (`exp2` of an integer is not)."""
+    return jnp.ldexp(jnp.ones_like(size), jnp.frexp(size)[1])
 
 
 def numerically_zero(values: Array) -> Array:
@@ -165,7 +170,7 @@ def require_range(name: str, value: ArrayLike | None, low: float, high: float | 
 
 @jax.custom_jvp
 def _eigh(matrix: Array) -> tuple[Array, Array, Array]:
-    vectors, values = jax.lax.linalg.eigh(matrix, symmetrize_input=True)
+    values, vectors = eigh(matrix)
     return values[::-1], vectors[:, ::-1], jnp.zeros_like(matrix)
 
 
