@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 from scipy.integrate import quad
+from scipy.linalg import block_diag
 from scipy.optimize import brentq
 
 Filter = Callable[[np.ndarray, int], np.ndarray]
@@ -274,3 +275,308 @@ def expected_experiment(
     error = np.linalg.norm(root @ (q - gamma_sqrt), "fro") ** 2
     gap = np.linalg.norm(root @ (q - r), "fro") ** 2
     return np.asarray(error + noise), np.asarray(gap + noise)
+
+
+# The two-stage deterministic equivalent
+
+
+def effective_ridge(lam: np.ndarray, n: float, beta: float) -> float:
+    """Root of kappa = beta + (kappa/n) sum lam/(lam + kappa); 0 if beta = 0 and n >= rank (deterministic equivalent)."""
+    lam = _f64(lam)
+    lam = lam[lam > 0]
+    if beta == 0 and n >= len(lam):
+        return 0.0
+    # 1 - kappa / (lam + kappa) for lam / (lam + kappa), so that nothing cancels where n = rank.
+    excess = lambda x: beta * np.exp(-x) + (len(lam) - n) / n - np.sum(np.exp(x) / (lam + np.exp(x))) / n
+    top = np.log(beta + np.sum(lam) / n)
+    return float(np.exp(brentq(excess, top - 60, top + 1e-9, xtol=1e-15, rtol=1e-15)))
+
+
+def one_stage(sigma: np.ndarray, c: np.ndarray, energy: float, n: float, beta: float) -> tuple:
+    """Mean and covariance of a ridge head on n rows of labels with moment c and mean square `energy` (one stage)."""
+    sigma, c = _f64(sigma), _f64(c)
+    lam = np.linalg.eigvalsh(sigma)
+    kappa = effective_ridge(np.where(lam > NUMERICALLY_ZERO * lam[-1], lam, 0), n, beta)
+    resolvent = np.linalg.pinv(sigma + kappa * np.eye(len(sigma)), rcond=NUMERICALLY_ZERO, hermitian=True)
+    v = np.linalg.pinv(sigma, rcond=NUMERICALLY_ZERO, hermitian=True) @ c
+    df2 = np.trace(sigma @ resolvent @ sigma @ resolvent)
+    bias = kappa**2 * v @ resolvent @ sigma @ resolvent @ v
+    residual = energy - c @ v
+    tau = (bias + residual) / (n - df2)
+    return resolvent @ sigma @ v, tau * resolvent @ sigma @ resolvent, tau * n, df2
+
+
+def deterministic_equivalent(
+    m: dict[str, np.ndarray], noise: float, n_w: float, n_s: float, beta_w: float, beta_s: float
+) -> dict[str, float]:
+    """Errors against the noise-free target and the gap, as sums over draws of theta_w: mean +- roots of its covariance."""
+    energy = m["yy"] + noise
+    mean, covariance, weak, _ = one_stage(m["ww"], m["wy"], energy, n_w, beta_w)
+    _, _, ceiling, _ = one_stage(m["ss"], m["sy"], energy, n_s, beta_s)
+    # A quadratic function's mean over theta_w is its mean over 2 k_w points with the same mean and covariance.
+    roots = matrix_sqrt(covariance) * np.sqrt(len(mean))
+    outcomes = []
+    for theta in np.concatenate([mean + roots, mean - roots]):
+        taught, output = m["sw"] @ theta, theta @ m["ww"] @ theta
+        student, spread, total, df2 = one_stage(m["ss"], taught, output, n_s, beta_s)
+        error = m["yy"] - 2 * student @ m["sy"] + student @ m["ss"] @ student + np.trace(m["ss"] @ spread)
+        lost, left = m["sy"] - taught, energy - 2 * theta @ m["wy"] + output
+        apart, spread, total, df2 = one_stage(m["ss"], lost, left, n_s, beta_s)
+        outcomes.append([error, apart @ m["ss"] @ apart + total * df2 / n_s])
+    student, gap = np.mean(outcomes, 0)
+    return {"weak_error": weak - noise, "student_error": student, "ceiling_error": ceiling - noise, "gap": gap}
+
+
+def with_tails(m: dict[str, np.ndarray], weak: tuple[float, int], strong: tuple[float, int]) -> dict[str, np.ndarray]:
+    """The same moments with each isotropic tail (variance, width) written out as features."""
+    (v_w, d_w), (v_s, d_s) = weak, strong
+    return m | {
+        "ww": block_diag(m["ww"], v_w * np.eye(d_w)),
+        "ss": block_diag(m["ss"], v_s * np.eye(d_s)),
+        "sw": np.pad(m["sw"], ((0, d_s), (0, d_w))),
+        "wy": np.pad(m["wy"], (0, d_w)),
+        "sy": np.pad(m["sy"], (0, d_s)),
+    }
+
+
+def equivalent_errors(
+    h_s: np.ndarray, y: np.ndarray, weak_outputs: np.ndarray, beta: float, center: bool = False
+) -> np.ndarray:
+    """Student error, ceiling error and gap per output, with e(t) = (kappa/beta) r(t) for t (equivalent from data)."""
+    h_s, y, f_w, n = _f64(h_s), _f64(y), _f64(weak_outputs), len(h_s)
+    constants = np.full((n, n), float(center) / n)
+    h_s = h_s - constants @ h_s
+    shrink = beta * np.linalg.inv(h_s @ h_s.T / n + beta * np.eye(n)) @ (np.eye(n) - constants)
+    fresh = lambda t: n / np.trace(shrink) * shrink @ t
+    vectors = y - f_w + fresh(f_w), fresh(y), y - f_w - fresh(y - f_w)
+    return np.stack([np.mean(v * v, 0) for v in vectors])
+
+
+# Decomposability, on n x n kernels
+
+
+def decomposability(
+    h_train: np.ndarray,
+    h_student: np.ndarray,
+    k: int,
+    y_train: np.ndarray,
+    y_student: np.ndarray,
+    population: np.ndarray | None = None,
+    center: bool = False,
+) -> dict[str, np.ndarray]:
+    """Measured conditions for V = leading k directions, over ||Sigma|| (Xue et al. 2025, decomposability).
+
+    Sigma is the population covariance, or the pooled second moment, whose tail then keeps its share gamma / mu_j of V.
+    """
+    arrays = [_f64(x) for x in (h_train, h_student, y_train, y_student)]
+    arrays = [x - x.mean(axis=0) for x in arrays] if center else arrays
+    a, b, *labels = arrays
+    y_a, y_b = (y.reshape(len(y), -1) for y in labels)
+    n, m = len(a), len(b)
+    sigma = (a.T @ a + b.T @ b) / (n + m) if population is None else _f64(population)
+    mu, v = np.linalg.eigh(sigma)
+    mu, v = mu[::-1], v[:, ::-1]
+    gamma_pooled = mu[k:].sum() / (n + m) if population is None else 0.0
+    scale, on_v = mu[0], v[:, :k]
+    tail = np.eye(len(mu)) - on_v @ on_v.T + on_v @ np.diag(np.sqrt(gamma_pooled / mu[:k])) @ on_v.T
+    s_a, s_b, t_a, t_b = a.T @ a / n, b.T @ b / m, a @ tail, b @ tail
+    gammas = [np.trace(t @ t.T) / len(t) ** 2 for t in (t_a, t_b)]
+    isotropy = [np.linalg.norm(_isotropy_residual(t, g, center), 2) for t, g in zip((t_a, t_b), gammas, strict=True)]
+    shares = [np.sqrt(m / (n + m)), np.sqrt(n / (n + m))]
+    if population is None:
+        off = [share * np.linalg.norm(on_v.T @ (s_a - s_b) @ on_v, 2) if k else 0.0 for share in shares]
+        fresh = [_variance_along_top(one, other) for one, other in ((t_a, t_b), (t_b, t_a))]
+    else:
+        off = [np.linalg.norm(on_v.T @ (s - sigma) @ on_v, 2) if k else 0.0 for s in (s_a, s_b)]
+        fresh = [np.linalg.norm(tail @ sigma @ tail, 2)]
+    energies = np.array([np.sum(y_a**2) / n, np.sum(y_b**2) / m])
+    energy = (n * energies[0] + m * energies[1]) / (n + m)
+    cross = np.linalg.norm(on_v.T @ (a.T @ y_a / n - b.T @ y_b / m), "fro")
+    return {
+        "smallest": np.asarray(max(mu[k - 1] - gamma_pooled, 0) / scale if k else 0.0),
+        "gamma": np.array(gammas) / scale,
+        "concentration": np.array(off) / scale,
+        "labels": np.array(shares) * cross / np.sqrt(scale * energy),
+        "isotropy": np.array(isotropy) / scale,
+        "crossing": np.linalg.norm(t_a @ t_b.T, 2) / np.sqrt(n * m) / scale,
+        "diminishing": np.asarray(max(fresh) / scale),
+        "norms": np.array([np.linalg.norm(s_a, 2), np.linalg.norm(s_b, 2)]) / scale,
+        "energies": energies,
+    }
+
+
+def _isotropy_residual(tail: np.ndarray, gamma: float, center: bool) -> np.ndarray:
+    """(1/n) K(tail) - gamma I, on vectors of mean zero if centred (Xue et al. 2025, kernel-wise isotropy)."""
+    n = len(tail)
+    seen = np.eye(n) - np.ones((n, n)) / n if center else np.eye(n)
+    return seen @ (tail @ tail.T / n - gamma * np.eye(n)) @ seen
+
+
+def _variance_along_top(one: np.ndarray, other: np.ndarray) -> float:
+    """Mean square of `other` along the leading direction of `one` (Xue et al. 2025, tail covariance, cross-split)."""
+    _, v = np.linalg.eigh(one.T @ one)
+    return float(np.mean((other @ v[:, -1]) ** 2))
+
+
+# Synthetic families and whole experiments, every feature written out
+
+
+def tail_moments(tail: np.ndarray, scale: float, ridge: float, m: int) -> tuple[np.ndarray, np.ndarray]:
+    """Top left (m, m) blocks of A^{-1} and A^{-1} (A - ridge I) A^{-1}, A = scale G G^T + ridge I, G (n, width)."""
+    kernel = scale * _f64(tail) @ _f64(tail).T
+    inverse = np.linalg.inv(kernel + ridge * np.eye(len(kernel)))
+    return inverse[:m, :m], (inverse @ kernel @ inverse)[:m, :m]
+
+
+def dual_ridge_head(h: np.ndarray, y: np.ndarray, beta: float) -> np.ndarray:
+    """The same head by its dual, H^T (H H^T + n beta I)^{-1} y; defined without ridge where rows are independent."""
+    h, y = _f64(h), _f64(y)
+    return h.T @ np.linalg.solve(h @ h.T + len(h) * beta * np.eye(len(h)), y)
+
+
+def synthetic_trial(
+    rng: np.random.Generator,
+    maps: tuple[np.ndarray, np.ndarray, np.ndarray],
+    noise: float,
+    tails: tuple[tuple[float, int], tuple[float, int]],
+    sizes: tuple[int, int],
+    ridges: tuple[float, float],
+    predicted: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray],
+) -> np.ndarray:
+    """(Err_w, Err_w2s, Err_sc, PredGap) of one experiment (Xue et al. 2025, setting), and `predicted` from the principal parts.
+
+    `maps` = (A_w, A_s, a) of a latent x ~ N(0, I), tails = (variance, width) of real columns; errors on the population.
+    """
+    A_w, A_s, a = map(_f64, maps)
+
+    def rows(n: int) -> tuple[np.ndarray, ...]:
+        x = rng.standard_normal((n, len(a)))
+        tail_w, tail_s = (np.sqrt(variance) * rng.standard_normal((n, width)) for variance, width in tails)
+        y = x @ a + np.sqrt(noise) * rng.standard_normal(n)
+        return x @ A_w.T, x @ A_s.T, tail_w, tail_s, y
+
+    def error(theta: np.ndarray, A: np.ndarray, target: np.ndarray, variance: float) -> float:
+        k = len(A)
+        return np.sum((A.T @ theta[:k] - target) ** 2) + variance * np.sum(theta[k:] ** 2)
+
+    (n_w, n_s), (beta_w, beta_s), (v_w, v_s) = sizes, ridges, (variance for variance, _ in tails)
+    w, _, tail_w, _, y = rows(n_w)
+    weak = dual_ridge_head(np.hstack([w, tail_w]), y, beta_w)
+    w, s, tail_w, tail_s, y = rows(n_s)
+    h_s = np.hstack([s, tail_s])
+    student = dual_ridge_head(h_s, np.hstack([w, tail_w]) @ weak, beta_s)
+    ceiling = dual_ridge_head(h_s, y, beta_s)
+    errors = error(weak, A_w, a, v_w), error(student, A_s, a, v_s), error(ceiling, A_s, a, v_s)
+    return np.array([*errors, error(student - ceiling, A_s, 0 * a, v_s), predicted(w, s, y)])
+
+
+def relu_moment(u: np.ndarray, v: np.ndarray) -> float:
+    """Covariance of relu(u.x) and relu(v.x), x ~ N(0, I), by integrating over the angle in the plane of u and v."""
+    u, v = _f64(u), _f64(v)
+    norms = np.linalg.norm(u) * np.linalg.norm(v)
+    phi = np.arccos(np.clip(u @ v / norms, -1, 1))
+    # Both factors are positive between phi - pi/2 and pi/2; the squared radius has mean 2.
+    integral = quad(lambda t: np.cos(t) * np.cos(t - phi), phi - np.pi / 2, np.pi / 2, epsabs=1e-14)[0]
+    return norms * (2 * integral - 1) / (2 * np.pi)
+
+
+# Linear heads
+
+
+def ridge_probe(
+    h: np.ndarray, y: np.ndarray, beta: float, bias: bool = True, weights: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """(theta, bias) of argmin sum_i w_i ||theta^T h_i + bias - y_i||^2 + beta ||theta||^2, of minimum norm if not unique."""
+    h, y = _f64(h), _f64(y)
+    w = np.ones(len(h)) / len(h) if weights is None else _f64(weights) / np.sum(_f64(weights))
+    mean_h, mean_y = (w @ h, w @ y) if bias else (np.zeros(h.shape[1]), np.zeros(y.shape[1:]))
+    root = np.sqrt(w)
+    rows, labels = root[:, None] * (h - mean_h), (root * (y - mean_y).T).T
+    rows = np.vstack([rows, np.sqrt(beta) * np.eye(h.shape[1])])
+    labels = np.concatenate([labels, np.zeros((h.shape[1], *y.shape[1:]))])
+    theta = np.linalg.lstsq(rows, labels, rcond=1e-10)[0]
+    return theta, mean_y - mean_h @ theta
+
+
+def cross_validated_errors(
+    h: np.ndarray, y: np.ndarray, betas: np.ndarray, fold: np.ndarray, bias: bool = True
+) -> np.ndarray:
+    """Mean over rows of each row's squared error under the ridge head of the other folds, per penalty."""
+    errors = np.zeros((len(betas), len(h)))
+    for i, beta in enumerate(betas):
+        for k in np.unique(fold):
+            theta, intercept = ridge_probe(h[fold != k], y[fold != k], beta, bias)
+            miss = _f64(h)[fold == k] @ theta + intercept - _f64(y)[fold == k]
+            errors[i, fold == k] = np.sum(miss.reshape(len(miss), -1) ** 2, 1)
+    return errors.mean(1)
+
+
+def cross_entropy(z: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Per row: -y log p - (1 - y) log(1 - p) of a sigmoid for (n,), -sum_k y_k log p_k of a softmax for (n, c)."""
+    z, y = _f64(z), _f64(y)
+    if z.ndim == 1:
+        p = 1 / (1 + np.exp(-z))
+        return -y * np.log(p) - (1 - y) * np.log(1 - p)
+    p = np.exp(z) / np.exp(z).sum(1, keepdims=True)
+    return -np.sum(y * np.log(p), 1)
+
+
+def reverse_cross_entropy(z: np.ndarray, y: np.ndarray, entropy: float, floor: float) -> np.ndarray:
+    """Per row: -sum_k p_k log q_k + entropy sum_k p_k log p_k, q = (1 - floor) y + floor/c (student first)."""
+    z, y = _f64(z), _f64(y)
+    if z.ndim == 1:
+        z, y = np.stack([0 * z, z], 1), np.stack([1 - y, y], 1)
+    p = np.exp(z) / np.exp(z).sum(1, keepdims=True)
+    q = (1 - floor) * y + floor / y.shape[1]
+    return np.sum(p * (entropy * np.log(p) - np.log(q)), 1)
+
+
+# Weak-to-strong fine-tuning
+
+
+def ridge_outputs(h: np.ndarray, y: np.ndarray, beta: float, bias: bool = True) -> Callable[[np.ndarray], np.ndarray]:
+    """Outputs of the ridge head of (h, y) on other rows."""
+    theta, intercept = ridge_probe(h, y, beta, bias)
+    return lambda rows: _f64(rows) @ theta + intercept
+
+
+def nearest_class(f: np.ndarray, code: tuple[float, float]) -> np.ndarray:
+    """Class of each row coded (low, high): the side of the middle for one output, the largest of several."""
+    chosen = f > np.mean(code) if f.ndim == 1 or f.shape[1] == 1 else f == f.max(1, keepdims=True)
+    return np.where(chosen, code[1], code[0])
+
+
+def weak_to_strong(
+    labelled: Blocks,
+    student: Blocks,
+    test: Blocks,
+    heads: tuple[Callable, Callable, Callable],
+    code: tuple[float, float] | None = None,
+    hard: bool = False,
+) -> tuple[dict[str, float], tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """All that is measured (Xue et al. 2025, three predictors; Burns et al. 2023, PGR), and the three predictions.
+
+    Splits are (h_w, h_s, y); heads fit weak head, student and ceiling: `head(h, y)(rows)` are predictions.
+    """
+    (h_a, _, y_a), (h_b, z_b, y_b), (h_c, z_c, y_c) = ([_f64(x) for x in split] for split in (labelled, student, test))
+    weak = heads[0](h_a, y_a)
+    label = lambda f: nearest_class(f, code) if hard else f
+    taught, ceiling = heads[1](z_b, label(weak(h_b))), heads[2](z_b, y_b)
+    f_w, f_w2s, f_sc = weak(h_c), taught(z_c), ceiling(z_c)
+    square = lambda f, g: np.sum((f - g) ** 2) / len(f)
+    found = {
+        "weak_error": square(f_w, y_c),
+        "student_error": square(f_w2s, y_c),
+        "ceiling_error": square(f_sc, y_c),
+        "gap": square(f_w2s, f_sc),
+        "misfit": square(f_w2s, label(f_w)),
+        "misfit_in_sample": square(taught(z_b), label(weak(h_b))),
+    }
+    found["pgr"] = (found["weak_error"] - found["student_error"]) / (found["weak_error"] - found["ceiling_error"])
+    if code is not None:
+        chosen = [nearest_class(f, code).reshape(len(f), -1) for f in (f_w, f_w2s, f_sc)]
+        right = [np.mean((c == y_c.reshape(len(c), -1)).all(1)) for c in chosen]
+        found |= dict(zip(("weak_accuracy", "student_accuracy", "ceiling_accuracy"), right, strict=True))
+        found["agreement"] = np.mean((chosen[0] == chosen[1]).all(1))
+        found["accuracy_pgr"] = (right[1] - right[0]) / (right[2] - right[0])
+    return found, (f_w, f_w2s, f_sc)
