@@ -58,7 +58,7 @@ def lay_out(n: int, folds: int, labelled: np.ndarray | None, groups: np.ndarray 
     if groups is None:
         fold = _stratified(n, folds, mask, np.random.default_rng(seed))
     else:
-        fold = _grouped(groups, folds, np.random.default_rng(seed))
+        fold = grouped_folds(groups, folds, np.random.default_rng(seed))
     cell = fold + folds * mask if mixed else fold
     cells = 2 * folds if mixed else folds
     counts = np.bincount(cell, minlength=cells)
@@ -85,8 +85,8 @@ def _stratified(n: int, folds: int, mask: np.ndarray, rng: np.random.Generator) 
     return fold
 
 
-def _grouped(groups: np.ndarray, folds: int, rng: np.random.Generator) -> np.ndarray:
-    """Largest group first, each to the fold with the fewest rows so far."""
+def grouped_folds(groups: np.ndarray, folds: int, rng: np.random.Generator) -> np.ndarray:
+    """Fold of each row (n,), rows of a group in one: largest group first, each to the fold with the fewest rows so far."""
     _, code, sizes = np.unique(groups, return_inverse=True, return_counts=True)
     if len(sizes) < folds:
         raise InputError(f"groups must name at least as many groups as folds ({folds}), got {len(sizes)}")
