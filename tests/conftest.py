@@ -119,6 +119,18 @@ def well_defined(h: np.ndarray, threshold: float = 0.0, rank: int | None = None)
     return not np.any(np.abs(values - threshold * values[0]) < 1e-3 * threshold * values[0])
 
 
+def resolved(h: np.ndarray, threshold: float, dtype: np.dtype) -> bool:
+    """Whether a rounding of the Gram matrix turns the principal subspace by at most four times the promised error.
+
+    It turns by eps lambda_1 over the gap at the cut, whatever is computed afterwards.
+    """
+    values, _ = reference.kernel_spectrum(h)
+    inside, outside = values[values >= threshold * values[0]], values[values < threshold * values[0]]
+    if len(outside) == 0 or outside[0] <= 1e-12 * values[0]:
+        return True
+    return np.finfo(dtype).eps * values[0] <= 4 * tolerance(dtype, threshold) * (inside[-1] - outside[0])
+
+
 KINDS = ("generic", "rank_deficient", "repeated", "dominant", "identical", "d1")
 SHAPES = ((24, 40, 32), (32, 32, 32), (64, 12, 20), (40, 60, 16), (40, 16, 60))  # (n, d_w, d_s): n <, =, > d, mixed
 CASES = [(kind, shape) for kind in KINDS for shape in SHAPES if kind != "d1"] + [("d1", SHAPES[2])]

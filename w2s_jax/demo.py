@@ -9,6 +9,7 @@ with one test set, on a task the encoders were not trained for (even or odd). Ev
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import partial
 from os import PathLike
@@ -19,18 +20,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.typing import ArrayLike
 from jaxtyping import Float, Int
 
-from w2s_jax._arrays import matmul
 from w2s_jax._checks import InputError
 from w2s_jax._progress import track
+from w2s_jax.finetune import weak_to_strong
 from w2s_jax.plots import new_figure, save_figure
 from w2s_jax.ranking import rank_supervisors
 from w2s_jax.table import SupervisorTable
 
 SIDE = 8  # pixels; scikit-learn's digits are 8 x 8
 MARKERS = {"full": "o", "coarse": "s", "half": "^", "few": "D", "brief": "v"}
+Splits = tuple[np.ndarray, np.ndarray, np.ndarray]  # row numbers of D~, D^ and the test split
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7")  # Okabe and Ito, told apart by the colour-blind
 
 
@@ -183,8 +184,8 @@ def run_demo(seed: int = 0, progress: bool = True, config: DemoConfig = DemoConf
     test, pool = np.split(np.arange(len(held_out)), [config.test_images])
     shuffled = np.stack([rng.permutation(pool) for _ in range(config.splits)])
     teach, learn = np.split(shuffled, [config.teaching_images], axis=1)
-    padded = np.stack([np.pad(h, ((0, 0), (0, max(config.widths) - h.shape[1]))) for h in weak.values()])
-    measured = _all_experiments(padded, strong, labels, teach, learn, test, config.ridge)
+    splits = [(a, b, test) for a, b in zip(teach, learn, strict=True)]
+    measured = _measured(weak, strong, labels, splits, config.ridge)
 
     seen = {name: h[pool] for name, h in weak.items()}, strong[pool]
     ridges = {"weak_ridge": config.ridge, "strong_ridge": config.ridge}
@@ -193,62 +194,24 @@ def run_demo(seed: int = 0, progress: bool = True, config: DemoConfig = DemoConf
     labelled = np.isin(pool, teach[0])
     # NaN, so that no label outside D~ can be used even by mistake.
     trial = rank(*seen, np.where(labelled, labels[pool], np.nan), labelled=labelled)
-    measured = Measured(*(np.asarray(values, float) for values in measured))
     return DemoResult(config, seed, tuple(weak), label_free, trial, measured)
 
 
-def experiment(
-    h_w: Float[ArrayLike, "n d_w"],
-    h_s: Float[ArrayLike, "n d_s"],
-    y: Float[ArrayLike, " n"],
-    teach: Int[ArrayLike, " n_teach"],
-    learn: Int[ArrayLike, " n_learn"],
-    test: Int[ArrayLike, " n_test"],
-    ridge: float | Array = 1e-3,
+def _measured(
+    weak: dict[str, np.ndarray], strong: np.ndarray, labels: np.ndarray, splits: Iterable[Splits], ridge: float
 ) -> Measured:
-    """One weak-to-strong experiment with ridge heads, for labels +-1; scalars.
+    """The real experiments, (models, splits) each; representations are scaled over the split's D~ and D^ as in the ranking."""
+    width = max(h.shape[1] for h in weak.values())
+    padded = [np.pad(h, ((0, 0), (0, width - h.shape[1]))) for h in weak.values()]  # one compiled program for all
 
-    Args:
-        h_w, h_s: weak and strong representations of the same rows; they are centred and scaled to unit mean
-            squared row norm over `teach` and `learn`, as in `rank_supervisors`. Zero columns change nothing.
-        y: labels, +1 or -1; the mean over `teach` is every head's intercept.
-        teach, learn, test: row numbers of D~ (true labels), of D^ (pseudo-labels) and of the test split.
-        ridge: beta of all three heads, `argmin mean squared loss + beta ||theta||^2`.
+    def outcome(h_w: np.ndarray, splits: Splits) -> list[float]:
+        seen = np.concatenate(splits[:2])
+        h_w, h_s = (h / np.sqrt(h[seen].var(0).sum()) for h in (h_w, strong))
+        found = weak_to_strong(*((h_w[i], h_s[i], labels[i]) for i in splits), weak_ridge=ridge, strong_ridge=ridge)
+        return [float(getattr(found, name)) for name in Measured._fields]
 
-    Source: Xue et al. 2025, the three predictors of the main theorem.
-    """
-    teach, learn, y = jnp.asarray(teach), jnp.asarray(learn), jnp.asarray(y, jnp.result_type(float))
-    seen = jnp.concatenate([teach, learn])
-    h_w, h_s, mean = _normalized(jnp.asarray(h_w), seen), _normalized(jnp.asarray(h_s), seen), y[teach].mean()
-    weak = matmul(h_w, _ridge_head(h_w[teach], y[teach] - mean, ridge))
-    student = matmul(h_s, _ridge_head(h_s[learn], weak[learn], ridge))
-    ceiling = matmul(h_s, _ridge_head(h_s[learn], y[learn] - mean, ridge))
-    predictions = [f[test] + mean for f in (weak, student, ceiling)]
-    errors = [jnp.mean((f - y[test]) ** 2) for f in predictions]
-    gap = jnp.mean((predictions[1] - predictions[2]) ** 2)
-    return Measured(*(*errors, gap, *(jnp.mean(f * y[test] > 0) for f in predictions)))
-
-
-@jax.jit
-def _all_experiments(
-    h_w: Array, h_s: Array, y: Array, teach: Array, learn: Array, test: Array, ridge: float | Array
-) -> Measured:
-    """`experiment` for every weak model and split: h_w (models, n, d_w), teach (splits, n_teach)."""
-
-    def of_model(h: Array) -> Measured:
-        return jax.vmap(lambda a, b: experiment(h, h_s, y, a, b, test, ridge))(teach, learn)
-
-    return jax.lax.map(of_model, h_w)
-
-
-def _normalized(h: Array, rows: Array) -> Array:
-    h = h - h[rows].mean(0)
-    return h / jnp.sqrt(jnp.mean(jnp.sum(h[rows] ** 2, 1)))
-
-
-def _ridge_head(h: Array, y: Array, ridge: float | Array) -> Array:
-    covariance = matmul(h.T, h) / h.shape[0] + ridge * jnp.eye(h.shape[1], dtype=h.dtype)
-    return jax.scipy.linalg.solve(covariance, matmul(h.T, y) / h.shape[0], assume_a="pos")
+    found = np.array([[outcome(h, rows) for rows in splits] for h in padded])
+    return Measured(*np.moveaxis(found, -1, 0))
 
 
 # Encoders

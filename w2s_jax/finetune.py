@@ -1,0 +1,618 @@
+"""The weak-to-strong experiment itself: weak head, pseudo-labels, student and ceiling, measured and predicted.
+
+Three splits: D~ (`labelled`) fits the weak head, D^ (`student`) is labelled by it and trains the student, and with its true
+labels the ceiling; `test` measures all three. With ridge heads the same outcome follows from the splits' moments alone.
+Beside each measured number stands what the theory says of it, from D^ only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.core import Tracer
+from jax.typing import ArrayLike
+from jaxtyping import Float
+from scipy.special import stdtrit
+
+from w2s_jax._arrays import accumulation_dtype, as_labels, as_matrix, matmul, require_same_rows
+from w2s_jax._checks import InputError
+from w2s_jax.deterministic import EquivalentErrors, equivalent_errors, equivalent_errors_from_moments
+from w2s_jax.filters import ridge
+from w2s_jax.folds import grouped_folds
+from w2s_jax.gap import prediction_gap
+from w2s_jax.heads import LinearProbe, cross_validate_ridge, ridge_probe, ridge_probe_from_moments
+from w2s_jax.losses import Loss, as_loss, logistic, softmax, squared
+from w2s_jax.moments import Columns, Moments, Products, Sums
+from w2s_jax.overlap import overlap, overlap_from_moments
+from w2s_jax.spectrum import require_range
+from w2s_jax.training import train_probe
+
+PENALTIES = np.geomspace(1e-6, 1.0, 25)  # candidates of "cv", in units of the mean squared row norm
+
+Penalty = ArrayLike | str
+Rows = tuple[Any, Any, Any]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class WeakToStrong:
+    """Outcome of weak-to-strong experiments; every field has the shape () or (splits,), or is None where it means nothing.
+
+    Measured on the test split: squared errors against the labels (summed over outputs), accuracies, cross-entropies,
+    `gap = E (f_w2s - f_sc)^2`, `misfit = E (f_w2s - f_w)^2` with f_w hardened if the pseudo-labels are, the same on D^ in
+    sample (`misfit_in_sample`: how closely the student fits its teacher), `agreement`: share of rows where student and
+    teacher choose the same class. The f are outputs, under a classification loss probabilities.
+    Predicted from D^ alone, for squared loss: `predicted` by the deterministic equivalent from the weak head's residuals,
+    for soft pseudo-labels `theorem_gap = ||P_s (I - P_w) y / sqrt(n)||^2`. `weak_ridge`, `strong_ridge`: penalties used.
+    `converged`: all heads reached their tolerance.
+    """
+
+    weak_error: Array
+    student_error: Array
+    ceiling_error: Array
+    gap: Array
+    misfit: Array
+    misfit_in_sample: Array
+    weak_ridge: Array
+    strong_ridge: Array
+    predicted: EquivalentErrors | None = None
+    theorem_gap: Array | None = None
+    weak_accuracy: Array | None = None
+    student_accuracy: Array | None = None
+    ceiling_accuracy: Array | None = None
+    agreement: Array | None = None
+    weak_cross_entropy: Array | None = None
+    student_cross_entropy: Array | None = None
+    ceiling_cross_entropy: Array | None = None
+    converged: Array | None = None
+
+    @property
+    def pgr(self) -> Array:
+        """Performance gap recovered in squared error, `(Err_w - Err_w2s) / (Err_w - Err_sc)` (Burns et al. 2023)."""
+        return (self.weak_error - self.student_error) / (self.weak_error - self.ceiling_error)
+
+    @property
+    def accuracy_pgr(self) -> Array | None:
+        """Performance gap recovered in accuracy, `(acc_w2s - acc_w) / (acc_sc - acc_w)`; None without classes."""
+        if self.weak_accuracy is None or self.student_accuracy is None or self.ceiling_accuracy is None:
+            return None
+        return (self.student_accuracy - self.weak_accuracy) / (self.ceiling_accuracy - self.weak_accuracy)
+
+    def mean(self) -> WeakToStrong:
+        """Means over splits."""
+        return jax.tree.map(lambda x: jnp.mean(x.astype(self.gap.dtype), 0), self) if jnp.ndim(self.gap) else self
+
+    def interval(self, name: str, level: float = 0.95) -> tuple[float, float]:
+        """Confidence interval of a quantity's mean over splits (Student's t); NaN with a single split.
+
+        Splits of the same rows overlap, so that it covers the luck of the split, not that of the rows.
+
+        Raises:
+            InputError: a quantity that was not measured, a level out of [0, 1].
+        """
+        require_range("level", level, 0, 1)
+        found = getattr(self, name, None)
+        if found is None or isinstance(found, tuple) or callable(found):
+            raise InputError(f"name must be that of a measured quantity, got {name!r}")
+        values = np.asarray(found, float).reshape(-1)
+        if len(values) < 2:
+            return float("nan"), float("nan")
+        half = t_quantile(level, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5
+        return float(values.mean() - half), float(values.mean() + half)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields that are there, `pgr` and `accuracy_pgr`, as numbers or lists."""
+        found = {field.name: getattr(self, field.name) for field in fields(self)}
+        found |= {"predicted": None if self.predicted is None else self.predicted._asdict()}
+        found |= {"pgr": self.pgr, "accuracy_pgr": self.accuracy_pgr}
+        return jax.tree.map(lambda x: np.asarray(x).tolist(), {k: v for k, v in found.items() if v is not None})
+
+    def __repr__(self) -> str:
+        if not isinstance(self.gap, Array | np.ndarray | np.generic) or isinstance(self.gap, Tracer):
+            return "WeakToStrong(...)"
+        return "\n".join(_report(self))
+
+
+def weak_to_strong(
+    labelled: Rows,
+    student: Rows,
+    test: Rows,
+    *,
+    loss: str | Loss = "squared",
+    student_loss: str | Loss | None = None,
+    pseudo_labels: str = "soft",
+    weak_ridge: Penalty = 1e-3,
+    strong_ridge: Penalty = 1e-3,
+    bias: bool = True,
+) -> WeakToStrong:
+    """Runs one experiment: fits weak head, student and ceiling, and measures them beside what the theory predicts.
+
+    Args:
+        labelled, student, test: the three splits, each `(h_w, h_s, y)` with h_w (n, d_w), h_s (n, d_s) and y (n,) or (n, c);
+            the labelled split's h_s is not used and may be None. The student's y serves its ceiling and the predictions.
+        loss: of weak head and ceiling: "squared", "logistic", "softmax" or a `Loss` (labels as `train_probe` takes them).
+        student_loss: of the student, if another, such as `confidence_auxiliary()`; a classification loss learns from
+            probabilities or from hard pseudo-labels.
+        pseudo_labels: "soft" (outputs; probabilities for a classification loss) or "hard" (classes, coded as the labels).
+        weak_ridge, strong_ridge: penalties, or "cv" (squared loss): chosen by 5-fold cross-validation, the strong one
+            from the weak labels alone. Ceiling and student share the strong one.
+        bias: heads have an intercept.
+
+    Raises:
+        InputError: splits that do not fit each other, NaN or infinite entries, an unknown option, "cv" with another
+            loss, hard pseudo-labels where labels are not classes (+-1, 0/1, or one-hot) or are traced.
+
+    Source: Xue et al. 2025, the three predictors; Burns et al. 2023 for PGR.
+    """
+    named = (("labelled", labelled), ("student", student), ("test", test))
+    rows = [_rows(f"the {name} split", split, strong=name != "labelled") for name, split in named]
+    _require_same_widths(rows)
+    labels, code = [y for *_, y in rows], _class_code([split[2] for _, split in named])
+    setup, losses = _setup(labels, code, loss, student_loss, pseudo_labels, bias, weak_ridge, strong_ridge)
+    return _experiment(*rows, _numbers(weak_ridge, strong_ridge), losses, setup)
+
+
+def weak_to_strong_splits(
+    h_w: Float[ArrayLike, "n d_w"],
+    h_s: Float[ArrayLike, "n d_s"],
+    y: ArrayLike,
+    *,
+    labelled: int,
+    test: int,
+    student: int | None = None,
+    repeats: int = 10,
+    groups: Any = None,
+    seed: int = 0,
+    loss: str | Loss = "squared",
+    student_loss: str | Loss | None = None,
+    pseudo_labels: str = "soft",
+    weak_ridge: Penalty = 1e-3,
+    strong_ridge: Penalty = 1e-3,
+    bias: bool = True,
+) -> WeakToStrong:
+    """`weak_to_strong` over random splits of the same rows, in one compiled program: fields have the shape (repeats,).
+
+    Args:
+        h_w, h_s, y: representations (n, d_w), (n, d_s) and labels (n,) or (n, c) of all rows.
+        labelled, student, test: rows per split; the student takes the rest by default.
+        repeats: number of random splits.
+        groups: group of each row (n,); a group is dealt to one split, sizes are then met as nearly as groups allow, and
+            rows that do not fit are left out.
+        seed: of the splits.
+        loss, student_loss, pseudo_labels, weak_ridge, strong_ridge, bias: as in `weak_to_strong`.
+
+    Raises:
+        InputError: as `weak_to_strong`, or sizes that do not fit the rows.
+    """
+    rows = _rows("all rows", (h_w, h_s, y))
+    n = rows[0].shape[0]
+    given = {"labelled": labelled, "test": test, "repeats": repeats} | ({} if student is None else {"student": student})
+    for name, value in given.items():
+        _require_integer(name, value, 1)
+    _require_integer("seed", seed, 0)
+    sizes = labelled, n - labelled - test if student is None else student, test
+    if min(sizes) < 1 or sum(sizes) > n:
+        named = "labelled={}, student={}, test={}".format(*sizes)
+        raise InputError(f"splits must have at least one row each and at most {n} together, got {named}")
+    setup, losses = _setup(
+        [rows[2]], _class_code([y]), loss, student_loss, pseudo_labels, bias, weak_ridge, strong_ridge
+    )
+    splits = _deal(n, sizes, repeats, groups, seed)
+    return _experiments(*rows, splits, _numbers(weak_ridge, strong_ridge), losses, setup)
+
+
+def weak_to_strong_from_moments(
+    labelled: Moments, student: Moments, test: Moments, weak_ridge: ArrayLike = 1e-3, strong_ridge: ArrayLike = 1e-3
+) -> WeakToStrong:
+    """The experiment with ridge heads from second moments alone: no second pass over the rows, however many.
+
+    Args:
+        labelled, student, test: moments with labels of the three splits; centred for heads with an intercept.
+        weak_ridge, strong_ridge: penalties of the mean squared loss.
+
+    Raises:
+        InputError: moments without labels, of different widths, or not all centred or not; a negative penalty.
+
+    Errors are sums of moments that cancel: in float32 they are known to about 1e-6 of the labels' mean square.
+
+    Source: Xue et al. 2025, the three predictors, through their sufficient moments.
+    """
+    splits = labelled, student, test
+    if len({jax.tree.structure(m) for m in splits}) > 1 or labelled.wy is None:
+        raise InputError("moments of the three splits must all have labels, and all be centred or none")
+    first, *others = [jax.tree.map(jnp.shape, m.sums.first) for m in splits]
+    for shapes in others:
+        if shapes != first:
+            raise InputError(f"moments of the three splits must have the same widths, got {first} and {shapes}")
+    for name, value in (("weak_ridge", weak_ridge), ("strong_ridge", strong_ridge)):
+        _require_penalty(name, value)
+    return _experiment_from_moments(*splits, weak_ridge, strong_ridge)
+
+
+@jax.jit
+def _experiment_from_moments(
+    labelled: Moments, student: Moments, test: Moments, weak_ridge: ArrayLike, strong_ridge: ArrayLike
+) -> WeakToStrong:
+    weak = ridge_probe_from_moments(labelled, "weak", weak_ridge)
+    kernel, bias = _parts(weak)
+    taught = ridge_probe_from_moments(_relabelled(student, weak), "strong", strong_ridge)
+    ceiling = ridge_probe_from_moments(student, "strong", strong_ridge)
+    minus = lambda a, b: jax.tree.map(jnp.subtract, a, b)
+    return WeakToStrong(
+        weak_error=_mean_square(test, weak=weak, y=-1.0),
+        student_error=_mean_square(test, strong=taught, y=-1.0),
+        ceiling_error=_mean_square(test, strong=ceiling, y=-1.0),
+        gap=_mean_square(test, strong=minus(taught, ceiling)),
+        misfit=_mean_square(test, strong=taught, weak=jax.tree.map(jnp.negative, weak)),
+        misfit_in_sample=_mean_square(student, strong=taught, weak=jax.tree.map(jnp.negative, weak)),
+        weak_ridge=jnp.asarray(weak_ridge, test.ww.dtype),
+        strong_ridge=jnp.asarray(strong_ridge, test.ww.dtype),
+        predicted=_summed(equivalent_errors_from_moments(student, kernel, strong_ridge, bias=bias)),
+        theorem_gap=jnp.sum(prediction_gap(overlap_from_moments(student), ridge(weak_ridge), ridge(strong_ridge))),
+    )
+
+
+def cross_fit_pseudo_labels(
+    h_w: Float[ArrayLike, "n d_w"],
+    y: ArrayLike,
+    weak_ridge: ArrayLike = 1e-3,
+    *,
+    loss: str | Loss = "squared",
+    folds: int = 5,
+    groups: Any = None,
+    bias: bool = True,
+    seed: int = 0,
+) -> Array:
+    """Pseudo-labels of every row from a weak head that has not seen it: K heads, each fitted without one fold.
+
+    Args:
+        h_w: weak representation (n, d_w).
+        y: labels (n,) or (n, c).
+        weak_ridge, loss, bias: of the heads, as in `weak_to_strong`.
+        folds: number of folds K.
+        groups: group of each row (n,); a group stays in one fold.
+        seed: of the folds.
+
+    Returns:
+        Outputs in the shape of y; probabilities for a classification loss.
+
+    Raises:
+        InputError: shapes that do not fit, NaN or infinite entries, not 2 <= folds <= n, fewer groups than folds.
+    """
+    h_w = as_matrix("weak representations", h_w)
+    y = as_labels("labels", y, len(h_w))
+    _require_penalty("weak_ridge", weak_ridge)
+    _require_integer("folds", folds, 2)
+    _require_integer("seed", seed, 0)
+    if folds > len(h_w):
+        raise InputError(f"folds must be between 2 and the number of rows ({len(h_w)}), got {folds}")
+    chosen = as_loss(loss)
+    chosen.check(y)
+    rng = np.random.default_rng(seed)
+    n = len(h_w)
+    fold = rng.permutation(n) % folds if groups is None else grouped_folds(_groups(groups, n), folds, rng)
+    return _cross_fit(h_w, y, jnp.asarray(fold), weak_ridge, chosen, folds, bias)
+
+
+@partial(jax.jit, static_argnames=("folds", "bias"))
+def _cross_fit(h: Array, y: Array, fold: Array, beta: ArrayLike, loss: Loss, folds: int, bias: bool) -> Array:
+    def outputs(k: Array) -> Array:
+        probe, _ = _fit(h, y, beta, loss, bias, weights=(fold != k).astype(h.dtype))
+        return _predictions(loss, probe(h))
+
+    return jnp.take_along_axis(
+        jax.lax.map(outputs, jnp.arange(folds)), fold.reshape(1, -1, *(1,) * (y.ndim - 1)), axis=0
+    )[0]
+
+
+class _Setup(NamedTuple):
+    """The choices that make another program: intercepts, hard pseudo-labels, how classes are coded, which penalties are "cv"."""
+
+    bias: bool
+    hard: bool
+    code: tuple[float, float] | None
+    choose: tuple[bool, bool]
+
+
+class _Losses(NamedTuple):
+    """Losses of weak head and ceiling, and of the student."""
+
+    teacher: Loss
+    student: Loss
+
+
+def _setup(
+    labels: list[Array],
+    code: tuple[float, float] | None,
+    loss: str | Loss,
+    student_loss: str | Loss | None,
+    pseudo_labels: str,
+    bias: bool,
+    weak_ridge: Penalty,
+    strong_ridge: Penalty,
+) -> tuple[_Setup, _Losses]:
+    losses = _Losses(as_loss(loss), as_loss(loss if student_loss is None else student_loss))
+    if pseudo_labels not in ("soft", "hard"):
+        raise InputError(f"pseudo_labels must be 'soft' or 'hard', got {pseudo_labels!r}")
+    if pseudo_labels == "hard" and code is None:
+        raise InputError("hard pseudo-labels need labels that are classes, not traced: +-1, 0 and 1, or one-hot rows")
+    if pseudo_labels == "soft" and isinstance(losses.teacher, squared) and not isinstance(losses.student, squared):
+        raise InputError("student_loss must be 'squared' for the outputs of a squared loss, or pseudo_labels 'hard'")
+    choose = []
+    for name, ridge_, own in (
+        ("weak_ridge", weak_ridge, losses.teacher),
+        ("strong_ridge", strong_ridge, losses.student),
+    ):
+        if isinstance(ridge_, str) and (ridge_ != "cv" or not isinstance(own, squared)):
+            raise InputError(f"{name} must be a number, or 'cv' with squared loss, got {ridge_!r}")
+        choose.append(isinstance(ridge_, str))
+        if not isinstance(ridge_, str):
+            _require_penalty(name, ridge_)
+    for y in labels:
+        for one in losses:
+            one.check(y)
+    return _Setup(bias, pseudo_labels == "hard", code, (choose[0], choose[1])), losses
+
+
+def _class_code(given: list[ArrayLike]) -> tuple[float, float] | None:
+    """How classes are coded in labels (n,) or (n, c): (-1, 1), (0, 1), or None if they are no classes or traced.
+
+    Labels as they were given: inside jit, JAX arrays made of constants are traced.
+    """
+    if any(isinstance(y, Tracer) for y in given):
+        return None
+    labels = [np.asarray(y).astype(float) for y in given]
+    columns = [y.reshape(len(y), -1) for y in labels]
+    for code in ((-1.0, 1.0), (0.0, 1.0)):
+        if all(np.isin(y, code).all() and (y.shape[1] == 1 or ((y == 1).sum(1) == 1).all()) for y in columns):
+            return code
+    return None
+
+
+def _numbers(weak_ridge: Penalty, strong_ridge: Penalty) -> tuple[ArrayLike, ArrayLike]:
+    weak, strong = (0.0 if isinstance(r, str) else r for r in (weak_ridge, strong_ridge))
+    return weak, strong
+
+
+def _rows(name: str, split: Any, strong: bool = True) -> Rows:
+    """The checked arrays (h_w, h_s, y) of a split; h_s may be None where it is not used."""
+    if not isinstance(split, tuple | list) or len(split) != 3:
+        raise InputError(f"{name} must be (h_w, h_s, y), got {type(split).__name__}")
+    h_w = as_matrix(f"weak representations of {name}", split[0])
+    y = as_labels(f"labels of {name}", split[2], h_w.shape[0])
+    if split[1] is None and not strong:
+        return h_w, None, y
+    given: Any = split[1]
+    h_s = as_matrix(f"strong representations of {name}", given)
+    require_same_rows(h_w, h_s)
+    return h_w, h_s, y
+
+
+def _require_same_widths(splits: list[Rows]) -> None:
+    for i, name in enumerate(("weak representations", "strong representations", "labels")):
+        widths = [split[i].shape[1:] for split in splits if split[i] is not None]
+        if len(set(widths)) > 1:
+            raise InputError(f"{name} must have the same shape per row in all splits, got {widths}")
+
+
+def _require_penalty(name: str, value: ArrayLike) -> None:
+    require_range(name, value, 0)
+    if jnp.ndim(value):
+        raise InputError(f"{name} must be one number, got shape {jnp.shape(value)}")
+
+
+def _require_integer(name: str, value: Any, low: int) -> None:
+    if not isinstance(value, int | np.integer) or value < low:
+        raise InputError(f"{name} must be an integer of at least {low}, got {value!r}")
+
+
+def _groups(groups: Any, n: int) -> np.ndarray:
+    groups = np.asarray(groups)
+    if groups.shape != (n,):
+        raise InputError(f"groups must have shape ({n},), one entry per row, got {groups.shape}")
+    return groups
+
+
+def _deal(n: int, sizes: tuple[int, int, int], repeats: int, groups: Any, seed: int) -> tuple[Array, ...]:
+    """Row numbers (repeats, size) of the three splits."""
+    rng = np.random.default_rng(seed)
+    ends = np.cumsum(sizes)
+    if groups is None:
+        rows = np.stack([rng.permutation(n)[: ends[2]] for _ in range(repeats)])
+        return tuple(jnp.asarray(part) for part in np.split(rows, ends[:2], 1))
+    _, code, counts = np.unique(_groups(groups, n), return_inverse=True, return_counts=True)
+    dealt = [_deal_groups(code.reshape(-1), counts, sizes, rng) for _ in range(repeats)]
+    fewest = [min(len(rows[i]) for rows in dealt) for i in range(3)]
+    if min(fewest) < 1:
+        raise InputError(f"groups must leave each split at least one row, got {fewest} rows for {list(sizes)}")
+    return tuple(jnp.asarray(np.stack([rows[i][: fewest[i]] for rows in dealt])) for i in range(3))
+
+
+def _deal_groups(code: np.ndarray, counts: np.ndarray, sizes: tuple[int, int, int], rng: Any) -> list[np.ndarray]:
+    """Groups in random order fill one split after another; one that no longer fits goes to a later split or to none."""
+    room, taken = np.array(sizes), np.full(len(counts), -1)
+    for group in rng.permutation(len(counts)):
+        fitting = np.nonzero(room >= counts[group])[0]
+        if len(fitting):
+            taken[group] = fitting[0]
+            room[fitting[0]] -= counts[group]
+    split = taken[code]
+    return [rng.permutation(np.nonzero(split == i)[0]) for i in range(3)]
+
+
+@partial(jax.jit, static_argnames="setup")
+def _experiments(
+    h_w: Array, h_s: Array, y: Array, rows: tuple[Array, ...], ridges: tuple, losses: _Losses, setup: _Setup
+) -> WeakToStrong:
+    def one(rows: tuple[Array, ...]) -> WeakToStrong:
+        return _experiment(*((h_w[i], h_s[i], y[i]) for i in rows), ridges, losses, setup)
+
+    return jax.lax.map(one, rows)
+
+
+@partial(jax.jit, static_argnames="setup")
+def _experiment(
+    labelled: Rows, student: Rows, test: Rows, ridges: tuple, losses: _Losses, setup: _Setup
+) -> WeakToStrong:
+    (h_a, _, y_a), (h_b, z_b, y_b), (h_c, z_c, y_c) = labelled, student, test
+    label = partial(_pseudo_labels, losses.teacher, setup)
+    beta_w = _penalty(h_a, y_a, ridges[0], setup, 0)
+    weak, done_w = _fit(h_a, y_a, beta_w, losses.teacher, setup.bias)
+    pseudo = label(weak(h_b))
+    beta_s = _penalty(z_b, pseudo, ridges[1], setup, 1)
+    taught, done_s = _fit(z_b, pseudo, beta_s, losses.student, setup.bias)
+    ceiling, done_c = _fit(z_b, y_b, beta_s, losses.teacher, setup.bias)
+    trained = losses.teacher, losses.student, losses.teacher
+    outputs = weak(h_c), taught(z_c), ceiling(z_c)
+    f_w, f_w2s, f_sc = map(_predictions, trained, outputs)
+    found = WeakToStrong(
+        weak_error=_distance(f_w, y_c),
+        student_error=_distance(f_w2s, y_c),
+        ceiling_error=_distance(f_sc, y_c),
+        gap=_distance(f_w2s, f_sc),
+        misfit=_distance(f_w2s, label(outputs[0])),
+        misfit_in_sample=_distance(_predictions(losses.student, taught(z_b)), pseudo),
+        weak_ridge=beta_w,
+        strong_ridge=beta_s,
+        converged=done_w & done_s & done_c,
+    )
+    found = _classified(found, (f_w, f_w2s, f_sc), y_c, setup.code)
+    entropies = [_cross_entropy(*of_head, y_c) for of_head in zip(trained, outputs, strict=True)]
+    names = "weak_cross_entropy", "student_cross_entropy", "ceiling_cross_entropy"
+    found = replace(found, **dict(zip(names, entropies, strict=True)))
+    if not all(isinstance(loss, squared) for loss in losses):
+        return found
+    found = replace(found, predicted=_summed(equivalent_errors(z_b, y_b, pseudo, beta_s, center=setup.bias)))
+    if setup.hard:
+        return found
+    gap = prediction_gap(overlap(h_b, z_b, y_b, center=setup.bias), ridge(beta_w), ridge(beta_s))
+    return replace(found, theorem_gap=jnp.sum(gap))
+
+
+def _summed(errors: EquivalentErrors) -> EquivalentErrors:
+    """Sums over outputs."""
+    return EquivalentErrors(*(jnp.sum(x) for x in errors))
+
+
+def _penalty(h: Array, y: Array, given: ArrayLike, setup: _Setup, side: int) -> Array:
+    dtype = accumulation_dtype(h.dtype, y.dtype)
+    if not setup.choose[side]:
+        return jnp.asarray(given, dtype)
+    rows = h.astype(dtype)
+    size = jnp.mean(jnp.sum(jnp.square(rows - jnp.mean(rows, 0) * setup.bias), 1))
+    return cross_validate_ridge(h, y, size * jnp.asarray(PENALTIES, dtype), bias=setup.bias).beta
+
+
+def _fit(
+    h: Array, y: Array, beta: ArrayLike, loss: Loss, bias: bool, weights: Array | None = None
+) -> tuple[LinearProbe, Array]:
+    """A head, and whether it reached its tolerance."""
+    if isinstance(loss, squared):
+        return ridge_probe(h, y, beta, bias=bias, weights=weights), jnp.asarray(True)
+    trained = train_probe(h, y, beta, loss, bias=bias, weights=weights)
+    return trained.probe, trained.converged
+
+
+def _predictions(loss: Loss, z: Array) -> Array:
+    """What a head says of a row: its outputs, or probabilities for a classification loss."""
+    if isinstance(loss, squared):
+        return z
+    return jax.nn.sigmoid(z) if z.ndim == 1 or isinstance(loss, logistic) else jax.nn.softmax(z)
+
+
+def _pseudo_labels(loss: Loss, setup: _Setup, z: Array) -> Array:
+    """What a weak head with outputs z teaches."""
+    soft = _predictions(loss, z)
+    return _hardened(soft, setup.code) if setup.hard else soft
+
+
+def _hardened(f: Array, code: Any) -> Array:
+    """The class that is nearest, coded as labels are."""
+    low, high = code
+    chosen = (
+        f > (low + high) / 2 if f.ndim == 1 or f.shape[1] == 1 else jax.nn.one_hot(jnp.argmax(f, 1), f.shape[1]) > 0
+    )
+    return jnp.where(chosen, high, low).astype(f.dtype)
+
+
+def _distance(f: Array, g: Array) -> Array:
+    """Mean squared distance, summed over outputs."""
+    return jnp.sum(jnp.mean(jnp.square(f - g.astype(f.dtype)), 0))
+
+
+def _classified(found: WeakToStrong, predictions: tuple[Array, ...], y: Array, code: Any) -> WeakToStrong:
+    if code is None:
+        return found
+    classes = [_hardened(f, code).reshape(len(y), -1) for f in (*predictions, y)]
+    same = lambda a, b: jnp.mean(jnp.all(a == b, 1).astype(found.gap.dtype))
+    weak, student, ceiling = (same(chosen, classes[3]) for chosen in classes[:3])
+    agreement = same(classes[0], classes[1])
+    return replace(found, weak_accuracy=weak, student_accuracy=student, ceiling_accuracy=ceiling, agreement=agreement)
+
+
+def _cross_entropy(loss: Loss, z: Array, y: Array) -> Array | None:
+    """Mean cross-entropy of labels y under outputs z, None for a head of squared loss."""
+    if isinstance(loss, squared):
+        return None
+    entropy = logistic() if y.ndim == 1 or isinstance(loss, logistic) else softmax()
+    return jnp.mean(entropy(z, y.astype(z.dtype)))
+
+
+def _parts(probe: LinearProbe) -> tuple[Array, Array | None]:
+    return probe.kernel[...], None if probe.bias is None else probe.bias[...]
+
+
+def _relabelled(m: Moments, weak: LinearProbe) -> Moments:
+    """The moments of the same rows with the weak head's outputs for labels."""
+    (n, first, second), (kernel, bias) = m.sums, _parts(weak)
+    wy, sy = matmul(second.ww, kernel), matmul(second.sw, kernel)
+    products = Products(second.ww, second.ss, second.sw, wy, sy, jnp.sum(kernel * wy, 0))
+    sums = Sums(n, Columns(first.w, first.s, matmul(first.w, kernel)), products)
+    if m.shift is None or bias is None:
+        return Moments(sums)
+    return Moments(sums, Columns(m.shift.w, m.shift.s, matmul(m.shift.w, kernel) + bias))
+
+
+def _mean_square(
+    m: Moments, *, weak: LinearProbe | None = None, strong: LinearProbe | None = None, y: float = 0.0
+) -> Array:
+    """Mean square of `weak(h_w) + strong(h_s) + y * label`, summed over outputs."""
+    energy, mean = y * y * jnp.asarray(m.yy), y * m.mean.y
+    heads = {side: _parts(probe) for side, probe in (("w", weak), ("s", strong)) if probe is not None}
+    for side, (kernel, bias) in heads.items():
+        same, labels = (m.ww, m.wy) if side == "w" else (m.ss, m.sy)
+        energy = energy + jnp.sum(kernel * (matmul(same, kernel) + 2 * y * jnp.asarray(labels)), 0)
+        mean = mean + matmul(getattr(m.mean, side), kernel) + (0 if bias is None else bias)
+    if len(heads) == 2:
+        energy = energy + 2 * jnp.sum(heads["s"][0] * matmul(m.sw, heads["w"][0]), 0)
+    return jnp.sum(jnp.maximum(energy, 0) + (0 if m.shift is None else mean * mean))
+
+
+def t_quantile(level: float, freedom: int) -> float:
+    """The t with probability `level` between -t and t."""
+    return float(stdtrit(freedom, (1 + level) / 2))
+
+
+def _report(outcome: WeakToStrong) -> list[str]:
+    """A line per quantity: measured with its confidence interval, and what was predicted of it."""
+    names = [field.name for field in fields(outcome) if field.name not in ("predicted", "theorem_gap", "converged")]
+    names += ["pgr", "accuracy_pgr"]
+    lines = [f"{'':<24}{'measured':>12}{'95% interval':>22}{'predicted':>12}"]
+    for name in names:
+        value = getattr(outcome, name)
+        if value is None:
+            continue
+        low, high = outcome.interval(name)
+        interval = f"[{low:.4g}, {high:.4g}]" if low == low else ""
+        predicted = getattr(outcome.predicted, name, None)
+        told = "" if predicted is None else f"{float(jnp.mean(predicted)):.4g}"
+        lines.append(f"{name.replace('_', ' '):<24}{float(jnp.mean(value)):>12.4g}{interval:>22}{told:>12}".rstrip())
+    if outcome.theorem_gap is not None:
+        lines.append(f"{'theorem gap':<24}{'':>34}{float(jnp.mean(outcome.theorem_gap)):>12.4g}")
+    return lines
