@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -188,24 +188,26 @@ def _cpuinfo() -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
 
 
-def main() -> None:
-    """Runs all parts and prints, and optionally writes, their figures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def run_parts(description: str | None, parts: Sequence[Callable[[bool], dict[str, Any]]]) -> None:
+    """The command line of a benchmark: runs its parts and prints, and optionally writes, their figures."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="small sizes, to see that it runs")
     parser.add_argument("--out", metavar="FILE", help="also write the figures as JSON")
     args = parser.parse_args()
     results: dict[str, Any] = {"machine": machine()}
     print(json.dumps(results["machine"]))
-    for part in (single_pair, many_models, command_line):
+    for part in parts:
         results[part.__name__] = part(args.quick)
         for name, value in results[part.__name__].items():
-            shown = [
-                f"{v:.3g}" if isinstance(v, float) else str(v) for v in (value if isinstance(value, list) else [value])
-            ]
-            print(f"{name:42} {', '.join(shown)}", flush=True)
+            if not isinstance(value, dict):
+                shown = [
+                    f"{v:.3g}" if isinstance(v, float) else str(v)
+                    for v in (value if isinstance(value, list) else [value])
+                ]
+                print(f"{name:48} {', '.join(shown)}", flush=True)
     if args.out:
-        Path(args.out).write_text(json.dumps(results, indent=2) + "\n")
+        Path(args.out).write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    run_parts(__doc__, (single_pair, many_models, command_line))

@@ -1,23 +1,71 @@
 """Weak-to-strong generalization from representations: how much is lost, and which weak model should teach."""
 
 from w2s_jax._checks import InputError
+from w2s_jax.decomposability import DecomposabilityReport, decomposability, decomposability_from_moments
+from w2s_jax.deterministic import (
+    Equivalent,
+    EquivalentErrors,
+    Population,
+    Tail,
+    deterministic_equivalent,
+    effective_ridge,
+    effective_ridge_from_spectrum,
+    equivalent_errors,
+    equivalent_errors_from_moments,
+    expected_experiment,
+)
 from w2s_jax.filters import Filter, gradient_flow, iterated_tikhonov, projection, ridge
+from w2s_jax.finetune import (
+    WeakToStrong,
+    cross_fit_pseudo_labels,
+    weak_to_strong,
+    weak_to_strong_from_moments,
+    weak_to_strong_splits,
+)
 from w2s_jax.gap import PrincipalKernel, example_scores, gap_bound, gap_norm, prediction_gap, principal_kernel
+from w2s_jax.heads import (
+    LinearProbe,
+    RidgeChoice,
+    cross_validate_ridge,
+    ridge_probe,
+    ridge_probe_from_moments,
+    ridge_probe_path,
+)
 from w2s_jax.moments import Moments, moments, moments_from_batches
 from w2s_jax.overlap import Overlap, overlap, overlap_from_kernels, overlap_from_moments
 from w2s_jax.ranking import rank_supervisors
 from w2s_jax.spectrum import Spectrum, principal_rank, spectrum, tail_gamma
 from w2s_jax.table import SupervisorTable
+from w2s_jax.training import TrainedProbe, train_probe
 
 __all__ = [
+    "DecomposabilityReport",
+    "Equivalent",
+    "EquivalentErrors",
     "Filter",
     "InputError",
+    "LinearProbe",
     "Moments",
     "Overlap",
+    "Population",
     "PrincipalKernel",
+    "RidgeChoice",
     "Spectrum",
     "SupervisorTable",
+    "Tail",
+    "TrainedProbe",
+    "WeakToStrong",
+    "cross_fit_pseudo_labels",
+    "cross_validate_ridge",
+    "decomposability",
+    "decomposability_from_moments",
+    "deterministic_equivalent",
+    "effective_ridge",
+    "effective_ridge_from_spectrum",
+    "equivalent_errors",
+    "equivalent_errors_from_moments",
     "example_scores",
+    "expected_experiment",
     "gap_bound",
     "gap_norm",
     "gradient_flow",
@@ -33,6 +81,13 @@ __all__ = [
     "projection",
     "rank_supervisors",
     "ridge",
+    "ridge_probe",
+    "ridge_probe_from_moments",
+    "ridge_probe_path",
     "spectrum",
     "tail_gamma",
+    "train_probe",
+    "weak_to_strong",
+    "weak_to_strong_from_moments",
+    "weak_to_strong_splits",
 ]

@@ -1,4 +1,5 @@
-"""The command line, `w2s` and `python -m w2s_jax`: `rank` representations in files, `demo` the whole experiment.
+"""The command line, `w2s` and `python -m w2s_jax`: `rank` representations in files, `demo` the whole experiment on real
+data, `verify` the theory by simulation.
 
 Exit codes: 0 done, 2 bad input (one sentence on stderr, nothing half-written), 130 interrupted.
 """
@@ -6,6 +7,7 @@ Exit codes: 0 done, 2 bad input (one sentence on stderr, nothing half-written), 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Sequence
@@ -40,7 +42,7 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="w2s", description="Which weak model should teach a strong one, and how much is lost?")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{rank,demo}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{rank,demo,verify}")
     rank = commands.add_parser("rank", help="rank weak representations as supervisors of a strong one")
     rank.set_defaults(run=_rank)
     file = "a .npy, .npz or .safetensors file, FILE:KEY where it holds several arrays"
@@ -68,7 +70,16 @@ def _parser() -> argparse.ArgumentParser:
     demo.set_defaults(run=_demo)
     demo.add_argument("--seed", type=int, default=0)
     demo.add_argument("--plot", default="w2s_demo.png", metavar="FILE", help="figure (default: %(default)s)")
-    for command in (rank, demo):
+    verify = commands.add_parser("verify", help="simulate weak-to-strong experiments and hold the theory against them")
+    verify.set_defaults(run=_verify)
+    verify.add_argument("--settings", nargs="+", metavar="NAME", help="some of the settings (default: all)")
+    verify.add_argument("--largest", type=int, default=16000, metavar="N", help="largest n (default: %(default)s)")
+    verify.add_argument("--effort", type=float, default=1.0, metavar="X", help="factor on the number of trials")
+    verify.add_argument("--seed", type=int, default=0, help="of the trials")
+    verify.add_argument("--out", metavar="FILE", help="keep finished trials here, and go on from them next time")
+    verify.add_argument("--json", metavar="FILE", help="also write the results as JSON")
+    verify.add_argument("--plot", default="w2s_verify.png", metavar="FILE", help="figure (default: %(default)s)")
+    for command in (rank, demo, verify):
         command.add_argument("--quiet", action="store_true", help="no progress bar")
     return parser
 
@@ -108,6 +119,25 @@ def _demo(args: argparse.Namespace) -> None:
     result = run_demo(args.seed, progress=not args.quiet)
     result.figure(args.plot)
     print(result.report())
+    print(f"figure: {args.plot}")
+
+
+def _verify(args: argparse.Namespace) -> None:
+    from w2s_jax.io import write_text_atomically
+
+    _require_writable(args.json, args.plot)
+    _require_figure(args.plot)
+    from w2s_jax.plots import plot_verification
+    from w2s_jax.verify import SETTINGS, run_verify
+
+    _cache_compiled_programs()
+    settings = list(SETTINGS) if args.settings is None else args.settings
+    numbers = {"largest": args.largest, "effort": args.effort, "seed": args.seed}
+    found = run_verify(settings=settings, out=args.out, progress=not args.quiet, **numbers)
+    plot_verification(found, args.plot)
+    if args.json is not None:
+        write_text_atomically(args.json, json.dumps(found.to_dict(), indent=1) + "\n")
+    print(found)
     print(f"figure: {args.plot}")
 
 
