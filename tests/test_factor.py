@@ -12,7 +12,7 @@ import pytest
 from conftest import derivative_error, entrywise_error
 from jax import export
 
-from w2s_jax._factor import cholesky, cholesky_solve, eigh, eigvalsh, inverse, qr, triangular_inverse
+from w2s_jax._factor import cholesky, cholesky_solve, eigh, eigvalsh, inverse, qr, solve, triangular_inverse
 
 RNG = np.random.default_rng(0)
 ROWS = RNG.standard_normal((5, 9, 6))
@@ -25,6 +25,7 @@ FUNCTIONS = {
     "cholesky_solve": (lambda m: cholesky_solve(cholesky(m), m[:, 0]), lambda m: np.eye(6)[0]),
     "triangular_inverse": (lambda m: triangular_inverse(jnp.tril(m)), lambda m: np.linalg.inv(np.tril(m))),
     "qr": (lambda m: jnp.matmul(*qr(m)), lambda m: m),
+    "solve": (lambda m: solve(m, 0.5, m[:, :2]), lambda m: np.linalg.solve(m + 0.5 * np.eye(6), m[:, :2])),
     "inverse": (lambda m: inverse(m, 0.5), lambda m: np.linalg.inv(m + 0.5 * np.eye(6))),
 }
 
@@ -56,11 +57,13 @@ def test_a_cpu_never_gets_a_batched_call(name):
     assert "tensor<5x6x6xf32>" in elsewhere and "while" not in elsewhere.split("func.func")[1]
 
 
-def test_the_inverse_differentiates(x64):
-    """The regularised inverse has the derivative of the inverse, in the matrix and in the strength."""
-    symmetric = lambda x: inverse((x[0] + x[0].T) / 2, x[1])
-    assert derivative_error(symmetric, (MATRICES[0], 0.5)) <= 1e-7
-    assert derivative_error(jax.vmap(lambda m: inverse((m + m.T) / 2, 0.5)), MATRICES) <= 1e-7
+@pytest.mark.parametrize("name", ["inverse", "solve"])
+def test_solves_differentiate(name, x64):
+    """The regularised inverse and its solve have their derivatives, in the matrix and in the strength."""
+    function = inverse if name == "inverse" else lambda m, b: solve(m, b, m[:, 1:3])
+    symmetric = lambda m, strength: function((m + m.T) / 2, strength)
+    assert derivative_error(lambda x: symmetric(*x), (MATRICES[0], 0.5)) <= 1e-7
+    assert derivative_error(jax.vmap(lambda m: symmetric(m, 0.5)), MATRICES) <= 1e-7
 
 
 def test_batched_experiments_end():

@@ -2,7 +2,7 @@
 
 On a CPU jaxlib spreads a batched LAPACK call over its thread pool and waits for it on one of the pool's own threads: two
 batched calls side by side on two cores wait for each other for ever. So under `vmap` a CPU takes the matrices one after
-another; accelerators take them in one call. Nothing here is differentiated but `inverse`.
+another; accelerators take them in one call. Nothing here is differentiated but `inverse` and `solve`.
 """
 
 from __future__ import annotations
@@ -83,10 +83,22 @@ def inverse(matrix: Array, strength: ArrayLike) -> Array:
 
     A strength below the rounding of the matrix is raised to it, so that a singular matrix is solved in its range.
     """
+    return _inverse(_regularised(matrix, strength))
+
+
+def solve(matrix: Array, strength: ArrayLike, b: Array) -> Array:
+    """`(matrix + strength I)^{-1} b`, the strength as in `inverse`, for b (k,) or (k, m) of few columns."""
+    regular = _regularised(matrix, strength)
+    factor = cholesky(jax.lax.stop_gradient(regular))
+    backward = lambda _, b: cholesky_solve(factor, b)
+    return jax.lax.custom_linear_solve(lambda x: matmul(regular, x), b, backward, symmetric=True)
+
+
+def _regularised(matrix: Array, strength: ArrayLike) -> Array:
     floor = jnp.finfo(matrix.dtype).eps * jnp.trace(matrix)
     # The last term keeps a matrix of zeros (a padded model) from dividing by zero.
     strength = jnp.maximum(jnp.asarray(strength, matrix.dtype), floor) + jnp.finfo(matrix.dtype).tiny
-    return _inverse(matrix + strength * jnp.eye(matrix.shape[0], dtype=matrix.dtype))
+    return matrix + strength * jnp.eye(matrix.shape[0], dtype=matrix.dtype)
 
 
 @jax.custom_jvp

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from w2s_jax._arrays import matmul
-from w2s_jax._factor import inverse
+from w2s_jax._factor import inverse, solve
 from w2s_jax.spectrum import numerically_zero, spectrum
 
 
@@ -148,7 +148,7 @@ def trial(
         fit, student, test, inverse_student = args
         mean = pool(fit, strong.y, n) * intercept
         c_w = pool(fit, weak.hy, n) - pool(fit, weak.h, n)[:, None] * mean
-        head = matmul(inverse(pool(fit, weak.hh, n), settings.weak_ridge), c_w)
+        head = solve(pool(fit, weak.hh, n), settings.weak_ridge, c_w)
         theta = matmul(inverse_student, matmul(pool(student, weak.zh, n), head))
         c_s = pool(test, strong.zy, n) - pool(test, strong.z, n)[:, None] * mean
         energy = pool(test, strong.yy, n) - 2 * mean * pool(test, strong.y, n) + mean * mean
