@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 from conftest import Pair, derivative_error, entrywise_error, pair
 from jax import export
+from jax.experimental import checkify
 
 from w2s_jax import (
     Overlap,
+    equivalent_errors,
     example_scores,
     gap_bound,
     gap_norm,
@@ -29,6 +31,7 @@ from w2s_jax import (
     principal_rank,
     projection,
     ridge,
+    ridge_probe,
     spectrum,
     tail_gamma,
 )
@@ -199,3 +202,25 @@ def test_gradients_export_for_every_platform(name):
     """So do gradients."""
     gradient = jax.grad(lambda *p: jnp.sum(DIFFERENTIABLE[name](*p)), (0, 1, 2))
     assert export.export(jax.jit(gradient), platforms=("cpu", "cuda", "tpu"))(*data()).mlir_module()
+
+
+CHECKED = {
+    "moments": lambda h_w, h_s, y: moments(h_w, h_s, y).ww,
+    "spectrum": lambda h_w, h_s, y: spectrum(h_w.T @ h_w, N).values,
+    "overlap": lambda h_w, h_s, y: overlap(h_w, h_s, y).C,
+    "kernels": lambda h_w, h_s, y: overlap_from_kernels(h_w @ h_w.T, h_s @ h_s.T, y).C,
+    "scores": lambda h_w, h_s, y: example_scores(h_w, h_s, y, WEAK, STRONG),
+    "kernel": lambda h_w, h_s, y: principal_kernel(h_w, WEAK).trace(),
+    "head": lambda h_w, h_s, y: ridge_probe(h_w, y, 0.1).kernel[...],
+    "equivalent": lambda h_w, h_s, y: equivalent_errors(h_w, y, y, 0.1).gap,
+}
+
+
+@pytest.mark.parametrize("name", CHECKED)
+def test_checkify_finds_what_jit_cannot_raise(name):
+    """Inside jit a NaN is reported by `checkify`, and finite input reports nothing."""
+    checked = jax.jit(checkify.checkify(CHECKED[name]))
+    h_w, h_s, y = pair("generic", N, D_W, D_S, dtype=np.float32)
+    assert checked(h_w, h_s, y)[0].get() is None
+    h_w[3, 1] = np.nan
+    assert "must be finite" in checked(h_w, h_s, y)[0].get()
