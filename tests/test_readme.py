@@ -28,6 +28,14 @@ def test_python_examples_run_as_pasted(capsys):
 def test_table_names_every_public_function():
     """Every public callable that is not a result type stands in the README."""
     results = {"Filter", "InputError", "Moments", "Overlap", "PrincipalKernel", "Spectrum", "SupervisorTable"}
-    results |= {"DecomposabilityReport", "Equivalent", "EquivalentErrors", "LinearProbe", "Population", "RidgeChoice", "Tail"}
+    results |= {
+        "DecomposabilityReport",
+        "Equivalent",
+        "EquivalentErrors",
+        "LinearProbe",
+        "Population",
+        "RidgeChoice",
+        "Tail",
+    }
     results |= {"TrainedProbe", "WeakToStrong"}
     assert [name for name in w2s_jax.__all__ if name not in results and f"`{name}" not in README] == []

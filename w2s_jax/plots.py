@@ -88,7 +88,8 @@ def plot_verification(found: Verification, path: str | os.PathLike) -> None:
     panels = figure.subplots(rows, 4, squeeze=False).reshape(-1)
     for panel, name in zip(panels, names, strict=False):
         _errors_over_n(panel, found, name)
-    panels[min(1, len(names) - 1)].legend(fontsize=7, frameon=False, loc="lower left")
+    lines = {label: line for panel in panels for line, label in zip(*panel.get_legend_handles_labels(), strict=True)}
+    figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=4, frameon=False)
     _phases(figure, panels[len(names) : len(names) + 2])
     for panel in panels[len(names) + 2 :]:
         panel.set_axis_off()
@@ -96,24 +97,34 @@ def plot_verification(found: Verification, path: str | os.PathLike) -> None:
 
 
 def _errors_over_n(panel: Any, found: Verification, name: str) -> None:
-    from matplotlib.ticker import NullLocator, PercentFormatter
+    from matplotlib.ticker import FuncFormatter, NullLocator
 
     cells = found.of(name)
     n = np.array([cell.n for cell in cells])
     median, low, high = np.array([cell.theorem for cell in cells]).T
-    panel.plot(n, median, "o-", ms=3, lw=1.2, color=BLUE, label="theorem")
+    panel.plot(n, median, "o-", ms=3, lw=1.2, color=BLUE, label="theorem (median over trials)")
     panel.fill_between(n, low, high, color=BLUE, alpha=0.25, lw=0)
     if any(cell.without_gamma != cell.theorem for cell in cells):
-        panel.plot(n, [cell.without_gamma[0] for cell in cells], "s--", ms=3, lw=1, color=ORANGE, label="without gamma")
+        panel.plot(
+            n, [cell.without_gamma[0] for cell in cells], "s--", ms=3, lw=1, color=ORANGE, label="theorem without gamma"
+        )
     bias, noise = (np.array([getattr(cell, part)["gap"] for cell in cells]) for part in ("bias", "noise"))
-    panel.plot(n, np.maximum(np.abs(bias), 1e-4), "D-", ms=3, lw=1.2, color=GREEN, label="equivalent (mean)")
-    panel.plot(n, noise, ":", lw=1, color=GREEN, label="± simulation's own noise")
+    panel.plot(
+        n,
+        np.maximum(np.abs(bias), 1e-4),
+        "D-",
+        ms=3,
+        lw=1.2,
+        color=GREEN,
+        label="deterministic equivalent (of the mean)",
+    )
+    panel.plot(n, noise, ":", lw=1, color=GREEN, label="twice the standard error of the simulated mean")
     panel.set(xscale="log", yscale="log", ylim=(1e-4, 3), title=SETTINGS[name].title)
     panel.set_xticks(n, [f"{x:,}" for x in n], rotation=45)
     panel.xaxis.set_minor_locator(NullLocator())
     panel.title.set_fontsize(8.5)
     panel.title.set_color("black" if SETTINGS[name].within else "#A03000")
-    panel.yaxis.set_major_formatter(PercentFormatter(1))
+    panel.yaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{100 * x:g}%"))
     panel.tick_params(labelsize=7)
     panel.grid(lw=0.3)
 
