@@ -243,15 +243,17 @@ def test_theorem_gap_is_the_prediction_gap_of_the_students_split(x64):
 
 
 @pytest.mark.parametrize(("bias", "pseudo_labels"), [(True, "soft"), (False, "soft"), (True, "hard")])
-def test_predicted_numbers_are_those_of_the_students_split(bias, pseudo_labels, x64):
-    """The dense generalized cross-validation of D^ with the labels that the student is taught."""
+def test_predicted_numbers_are_those_of_the_training_splits(bias, pseudo_labels, x64):
+    """The dense generalized cross-validation of D^ with the labels that the student is taught, and of D~ with its own."""
     hard = pseudo_labels == "hard"
     data = splits(12, 3, "classes") if hard else splits(12, 2)
     found = weak_to_strong(*data, **RIDGES, bias=bias, pseudo_labels=pseudo_labels)
     taught = ridge_heads(bias)[0](data[0][0], data[0][2])(data[1][0])
     taught = reference.nearest_class(taught, (0, 1)) if hard else taught
     expected = reference.equivalent_errors(*data[1][1:], taught, RIDGES["strong_ridge"], bias).sum(1)
-    assert relative_error(np.array(found.predicted), expected) <= 1e-10
+    h_w, _, y = data[0]
+    weak = reference.equivalent_errors(h_w, y, 0 * y, RIDGES["weak_ridge"], bias)[1].sum()
+    assert relative_error(np.array(found.predicted), np.append(weak, expected)) <= 1e-10
     assert (found.theorem_gap is None) == hard
 
 
@@ -259,12 +261,12 @@ def test_predicted_numbers_are_those_of_the_students_split(bias, pseudo_labels, 
 # cross-validation takes for all: its gap is 2% low with 120 rows for 24 features, as leave-one-out is not.
 @pytest.mark.parametrize(("kind", "pseudo_labels", "student"), [("numbers", "soft", 120), ("signs", "hard", 600)])
 def test_predictions_agree_with_measurements_in_the_mean(kind, pseudo_labels, student):
-    """Over many splits of a Gaussian sample predicted and measured student error, ceiling error and gap have one mean."""
+    """Over many splits of a Gaussian sample predicted and measured errors and gap have one mean."""
     data = sample(40000, 24, 0, kind, dtype=np.float32)
     found = weak_to_strong_splits(
         *data, labelled=60, student=student, test=1000, repeats=400, **RIDGES, pseudo_labels=pseudo_labels
     )
-    for name in ("student_error", "ceiling_error", "gap"):
+    for name in ("weak_error", "student_error", "ceiling_error", "gap"):
         measured, predicted = (np.asarray(getattr(x, name), np.float64) for x in (found, found.predicted))
         apart = predicted - measured
         error = apart.std(ddof=1) / np.sqrt(len(apart))
@@ -436,11 +438,13 @@ def test_report_shows_measured_and_predicted():
     mean = lambda x: f"{float(jnp.mean(x)):.4g}"
     assert lines["gap"] == [mean(found.gap), f"[{low:.4g},", f"{high:.4g}]", mean(found.predicted.gap)]
     assert lines["student error"][-1] == mean(found.predicted.student_error)
-    assert lines["weak error"][-1].endswith("]")
+    assert lines["weak error"][-1] == mean(found.predicted.weak_error)
+    assert lines["misfit"][-1].endswith("]")
     assert lines["theorem gap"] == [mean(found.theorem_gap)]
     assert "student cross entropy" not in lines
     single = jax.device_get(found.mean())
-    assert repr(single).splitlines()[1].split() == ["weak", "error", mean(found.weak_error)]
+    line = ["weak", "error", mean(found.weak_error), mean(found.predicted.weak_error)]
+    assert repr(single).splitlines()[1].split() == line
     assert repr(jax.tree.map(lambda _: None, found)) == "WeakToStrong(...)"
 
 

@@ -2,7 +2,7 @@
 
 Three splits: D~ (`labelled`) fits the weak head, D^ (`student`) is labelled by it and trains the student, and with its true
 labels the ceiling; `test` measures all three. With ridge heads the same outcome follows from the splits' moments alone.
-Beside each measured number stands what the theory says of it, from D^ only.
+Beside each measured number stands what the theory says of it, from D~ and D^ only.
 """
 
 from __future__ import annotations
@@ -39,6 +39,15 @@ Penalty = ArrayLike | str
 Rows = tuple[Any, Any, Any]
 
 
+class Predicted(NamedTuple):
+    """Errors on fresh rows and gap, each (), as the deterministic equivalent finds them in the training splits alone."""
+
+    weak_error: Array
+    student_error: Array
+    ceiling_error: Array
+    gap: Array
+
+
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class WeakToStrong:
@@ -48,8 +57,9 @@ class WeakToStrong:
     `gap = E (f_w2s - f_sc)^2`, `misfit = E (f_w2s - f_w)^2` with f_w hardened if the pseudo-labels are, the same on D^ in
     sample (`misfit_in_sample`: how closely the student fits its teacher), `agreement`: share of rows where student and
     teacher choose the same class. The f are outputs, under a classification loss probabilities.
-    Predicted from D^ alone, for squared loss: `predicted` by the deterministic equivalent from the weak head's residuals,
-    for soft pseudo-labels `theorem_gap = ||P_s (I - P_w) y / sqrt(n)||^2`. `weak_ridge`, `strong_ridge`: penalties used.
+    Predicted without the test split, for squared loss: `predicted` by the deterministic equivalent, the weak error from
+    D~, the rest from D^ and the weak head's outputs there; for soft pseudo-labels on D^ also
+    `theorem_gap = ||P_s (I - P_w) y / sqrt(n)||^2`. `weak_ridge`, `strong_ridge`: penalties used.
     `converged`: all heads reached their tolerance.
     """
 
@@ -61,7 +71,7 @@ class WeakToStrong:
     misfit_in_sample: Array
     weak_ridge: Array
     strong_ridge: Array
-    predicted: EquivalentErrors | None = None
+    predicted: Predicted | None = None
     theorem_gap: Array | None = None
     weak_accuracy: Array | None = None
     student_accuracy: Array | None = None
@@ -253,7 +263,10 @@ def _experiment_from_moments(
         misfit_in_sample=_mean_square(student, strong=taught, weak=jax.tree.map(jnp.negative, weak)),
         weak_ridge=jnp.asarray(weak_ridge, test.ww.dtype),
         strong_ridge=jnp.asarray(strong_ridge, test.ww.dtype),
-        predicted=_summed(equivalent_errors_from_moments(student, kernel, strong_ridge, bias=bias)),
+        predicted=_summed(
+            _errors_of_weak_head(labelled, weak_ridge),
+            equivalent_errors_from_moments(student, kernel, strong_ridge, bias=bias),
+        ),
         theorem_gap=jnp.sum(prediction_gap(overlap_from_moments(student), ridge(weak_ridge), ridge(strong_ridge))),
     )
 
@@ -488,16 +501,28 @@ def _experiment(
     found = replace(found, **dict(zip(names, entropies, strict=True)))
     if not all(isinstance(loss, squared) for loss in losses):
         return found
-    found = replace(found, predicted=_summed(equivalent_errors(z_b, y_b, pseudo, beta_s, center=setup.bias)))
+    of_weak = equivalent_errors(h_a, y_a, jnp.zeros_like(y_a), beta_w, center=setup.bias)
+    of_strong = equivalent_errors(z_b, y_b, pseudo, beta_s, center=setup.bias)
+    found = replace(found, predicted=_summed(of_weak, of_strong))
     if setup.hard:
         return found
     gap = prediction_gap(overlap(h_b, z_b, y_b, center=setup.bias), ridge(beta_w), ridge(beta_s))
     return replace(found, theorem_gap=jnp.sum(gap))
 
 
-def _summed(errors: EquivalentErrors) -> EquivalentErrors:
-    """Sums over outputs."""
-    return EquivalentErrors(*(jnp.sum(x) for x in errors))
+def _summed(of_weak: EquivalentErrors, of_strong: EquivalentErrors) -> Predicted:
+    """Summed over outputs; a head fitted to true labels, as on D~, is a ceiling."""
+    return Predicted(*(jnp.sum(x) for x in (of_weak.ceiling_error, *of_strong)))
+
+
+def _errors_of_weak_head(labelled: Moments, ridge: ArrayLike) -> EquivalentErrors:
+    """`equivalent_errors` of D~ with its weak side in the place of a strong one, and nobody's outputs."""
+    (n, first, second), shift = labelled.sums, labelled.shift
+    products = Products(second.ww, second.ww, second.ww, second.wy, second.wy, second.yy)
+    shift = None if shift is None else Columns(shift.w, shift.w, shift.y)
+    m = Moments(Sums(n, Columns(first.w, first.w, first.y), products), shift)
+    nothing = jax.tree.map(jnp.zeros_like, (second.wy, None if shift is None else shift.y))
+    return equivalent_errors_from_moments(m, nothing[0], ridge, bias=nothing[1])
 
 
 def _penalty(h: Array, y: Array, given: ArrayLike, setup: _Setup, side: int) -> Array:
