@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from w2s_jax._arrays import matmul
+from w2s_jax._arrays import matmul, outer
 from w2s_jax._factor import inverse
 from w2s_jax.crossfit import Score, Settings
 from w2s_jax.filters import ridge
@@ -37,26 +37,30 @@ class Pair(NamedTuple):
 
 
 class Blocks(NamedTuple):
-    """The blocks of rows behind pooled moments: `parts` (K, ...) that add up to them, and each block's share of the rows
-    (K,). A block of weight `1 + e` moves a pooled moment by `e (part - share scale moment)`, `scales` (K,)."""
+    """The blocks of rows behind pooled moments: each one's share of the rows (K,), and how far its part of a moment is from
+    that share of it, `deviations` (K, ...). A block of weight `1 + e` moves a pooled moment by
+    `e (deviation - share excess moment)`, `excess` (K,) being what the normalisation takes off."""
 
-    parts: Pair
+    pooled: Pair
+    deviations: Pair
     share: Array
-    scales: Pair
+    excess: Pair
 
 
-def blocks_of(parts: Pair, share: Array, unit_trace: bool) -> Blocks:
-    """Blocks from their parts of the pooled moments and their shares of the rows.
+def blocks_of(pooled: Pair, parts: Pair, share: Array, unit_trace: bool) -> Blocks:
+    """Blocks from the pooled moments, their parts of them (K, ...) and their shares of the rows (K,).
 
     With `unit_trace` the representations are rescaled to unit mean squared row norm whatever the blocks' weights.
     """
-    one = jnp.ones_like(share)
-    w, s = (jnp.trace(x, axis1=1, axis2=2) / share if unit_trace else one for x in (parts.hh, parts.zz))
-    return Blocks(parts, share, Pair(w, (w + s) / 2, s, (w + 1) / 2, (s + 1) / 2, one))
+    deviations = jax.tree.map(lambda part, whole: part - outer(share, whole), parts, pooled)
+    none = jnp.zeros_like(share)
+    w, s = (jnp.trace(x, axis1=1, axis2=2) / share if unit_trace else none for x in (deviations.hh, deviations.zz))
+    return Blocks(pooled, deviations, share, Pair(w, (w + s) / 2, s, w / 2, s / 2, none))
 
 
-def linear_cka(pooled: Pair, blocks: Blocks) -> Score:
+def linear_cka(blocks: Blocks) -> Score:
     """`||S_sw||_F^2 / (||S_s||_F ||S_w||_F)` on centred data (Kornblith et al. 2019); S_s diagonal or not."""
+    pooled = blocks.pooled
     squared = [jnp.sum(x * x) for x in pooled[:3]]
     value = squared[1] / jnp.sqrt(squared[2]) / jnp.sqrt(squared[0])
     responses = _responses(blocks, pooled._replace(hy=None, zy=None, yy=None))
@@ -64,30 +68,30 @@ def linear_cka(pooled: Pair, blocks: Blocks) -> Score:
     return Score(value, value * _standard_error(Pair(*relative), blocks))
 
 
-def norms_by_spectrum(pooled: Pair, blocks: Blocks, n: Array, settings: Settings) -> tuple[Score, Score]:
+def norms_by_spectrum(blocks: Blocks, n: Array, settings: Settings) -> tuple[Score, Score]:
     """`||P_s (I - P_w)||`, operator and Frobenius, for any threshold: one eigensolve of the weak side."""
     weak, strong = _heads(settings)
 
     def norm(ord: str) -> Score:
-        return _jackknifed(lambda pair: gap_norm(_overlap(pair, n), weak, strong, ord), pooled, blocks)
+        return _jackknifed(lambda pair: gap_norm(_overlap(pair, n), weak, strong, ord), blocks)
 
     return norm("op"), norm("fro")
 
 
-def gap_by_spectrum(pooled: Pair, blocks: Blocks, n: Array, settings: Settings) -> Score:
+def gap_by_spectrum(blocks: Blocks, n: Array, settings: Settings) -> Score:
     """The theorem's predicted gap, summed over outputs."""
     weak, strong = _heads(settings)
-    return _jackknifed(lambda pair: jnp.sum(prediction_gap(_overlap(pair, n), weak, strong)), pooled, blocks)
+    return _jackknifed(lambda pair: jnp.sum(prediction_gap(_overlap(pair, n), weak, strong)), blocks)
 
 
-def norms_by_solves(pooled: Pair, blocks: Blocks, settings: Settings) -> tuple[Score, Score]:
+def norms_by_solves(blocks: Blocks, settings: Settings) -> tuple[Score, Score]:
     """The same norms for ridge heads without a cut: no eigenpairs of the weak side, only one Cholesky factor.
 
     With `B = (S_w + b_w)^{-1}`, `A = (S_s + b_s)^{-1}`, `Y = S_sw B` and `K = S_s - Y S_ws - b_w Y Y^T`, the matrix of
     `(I - P_w)^2` between strong features: Frobenius `tr(A S_s A K)`, operator `lambda_max(S_s^{1/2} A K A S_s^{1/2})`.
     """
-    values, b = jnp.diagonal(pooled.zz), settings.weak_ridge
-    parts = _solved(pooled, values, settings)
+    values, b = jnp.diagonal(blocks.pooled.zz), settings.weak_ridge
+    parts = _solved(blocks.pooled, values, settings)
     return _op_by_solves(values, blocks, parts, b), _fro_by_solves(values, blocks, parts, b)
 
 
@@ -141,11 +145,12 @@ def _op_by_solves(values: Array, blocks: Blocks, parts: _Solved, b: Array) -> Sc
     return _root_score(squared, _low_rank_responses(blocks, lefts, rights), blocks)
 
 
-def gap_by_solves(pooled: Pair, blocks: Blocks, inverse_s: Array, settings: Settings) -> Score:
+def gap_by_solves(blocks: Blocks, inverse_s: Array, settings: Settings) -> Score:
     """The theorem's predicted gap without a cut, `q^T S_s q` with `q = A (c_s - S_sw B c_w)`, summed over outputs.
 
     `inverse_s` is `A = (S_s + b_s)^{-1}` (d_s, d_s) of the labelled rows, shared by all weak models.
     """
+    pooled = blocks.pooled
     B = inverse(pooled.hh, settings.weak_ridge)
     t = matmul(B, pooled.hy)
     q = matmul(inverse_s, pooled.zy - matmul(pooled.zh, t))
@@ -171,25 +176,33 @@ def _overlap(pair: Pair, n: Array) -> Overlap:
 
 
 def _responses(blocks: Blocks, slope: Pair) -> Pair:
-    """`<part_k, slope>` for every moment and block k, (K,) each."""
+    """`<deviation_k, slope>` for every moment and block k, then `<moment, slope>`: (K + 1,) each."""
 
-    def inner(part: Array, slope: Array) -> Array:
-        return matmul(part.reshape(part.shape[0], -1), slope.reshape(-1))
+    def inner(x: Array, slope: Array) -> Array:
+        return matmul(x.reshape(-1, slope.size), slope.reshape(-1))
 
-    return Pair(*(None if g is None else inner(x, g) for x, g in zip(blocks.parts, slope, strict=True)))
+    return _responses_by(inner, blocks, slope)
 
 
 def _low_rank_responses(blocks: Blocks, lefts: Pair, rights: Pair) -> Pair:
     """The same for slopes `sum_i left_i right_i^T`, given as sequences of vectors."""
 
-    def inner(part: Array, left: Any, right: Any) -> Array:
-        return jnp.sum(matmul(part, jnp.stack([*right], 1)) * jnp.stack([*left], 1), (1, 2))
+    def inner(x: Array, slope: tuple[Any, Any]) -> Array:
+        left, right = (jnp.stack([*vectors], 1) for vectors in slope)
+        return jnp.sum(matmul(x, right) * left, (-2, -1)).reshape(-1)
 
-    return Pair(*(inner(*moment) for moment in zip(blocks.parts[:3], lefts[:3], rights[:3], strict=True)))
+    slopes = [None if left is None else (left, right) for left, right in zip(lefts, rights, strict=True)]
+    return _responses_by(inner, blocks, Pair(*slopes))
 
 
-def _jackknifed(score: Callable[[Pair], Array], pooled: Pair, blocks: Blocks) -> Score:
-    value, slope = jax.value_and_grad(score)(pooled)
+def _responses_by(inner: Callable[[Array, Any], Array], blocks: Blocks, slope: Pair) -> Pair:
+    # Deviations first: a slope's inner products with the parts themselves nearly cancel.
+    moments = zip(blocks.deviations, blocks.pooled, slope, strict=True)
+    return Pair(*(None if g is None else jnp.concatenate([inner(d, g), inner(m, g)]) for d, m, g in moments))
+
+
+def _jackknifed(score: Callable[[Pair], Array], blocks: Blocks) -> Score:
+    value, slope = jax.value_and_grad(score)(blocks.pooled)
     return Score(value, _standard_error(_responses(blocks, slope), blocks))
 
 
@@ -202,7 +215,7 @@ def _root_score(squared: Array, responses: Pair, blocks: Blocks) -> Score:
 def _standard_error(responses: Pair, blocks: Blocks) -> Array:
     """Standard error from the derivative in each block's weight: exact for a mean over blocks."""
     count, change = blocks.share.shape[0], jnp.zeros_like(blocks.share)
-    for response, scale in zip(responses, blocks.scales, strict=True):
+    for response, excess in zip(responses, blocks.excess, strict=True):
         if response is not None:
-            change += response - blocks.share * scale * jnp.sum(response)
+            change += response[:-1] - blocks.share * excess * response[-1]
     return jnp.sqrt(count / (count - 1) * jnp.sum(change * change))

@@ -247,18 +247,20 @@ def _score_one(
 ) -> tuple[Array, dict[str, Score]]:
     _, cells, values, expected, inverses, labelled = shared
     weak, centred, size = _normalised(sums, cells, normalize)
-    all_rows = _pair(weak, cells, folds, values, normalize, labelled=False)
+    all_rows = _blocks_of(weak, cells, folds, values, normalize, labelled=False)
     n = jnp.sum(cells.n)
     scores = {}
     scores["expected_error"], scores["expected_gap"] = crossfit.expected_experiment(
         expected, weak, cells.n, roles[0], settings
     )
     if cut:
-        scores["gap_op"], scores["gap_fro"] = insample.norms_by_spectrum(*all_rows, n, settings)
+        scores["gap_op"], scores["gap_fro"] = insample.norms_by_spectrum(all_rows, n, settings)
     else:
-        scores["gap_op"], scores["gap_fro"] = insample.norms_by_solves(*all_rows, settings)
-    about_means = all_rows if normalize else _pair(*_both_centred(centred, cells), folds, None, False, labelled=False)
-    scores["cka"] = insample.linear_cka(*about_means)
+        scores["gap_op"], scores["gap_fro"] = insample.norms_by_solves(all_rows, settings)
+    about_means = (
+        all_rows if normalize else _blocks_of(*_both_centred(centred, cells), folds, None, False, labelled=False)
+    )
+    scores["cka"] = insample.linear_cka(about_means)
     if roles[1] is not None and inverses is not None and labelled is not None:
         scores["trial_error"] = crossfit.trial(inverses, cells, weak, roles[1], settings, normalize)
         scores["predicted_gap"] = _predicted_gap(weak, cells, folds, labelled, settings, normalize, cut)
@@ -285,16 +287,18 @@ def _predicted_gap(
     unit_trace = normalize and len(cells.n) == folds
     basis, inverse_s = labelled
     if not cut:
-        return insample.gap_by_solves(*_pair(weak, cells, folds, None, unit_trace, labelled=True), inverse_s, settings)
+        return insample.gap_by_solves(
+            _blocks_of(weak, cells, folds, None, unit_trace, labelled=True), inverse_s, settings
+        )
     zz = jax.vmap(lambda s: matmul(matmul(basis.T, s), basis))(cells.zz)
     zh, zy = (jax.vmap(lambda s: matmul(basis.T, s))(x) for x in (weak.zh, zy))
-    pair = _pair(weak._replace(zh=zh), cells._replace(zz=zz, zy=zy), folds, None, unit_trace, labelled=True)
-    return insample.gap_by_spectrum(*pair, n, settings)
+    cells, weak = cells._replace(zz=zz, zy=zy), weak._replace(zh=zh)
+    return insample.gap_by_spectrum(_blocks_of(weak, cells, folds, None, unit_trace, labelled=True), n, settings)
 
 
-def _pair(
+def _blocks_of(
     weak: WeakCells, cells: StrongCells, folds: int, values: Array | None, unit_trace: bool, labelled: bool
-) -> tuple[Pair, Blocks]:
+) -> Blocks:
     """Pooled moments of all rows or of the labelled ones with their labels, and the folds behind them."""
     rows = _of_folds(cells.n, folds, labelled)
     labels = (weak.hy, cells.zy, cells.yy) if labelled else (None, None, None)
@@ -303,7 +307,7 @@ def _pair(
     pooled = jax.tree.map(lambda x: jnp.sum(x, 0), parts)
     if values is not None:
         pooled = pooled._replace(zz=jnp.diag(values))
-    return pooled, insample.blocks_of(parts, rows / jnp.sum(rows), unit_trace)
+    return insample.blocks_of(pooled, parts, rows / jnp.sum(rows), unit_trace)
 
 
 def _of_folds(sums: Array, folds: int, labelled: bool) -> Array:
