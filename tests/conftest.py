@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import NamedTuple
@@ -44,6 +45,15 @@ def unchecked() -> Iterator[None]:
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", before)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_programs() -> Iterator[None]:
+    """Compiled programs go with their module: thousands of them exhaust the memory mappings that a process may have."""
+    yield
+    _compiled.cache_clear()
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture
