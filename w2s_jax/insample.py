@@ -1,8 +1,8 @@
 """In-sample scores of a weak/strong pair (gap norms, predicted gap, linear CKA) with standard errors over blocks of rows.
 
 Standard errors are infinitesimal jackknives: the derivative of a score in the weight of each block. A score has one slope
-per pooled moment, and a block's part in it is the inner product of the slope with the block's own sums, so that errors
-cost no more eigensolves or factorisations. The strong side is in the eigenbasis of its pooled second moment, where its
+per pooled moment, and a block's part in it is the inner product of the slope with how far the block's moment deviates,
+so that errors cost no more eigensolves or factorisations. The strong side is in the eigenbasis of its pooled second moment, where its
 value is diagonal and a block's weight moves it in every direction.
 """
 
