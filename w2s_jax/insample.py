@@ -2,8 +2,8 @@
 
 Standard errors are infinitesimal jackknives: the derivative of a score in the weight of each block. A score has one slope
 per pooled moment, and a block's part in it is the inner product of the slope with how far the block's moment deviates,
-so that errors cost no more eigensolves or factorisations. The strong side is in the eigenbasis of its pooled second moment, where its
-value is diagonal and a block's weight moves it in every direction.
+so that errors cost no more eigensolves or factorisations. The strong side is in the eigenbasis of its pooled second
+moment, where its value is diagonal and a block's weight moves it in every direction.
 """
 
 from __future__ import annotations
