@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from functools import cache, partial
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -12,13 +11,11 @@ import pytest
 import reference
 from conftest import derivative_error, entrywise_error, relative_error
 from jax import export
-from scipy import stats
 from scipy.optimize import minimize
 from sklearn.linear_model import LogisticRegression
 
-from w2s_jax import InputError, finetune, moments, moments_from_batches, rank_supervisors
+from w2s_jax import InputError, WeakToStrong, finetune, moments, moments_from_batches, rank_supervisors
 from w2s_jax.finetune import (
-    WeakToStrong,
     cross_fit_pseudo_labels,
     weak_to_strong,
     weak_to_strong_from_moments,
@@ -379,75 +376,6 @@ def test_grouped_splits_run(x64):
     assert_same_outcome(jax.tree.map(lambda x: x[1], found), one, 1e-10)
 
 
-# Intervals and reports
-
-
-@cache
-def outcome() -> WeakToStrong:
-    data = sample(120, 12, 0, "signs", dtype=np.float32)
-    return weak_to_strong_splits(*data, labelled=30, student=44, test=46, repeats=4, **RIDGES)
-
-
-@pytest.mark.parametrize("freedom", [1, 2, 9, 99, 9999])
-@pytest.mark.parametrize("level", [0.5, 0.9, 0.95, 0.99])
-def test_t_quantile_is_scipys(level, freedom):
-    """The point that a share `level` of Student's t lies within."""
-    assert relative_error(finetune.t_quantile(level, freedom), stats.t.ppf((1 + level) / 2, freedom)) <= 1e-12
-
-
-def test_interval_is_students():
-    """Mean and standard error over splits times the quantile of t with one degree of freedom less; NaN for one split."""
-    found = outcome()
-    values = np.asarray(found.student_error, np.float64)
-    expected = stats.t.interval(0.9, 3, values.mean(), stats.sem(values))
-    assert relative_error(np.array(found.interval("student_error", 0.9)), np.array(expected)) <= 1e-5
-    assert np.isfinite(found.interval("pgr")).all()
-    assert np.isnan(jax.tree.map(lambda x: x[:1], found).interval("gap")).all()
-
-
-def test_mean_is_over_splits():
-    """Every field becomes its mean; PGR is then that of the mean errors; a single outcome stays as it is."""
-    found = outcome()
-    mean = found.mean()
-    for name in (*MEASURED, *CLASSES, "theorem_gap", "converged"):
-        np.testing.assert_allclose(getattr(mean, name), np.mean(np.asarray(getattr(found, name))), rtol=1e-6)
-    np.testing.assert_allclose(mean.predicted.gap, np.mean(np.asarray(found.predicted.gap)), rtol=1e-6)
-    lost = np.mean(found.weak_error) - np.mean(found.ceiling_error)
-    np.testing.assert_allclose(mean.pgr, (np.mean(found.weak_error) - np.mean(found.student_error)) / lost, rtol=1e-4)
-    assert mean.mean() is mean
-
-
-def test_dictionary_is_json():
-    """`to_dict` holds what was measured and predicted, as JSON takes it, and leaves out what was not."""
-    found = outcome()
-    back = json.loads(json.dumps(found.to_dict()))
-    np.testing.assert_array_equal(np.float32(back["student_error"]), found.student_error)
-    np.testing.assert_array_equal(np.float32(back["predicted"]["gap"]), found.predicted.gap)
-    np.testing.assert_array_equal(np.float32(back["pgr"]), found.pgr)
-    assert back["converged"] == [True] * 4
-    assert "weak_cross_entropy" not in back
-    assert isinstance(json.loads(json.dumps(found.mean().to_dict()))["gap"], float)
-
-
-@pytest.mark.usefixtures("unchecked")
-def test_report_shows_measured_and_predicted():
-    """One line per quantity: mean, interval over splits, and the prediction where there is one."""
-    found = outcome()
-    lines = {line[:24].strip(): line[24:].split() for line in repr(found).splitlines()}
-    low, high = found.interval("gap")
-    mean = lambda x: f"{float(jnp.mean(x)):.4g}"
-    assert lines["gap"] == [mean(found.gap), f"[{low:.4g},", f"{high:.4g}]", mean(found.predicted.gap)]
-    assert lines["student error"][-1] == mean(found.predicted.student_error)
-    assert lines["weak error"][-1] == mean(found.predicted.weak_error)
-    assert lines["misfit"][-1].endswith("]")
-    assert lines["theorem gap"] == [mean(found.theorem_gap)]
-    assert "student cross entropy" not in lines
-    single = jax.device_get(found.mean())
-    line = ["weak", "error", mean(found.weak_error), mean(found.predicted.weak_error)]
-    assert repr(single).splitlines()[1].split() == line
-    assert repr(jax.tree.map(lambda _: None, found)) == "WeakToStrong(...)"
-
-
 # Transformations
 
 
@@ -665,11 +593,6 @@ BAD = {
         lambda: cross_fit_pseudo_labels(*STUDENT[::2], groups=[1, 1, 1, 2, 2, 2]),
         r"groups must name at least as many groups as folds \(5\), got 2",
     ),
-    "quantity": (
-        lambda: outcome().interval("weak_cross_entropy"),
-        "name must be that of a measured quantity, got 'weak_cross",
-    ),
-    "level": (lambda: outcome().interval("gap", 95), "level must be between 0 and 1, got 95"),
 }
 
 

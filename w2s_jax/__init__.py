@@ -16,7 +16,6 @@ from w2s_jax.deterministic import (
 )
 from w2s_jax.filters import Filter, gradient_flow, iterated_tikhonov, projection, ridge
 from w2s_jax.finetune import (
-    WeakToStrong,
     cross_fit_pseudo_labels,
     weak_to_strong,
     weak_to_strong_from_moments,
@@ -32,6 +31,7 @@ from w2s_jax.heads import (
     ridge_probe_path,
 )
 from w2s_jax.moments import Moments, moments, moments_from_batches
+from w2s_jax.outcome import WeakToStrong
 from w2s_jax.overlap import Overlap, overlap, overlap_from_kernels, overlap_from_moments
 from w2s_jax.ranking import rank_supervisors
 from w2s_jax.spectrum import Spectrum, principal_rank, spectrum, tail_gamma

@@ -7,15 +7,18 @@ are never needed again. The strong side is expressed in the eigenbasis of its po
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from w2s_jax._arrays import matmul
+from w2s_jax._arrays import matmul, outer
 from w2s_jax._factor import inverse, solve
+from w2s_jax.moments import Columns, Moments, Products, Sums
 from w2s_jax.spectrum import numerically_zero, spectrum
+from w2s_jax.teaching import mean_square, ridge_heads
 
 
 class StrongCells(NamedTuple):
@@ -136,27 +139,33 @@ def prepare_trial(cells: StrongCells, roles: Roles, settings: Settings) -> Array
 def trial(
     inverses: Array, strong: StrongCells, weak: WeakCells, roles: Roles, settings: Settings, intercept: bool
 ) -> Score:
-    """Cross-validated mean squared error of the real experiment, summed over outputs.
+    """Cross-validated mean squared error of the real experiment (teaching.py), summed over outputs.
 
-    Weak head `T = (S_w^A + beta_w)^{-1} c_w^A`, student `Q = (S_s^B + beta_s)^{-1} S_sw^B T`, error
-    `E y^2 - 2 Q^T c_s + Q^T S_s Q` on C. With an intercept labels are taken about their mean on A. Roles are
-    (blocks x experiments of one block); the standard error is over blocks.
+    With an intercept labels are taken about their mean on A. Roles are (blocks x experiments of one block); the standard
+    error is over blocks.
     """
-    n = strong.n
 
     def one(args: tuple[Array, ...]) -> Array:
         fit, student, test, inverse_student = args
-        mean = pool(fit, strong.y, n) * intercept
-        c_w = pool(fit, weak.hy, n) - pool(fit, weak.h, n)[:, None] * mean
-        head = solve(pool(fit, weak.hh, n), settings.weak_ridge, c_w)
-        theta = matmul(inverse_student, matmul(pool(student, weak.zh, n), head))
-        c_s = pool(test, strong.zy, n) - pool(test, strong.z, n)[:, None] * mean
-        energy = pool(test, strong.yy, n) - 2 * mean * pool(test, strong.y, n) + mean * mean
-        return jnp.sum(energy) - jnp.sum(theta * (2 * c_s - matmul(pool(test, strong.zz, n), theta)))
+        mean = pool(fit, strong.y, strong.n) * intercept
+        labelled, taught, tested = (_moments(role, strong, weak, mean) for role in (fit, student, test))
+        solve_weak = partial(solve, labelled.ww, settings.weak_ridge)
+        heads = ridge_heads(labelled, taught, solve_weak, partial(matmul, inverse_student))
+        return mean_square(tested, strong=heads.student, y=-1.0)
 
     flat = jax.tree.map(lambda role: role.reshape(-1, role.shape[-1]), roles)
     errors = jax.lax.map(one, (flat.fit, flat.student, flat.test, inverses))
     return _over_blocks(errors.reshape(roles.fit.shape[:-1]).mean(1))
+
+
+def _moments(role: Array, strong: StrongCells, weak: WeakCells, mean: Array) -> Moments:
+    """Moments of the rows of a role's cells, labels about `mean` (c,); what is not used of them costs nothing under jit."""
+    of = lambda sums: pool(role, sums, strong.n)
+    h, z, y = of(weak.h), of(strong.z), of(strong.y)
+    wy, sy = of(weak.hy) - outer(h, mean), of(strong.zy) - outer(z, mean)
+    yy = of(strong.yy) - 2 * mean * y + mean * mean
+    products = Products(of(weak.hh), of(strong.zz), of(weak.zh), wy, sy, yy)
+    return Moments(Sums(jnp.ones_like(role[0]), Columns(h, z, y - mean), products))
 
 
 def _over_blocks(estimates: Array) -> Score:

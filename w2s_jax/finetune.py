@@ -7,7 +7,7 @@ Beside each measured number stands what the theory says of it, from D~ and D^ on
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -18,115 +18,26 @@ from jax import Array
 from jax.core import Tracer
 from jax.typing import ArrayLike
 from jaxtyping import Float
-from scipy.special import stdtrit
 
-from w2s_jax._arrays import accumulation_dtype, as_labels, as_matrix, matmul, require_same_rows
+from w2s_jax._arrays import accumulation_dtype, as_labels, as_matrix, require_same_rows
 from w2s_jax._checks import InputError
 from w2s_jax.deterministic import EquivalentErrors, equivalent_errors, equivalent_errors_from_moments
 from w2s_jax.filters import ridge
 from w2s_jax.folds import grouped_folds
 from w2s_jax.gap import prediction_gap
-from w2s_jax.heads import LinearProbe, cross_validate_ridge, ridge_probe, ridge_probe_from_moments
+from w2s_jax.heads import LinearProbe, cross_validate_ridge, ridge_probe, ridge_solver
 from w2s_jax.losses import Loss, as_loss, logistic, softmax, squared
 from w2s_jax.moments import Columns, Moments, Products, Sums
+from w2s_jax.outcome import Predicted, WeakToStrong
 from w2s_jax.overlap import overlap, overlap_from_moments
 from w2s_jax.spectrum import require_range
+from w2s_jax.teaching import mean_square, parts, ridge_heads
 from w2s_jax.training import train_probe
 
 PENALTIES = np.geomspace(1e-6, 1.0, 25)  # candidates of "cv", in units of the mean squared row norm
 
 Penalty = ArrayLike | str
 Rows = tuple[Any, Any, Any]
-
-
-class Predicted(NamedTuple):
-    """Errors on fresh rows and gap, each (), as the deterministic equivalent finds them in the training splits alone."""
-
-    weak_error: Array
-    student_error: Array
-    ceiling_error: Array
-    gap: Array
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class WeakToStrong:
-    """Outcome of weak-to-strong experiments; every field has the shape () or (splits,), or is None where it means nothing.
-
-    Measured on the test split: squared errors against the labels (summed over outputs), accuracies, cross-entropies,
-    `gap = E (f_w2s - f_sc)^2`, `misfit = E (f_w2s - f_w)^2` with f_w hardened if the pseudo-labels are, the same on D^ in
-    sample (`misfit_in_sample`: how closely the student fits its teacher), `agreement`: share of rows where student and
-    teacher choose the same class. The f are outputs, under a classification loss probabilities.
-    Predicted without the test split, for squared loss: `predicted` by the deterministic equivalent, the weak error from
-    D~, the rest from D^ and the weak head's outputs there; for soft pseudo-labels on D^ also
-    `theorem_gap = ||P_s (I - P_w) y / sqrt(n)||^2`. `weak_ridge`, `strong_ridge`: penalties used.
-    `converged`: all heads reached their tolerance.
-    """
-
-    weak_error: Array
-    student_error: Array
-    ceiling_error: Array
-    gap: Array
-    misfit: Array
-    misfit_in_sample: Array
-    weak_ridge: Array
-    strong_ridge: Array
-    predicted: Predicted | None = None
-    theorem_gap: Array | None = None
-    weak_accuracy: Array | None = None
-    student_accuracy: Array | None = None
-    ceiling_accuracy: Array | None = None
-    agreement: Array | None = None
-    weak_cross_entropy: Array | None = None
-    student_cross_entropy: Array | None = None
-    ceiling_cross_entropy: Array | None = None
-    converged: Array | None = None
-
-    @property
-    def pgr(self) -> Array:
-        """Performance gap recovered in squared error, `(Err_w - Err_w2s) / (Err_w - Err_sc)` (Burns et al. 2023)."""
-        return (self.weak_error - self.student_error) / (self.weak_error - self.ceiling_error)
-
-    @property
-    def accuracy_pgr(self) -> Array | None:
-        """Performance gap recovered in accuracy, `(acc_w2s - acc_w) / (acc_sc - acc_w)`; None without classes."""
-        if self.weak_accuracy is None or self.student_accuracy is None or self.ceiling_accuracy is None:
-            return None
-        return (self.student_accuracy - self.weak_accuracy) / (self.ceiling_accuracy - self.weak_accuracy)
-
-    def mean(self) -> WeakToStrong:
-        """Means over splits."""
-        return jax.tree.map(lambda x: jnp.mean(x.astype(self.gap.dtype), 0), self) if jnp.ndim(self.gap) else self
-
-    def interval(self, name: str, level: float = 0.95) -> tuple[float, float]:
-        """Confidence interval of a quantity's mean over splits (Student's t); NaN with a single split.
-
-        Splits of the same rows overlap, so that it covers the luck of the split, not that of the rows.
-
-        Raises:
-            InputError: a quantity that was not measured, a level out of [0, 1].
-        """
-        require_range("level", level, 0, 1)
-        found = getattr(self, name, None)
-        if found is None or isinstance(found, tuple) or callable(found):
-            raise InputError(f"name must be that of a measured quantity, got {name!r}")
-        values = np.asarray(found, float).reshape(-1)
-        if len(values) < 2:
-            return float("nan"), float("nan")
-        half = t_quantile(level, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5
-        return float(values.mean() - half), float(values.mean() + half)
-
-    def to_dict(self) -> dict[str, Any]:
-        """All fields that are there, `pgr` and `accuracy_pgr`, as numbers or lists."""
-        found = {field.name: getattr(self, field.name) for field in fields(self)}
-        found |= {"predicted": None if self.predicted is None else self.predicted._asdict()}
-        found |= {"pgr": self.pgr, "accuracy_pgr": self.accuracy_pgr}
-        return jax.tree.map(lambda x: np.asarray(x).tolist(), {k: v for k, v in found.items() if v is not None})
-
-    def __repr__(self) -> str:
-        if not isinstance(self.gap, Array | np.ndarray | np.generic) or isinstance(self.gap, Tracer):
-            return "WeakToStrong(...)"
-        return "\n".join(_report(self))
 
 
 def weak_to_strong(
@@ -249,20 +160,20 @@ def weak_to_strong_from_moments(
 def _experiment_from_moments(
     labelled: Moments, student: Moments, test: Moments, weak_ridge: ArrayLike, strong_ridge: ArrayLike
 ) -> WeakToStrong:
-    weak = ridge_probe_from_moments(labelled, "weak", weak_ridge)
-    kernel, bias = _parts(weak)
-    taught = ridge_probe_from_moments(_relabelled(student, weak), "strong", strong_ridge)
-    ceiling = ridge_probe_from_moments(student, "strong", strong_ridge)
-    minus = lambda a, b: jax.tree.map(jnp.subtract, a, b)
+    weak_ridge, strong_ridge = (jnp.asarray(ridge, test.ww.dtype) for ridge in (weak_ridge, strong_ridge))
+    solvers = ridge_solver(labelled.ww, weak_ridge), ridge_solver(student.ss, strong_ridge)
+    heads = ridge_heads(labelled, student, *solvers)
+    kernel, bias = parts(heads.weak)
+    from_teacher = dict(strong=heads.student, weak=jax.tree.map(jnp.negative, heads.weak))
     return WeakToStrong(
-        weak_error=_mean_square(test, weak=weak, y=-1.0),
-        student_error=_mean_square(test, strong=taught, y=-1.0),
-        ceiling_error=_mean_square(test, strong=ceiling, y=-1.0),
-        gap=_mean_square(test, strong=minus(taught, ceiling)),
-        misfit=_mean_square(test, strong=taught, weak=jax.tree.map(jnp.negative, weak)),
-        misfit_in_sample=_mean_square(student, strong=taught, weak=jax.tree.map(jnp.negative, weak)),
-        weak_ridge=jnp.asarray(weak_ridge, test.ww.dtype),
-        strong_ridge=jnp.asarray(strong_ridge, test.ww.dtype),
+        weak_error=mean_square(test, weak=heads.weak, y=-1.0),
+        student_error=mean_square(test, strong=heads.student, y=-1.0),
+        ceiling_error=mean_square(test, strong=heads.ceiling, y=-1.0),
+        gap=mean_square(test, strong=heads.gap),
+        misfit=mean_square(test, **from_teacher),
+        misfit_in_sample=mean_square(student, **from_teacher),
+        weak_ridge=weak_ridge,
+        strong_ridge=strong_ridge,
         predicted=_summed(
             _errors_of_weak_head(labelled, weak_ridge),
             equivalent_errors_from_moments(student, kernel, strong_ridge, bias=bias),
@@ -587,57 +498,3 @@ def _cross_entropy(loss: Loss, z: Array, y: Array) -> Array | None:
         return None
     entropy = logistic() if y.ndim == 1 or isinstance(loss, logistic) else softmax()
     return jnp.mean(entropy(z, y.astype(z.dtype)))
-
-
-def _parts(probe: LinearProbe) -> tuple[Array, Array | None]:
-    return probe.kernel[...], None if probe.bias is None else probe.bias[...]
-
-
-def _relabelled(m: Moments, weak: LinearProbe) -> Moments:
-    """The moments of the same rows with the weak head's outputs for labels."""
-    (n, first, second), (kernel, bias) = m.sums, _parts(weak)
-    wy, sy = matmul(second.ww, kernel), matmul(second.sw, kernel)
-    products = Products(second.ww, second.ss, second.sw, wy, sy, jnp.sum(kernel * wy, 0))
-    sums = Sums(n, Columns(first.w, first.s, matmul(first.w, kernel)), products)
-    if m.shift is None or bias is None:
-        return Moments(sums)
-    return Moments(sums, Columns(m.shift.w, m.shift.s, matmul(m.shift.w, kernel) + bias))
-
-
-def _mean_square(
-    m: Moments, *, weak: LinearProbe | None = None, strong: LinearProbe | None = None, y: float = 0.0
-) -> Array:
-    """Mean square of `weak(h_w) + strong(h_s) + y * label`, summed over outputs."""
-    energy, mean = y * y * jnp.asarray(m.yy), y * m.mean.y
-    heads = {side: _parts(probe) for side, probe in (("w", weak), ("s", strong)) if probe is not None}
-    for side, (kernel, bias) in heads.items():
-        same, labels = (m.ww, m.wy) if side == "w" else (m.ss, m.sy)
-        energy = energy + jnp.sum(kernel * (matmul(same, kernel) + 2 * y * jnp.asarray(labels)), 0)
-        mean = mean + matmul(getattr(m.mean, side), kernel) + (0 if bias is None else bias)
-    if len(heads) == 2:
-        energy = energy + 2 * jnp.sum(heads["s"][0] * matmul(m.sw, heads["w"][0]), 0)
-    return jnp.sum(jnp.maximum(energy, 0) + (0 if m.shift is None else mean * mean))
-
-
-def t_quantile(level: float, freedom: int) -> float:
-    """The t with probability `level` between -t and t."""
-    return float(stdtrit(freedom, (1 + level) / 2))
-
-
-def _report(outcome: WeakToStrong) -> list[str]:
-    """A line per quantity: measured with its confidence interval, and what was predicted of it."""
-    names = [field.name for field in fields(outcome) if field.name not in ("predicted", "theorem_gap", "converged")]
-    names += ["pgr", "accuracy_pgr"]
-    lines = [f"{'':<24}{'measured':>12}{'95% interval':>22}{'predicted':>12}"]
-    for name in names:
-        value = getattr(outcome, name)
-        if value is None:
-            continue
-        low, high = outcome.interval(name)
-        interval = f"[{low:.4g}, {high:.4g}]" if low == low else ""
-        predicted = getattr(outcome.predicted, name, None)
-        told = "" if predicted is None else f"{float(jnp.mean(predicted)):.4g}"
-        lines.append(f"{name.replace('_', ' '):<24}{float(jnp.mean(value)):>12.4g}{interval:>22}{told:>12}".rstrip())
-    if outcome.theorem_gap is not None:
-        lines.append(f"{'theorem gap':<24}{'':>34}{float(jnp.mean(outcome.theorem_gap)):>12.4g}")
-    return lines

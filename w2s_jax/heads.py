@@ -99,11 +99,7 @@ def ridge_probe_from_moments(m: Moments, side: str, beta: ArrayLike) -> LinearPr
     second, cross = (m.ww, m.wy) if side == "weak" else (m.ss, m.sy)
     if cross is None:
         raise InputError("moments must have labels, got moments made without y")
-    kernel = _solver(second, jnp.asarray(beta, second.dtype))(cross)
-    if m.shift is None:
-        return LinearProbe(kernel)
-    mean = m.mean
-    return LinearProbe(kernel, mean.y - matmul(mean.w if side == "weak" else mean.s, kernel))
+    return probe_from_moments(m, side, ridgeridge_solver(second, jnp.asarray(beta, second.dtype)))
 
 
 def ridge_probe_path(
@@ -166,11 +162,11 @@ def _ridge(h: Array, y: Array, weights: Array | None, beta: ArrayLike, bias: boo
     beta = jnp.asarray(beta, h.dtype)
     # A second solve, for what the rows say is left, takes back the rounding of the matrix.
     if h.shape[1] <= h.shape[0]:
-        solve = _solver(matmul(h.T, h), beta)
+        solve = ridge_solver(matmul(h.T, h), beta)
         kernel = solve(matmul(h.T, y))
         kernel = kernel + solve(matmul(h.T, y - matmul(h, kernel)) - beta * kernel)
         return probe_through(kernel, mean)
-    solve = _solver(matmul(h, h.T), beta)
+    solve = ridge_solver(matmul(h, h.T), beta)
     dual = solve(y)
     dual = dual + solve(y - matmul(h, matmul(h.T, dual)) - beta * dual)
     return probe_through(matmul(h.T, dual), mean)
@@ -219,7 +215,7 @@ class _Resolvent:
         return lambda mu: 1 / (jnp.where(mu > 0, mu, 1) + self.strength[..., None])
 
 
-def _solver(matrix: Array, beta: Array) -> Callable[[Array], Array]:
+def ridge_solver(matrix: Array, beta: Array) -> Callable[[Array], Array]:
     """`b -> (matrix + beta)^{-1} b`, of minimum norm where that is singular; differentiable in all three.
 
     The matrix is positive semidefinite.
@@ -286,6 +282,14 @@ def _weighted(rows: Rows, bias: bool) -> tuple[Array, Array, tuple[Array, Array]
     # A weight of 0 has no root to differentiate.
     root = jnp.where(weights > 0, jnp.sqrt(jnp.where(weights > 0, weights, 1)), 0)
     return weigh(root, h), weigh(root, y), mean
+
+
+def probe_from_moments(m: Moments, side: str, solve: Callable[[Array], Array]) -> LinearProbe:
+    """The head of one side's moments for a given solve of its ridge system, with a bias iff they are centred."""
+    kernel = solve(jnp.asarray(m.wy if side == "weak" else m.sy))
+    if m.shift is None:
+        return LinearProbe(kernel)
+    return probe_through(kernel, (m.mean.w if side == "weak" else m.mean.s, m.mean.y))
 
 
 def probe_through(kernel: Array, through: tuple[Array, Array] | None) -> LinearProbe:

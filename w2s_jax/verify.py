@@ -26,7 +26,7 @@ from w2s_jax._checks import InputError
 from w2s_jax._progress import track
 from w2s_jax.decomposability import decomposability
 from w2s_jax.deterministic import Equivalent, deterministic_equivalent
-from w2s_jax.finetune import t_quantile
+from w2s_jax.outcome import t_quantile
 from w2s_jax.spectrum import require_range
 from w2s_jax.trials import simulate
 
