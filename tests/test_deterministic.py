@@ -537,6 +537,7 @@ def test_bad_input_is_named(unchecked):
         r"bias must be given .* got none": lambda: equivalent_errors_from_moments(centred, kernel, 0.1),
         r"bias must be given .* not centred": lambda: equivalent_errors_from_moments(m, kernel, 0.1, bias=np.zeros(2)),
         r"must have the same widths": lambda: expected_experiment(m, m, moments(h_w, h_w), 0.1, 0.1),
+        r"population must be a Population, .* got Moments": lambda: deterministic_equivalent(m, 9, 9, 0.1, 0.1),
     }
     for message, call in cases.items():
         with pytest.raises(InputError, match=message):

@@ -465,6 +465,7 @@ BAD = {
     "penalty": (lambda: ridge_probe(H, Y, -0.1), "beta must be at least 0, got -0.1"),
     "NaN": (lambda: ridge_probe(H * np.nan, Y, 0.1), "representations contain 12 NaN or infinite values"),
     "weights": (lambda: ridge_probe(H, Y, 0.1, weights=-Y), "weights must be at least 0, got -1"),
+    "no weight": (lambda: ridge_probe(H, Y, 0.1, weights=0 * Y), "weights must not be zero in every row"),
     "betas": (lambda: ridge_probe_path(H, Y, 0.1), r"betas must have shape \(b,\), got \(\)"),
     "folds": (lambda: cross_validate_ridge(H, Y, [0.1], folds=5), r"folds must be between 2 and .* \(4\), got 5"),
     "side": (

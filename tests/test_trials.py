@@ -290,6 +290,7 @@ def test_another_measure_is_kept_instead():
             dict(strong_ridge=0.0),
             "strong_ridge must be positive where the strong tail is narrower than its 30 rows, got 0",
         ),
+        (dict(keys=KEY), r"keys must be one random key per trial, got key<fry> of shape \(\)"),
         (dict(batch=0), "batch must be a whole number of at least 1, got 0"),
     ],
 )
@@ -298,4 +299,4 @@ def test_bad_input_is_one_sentence(change, sentence, unchecked):
     family = gaussian(0, None, Tail(0.1, 29))
     arguments = dict(n_labelled=20, n_student=30, weak_ridge=0.0, strong_ridge=0.1) | change
     with pytest.raises(InputError, match=sentence):
-        simulate(jax.random.split(KEY, 2), family, **arguments)
+        simulate(family=family, **{"keys": jax.random.split(KEY, 2)} | arguments)

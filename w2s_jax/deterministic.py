@@ -349,6 +349,8 @@ def _times(x: Array, y: Array) -> Array:
 
 
 def _checked(p: Population) -> Population:
+    if not isinstance(p, Population):
+        raise InputError(f"population must be a Population, such as a family's .population, got {type(p).__name__}")
     ww, ss, sw = (
         as_matrix("population's ww", p.ww),
         as_matrix("population's ss", p.ss),

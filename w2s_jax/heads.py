@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
+from jax.core import Tracer
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
@@ -255,6 +256,8 @@ def checked_rows(h: ArrayLike, y: ArrayLike, weights: ArrayLike | None) -> tuple
     if weights is not None:
         weights = as_labels("weights", weights, h.shape[0])
         require_range("weights", weights, 0)
+        if not isinstance(weights, Tracer) and not weights.any():
+            raise InputError("weights must not be zero in every row")
     return h, y, weights
 
 

@@ -33,7 +33,7 @@ from w2s_jax.spectrum import require_range
 from w2s_jax.synthetic import GaussianFamily, ReluFamily, require_count
 
 _ROWS_PER_DRAW = 128  # tail rows whose random numbers are drawn together
-_BATCH_ENTRIES = 1 << 21  # numbers that the trials of one batch hold at once, about
+_BATCH_ENTRIES = 1 << 23  # numbers that the trials of one batch hold at once, about
 
 
 @jax.tree_util.register_dataclass
@@ -105,7 +105,7 @@ def simulate(
         n_labelled, n_student: rows of the labelled split (weak head) and of the student's split (student and ceiling).
         weak_ridge, strong_ridge: penalties beta of the mean squared losses; heads have no intercept.
         measure: what to keep of each `Trial`, by default `outcome`; pass the same function object again to reuse the program.
-        batch: trials at once, by default as many as fit about 8 MB (more helps on an accelerator).
+        batch: trials at once, by default as many as fit about 32 MB (more helps on an accelerator).
 
     Returns:
         What `measure` returns, with the axis (trials,) in front: an `Outcome` of (trials,) arrays by default.
@@ -115,6 +115,9 @@ def simulate(
 
     Source: Xue et al. 2025, the setting of the main theorem.
     """
+    keys = jnp.asarray(keys)
+    if keys.ndim != (1 if jnp.issubdtype(keys.dtype, jax.dtypes.prng_key) else 2):
+        raise InputError(f"keys must be one random key per trial, got {keys.dtype} of shape {keys.shape}")
     require_count("n_labelled", n_labelled)
     require_count("n_student", n_student)
     require_range("noise", family.noise, 0)
