@@ -164,14 +164,14 @@ def _experiment_from_moments(
     solvers = ridge_solver(labelled.ww, weak_ridge), ridge_solver(student.ss, strong_ridge)
     heads = ridge_heads(labelled, student, *solvers)
     kernel, bias = parts(heads.weak)
-    from_teacher = dict(strong=heads.student, weak=jax.tree.map(jnp.negative, heads.weak))
+    from_teacher = partial(mean_square, strong=heads.student, weak=jax.tree.map(jnp.negative, heads.weak))
     return WeakToStrong(
         weak_error=mean_square(test, weak=heads.weak, y=-1.0),
         student_error=mean_square(test, strong=heads.student, y=-1.0),
         ceiling_error=mean_square(test, strong=heads.ceiling, y=-1.0),
         gap=mean_square(test, strong=heads.gap),
-        misfit=mean_square(test, **from_teacher),
-        misfit_in_sample=mean_square(student, **from_teacher),
+        misfit=from_teacher(test),
+        misfit_in_sample=from_teacher(student),
         weak_ridge=weak_ridge,
         strong_ridge=strong_ridge,
         predicted=_summed(

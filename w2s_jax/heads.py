@@ -100,7 +100,7 @@ def ridge_probe_from_moments(m: Moments, side: str, beta: ArrayLike) -> LinearPr
     second, cross = (m.ww, m.wy) if side == "weak" else (m.ss, m.sy)
     if cross is None:
         raise InputError("moments must have labels, got moments made without y")
-    return probe_from_moments(m, side, ridgeridge_solver(second, jnp.asarray(beta, second.dtype)))
+    return probe_from_moments(m, side, ridge_solver(second, jnp.asarray(beta, second.dtype)))
 
 
 def ridge_probe_path(
