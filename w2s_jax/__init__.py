@@ -34,6 +34,7 @@ from w2s_jax.moments import Moments, moments, moments_from_batches
 from w2s_jax.outcome import WeakToStrong
 from w2s_jax.overlap import Overlap, overlap, overlap_from_kernels, overlap_from_moments
 from w2s_jax.ranking import rank_supervisors
+from w2s_jax.sharding import device_mesh, spread
 from w2s_jax.spectrum import Spectrum, principal_rank, spectrum, tail_gamma
 from w2s_jax.table import SupervisorTable
 from w2s_jax.training import TrainedProbe, train_probe
@@ -60,6 +61,7 @@ __all__ = [
     "decomposability",
     "decomposability_from_moments",
     "deterministic_equivalent",
+    "device_mesh",
     "effective_ridge",
     "effective_ridge_from_spectrum",
     "equivalent_errors",
@@ -85,6 +87,7 @@ __all__ = [
     "ridge_probe_from_moments",
     "ridge_probe_path",
     "spectrum",
+    "spread",
     "tail_gamma",
     "train_probe",
     "weak_to_strong",

@@ -9,18 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from w2s_jax._arrays import accumulation_dtype, as_labels, as_matrix, matmul, outer, require_same_rows
 from w2s_jax._checks import InputError
 from w2s_jax._progress import track
+from w2s_jax.sharding import put, require_mesh
 
 BLOCK_ROWS = 8192
 Tree = TypeVar("Tree")
@@ -167,6 +171,7 @@ def moments_from_batches(
     *,
     center: bool = False,
     progress: bool | Callable[[Iterable], Iterable] = False,
+    mesh: Mesh | None = None,
 ) -> Moments:
     """Moments of any number of rows, in memory that does not grow with them.
 
@@ -174,26 +179,33 @@ def moments_from_batches(
         batches: iterable of `(h_w, h_s)` or `(h_w, h_s, y)`; batches may differ in length (each new length compiles once).
         center: as in `moments`.
         progress: True for a progress bar, or a function that wraps the iterable (such as `tqdm.tqdm`).
+        mesh: devices that share each batch's rows (see `device_mesh`); each adds up its own, the sums meet once, at the end.
 
     Raises:
-        InputError: no batches, or a batch that does not fit the first, with its number.
+        InputError: no batches, a batch that does not fit the first, with its number, or a mesh without the axis "rows".
     """
-    state: tuple[Moments, Sums] | None = None
+    require_mesh(mesh)
+    start, accumulate, total = (
+        (lambda zeros: zeros, _accumulate, lambda sums: sums) if mesh is None else _over_rows(mesh)
+    )
+    state: tuple[Sums, Sums] | None = None
+    shift: Columns | None = None
+    widths: Columns | None = None
     for number, batch in enumerate(track(batches, progress, "moments")):
-        rows = _checked_batch(batch, number, None if state is None else state[0])
+        rows = _checked_batch(batch, number, widths)
         if state is None:
-            first = _moments(rows, _shift_of(rows) if center else None)
-            state = first, jax.tree.map(jnp.zeros_like, first.sums)
-        else:
-            total, lost = state
-            sums, lost = _accumulate(total.sums, lost, rows, total.shift)
-            state = Moments(sums, total.shift), lost
+            shift = _shift_of(rows) if center else None
+            shapes = jax.eval_shape(block_sums, rows, shift)
+            widths = shapes.first
+            zeros = lambda shapes=shapes: start(jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes))
+            state = zeros(), zeros()
+        state = accumulate(*state, rows, shift)
     if state is None:
         raise InputError("batches must hold at least one batch, got none")
-    return state[0]
+    return Moments(total(state[0]), shift)
 
 
-def _checked_batch(batch: tuple, number: int, total: Moments | None) -> tuple:
+def _checked_batch(batch: tuple, number: int, first: Columns | None) -> tuple:
     try:
         h_w, h_s, y = batch if len(batch) == 3 else (*batch, None)
     except (TypeError, ValueError) as error:
@@ -202,8 +214,7 @@ def _checked_batch(batch: tuple, number: int, total: Moments | None) -> tuple:
     h_s = as_matrix(f"strong representations of batch {number}", h_s)
     require_same_rows(h_w, h_s)
     y = None if y is None else as_labels(f"labels of batch {number}", y, h_w.shape[0])
-    if total is not None:
-        first = total.sums.first
+    if first is not None:
         want = (first.w.shape, first.s.shape, None if first.y is None else first.y.shape)
         got = (h_w.shape[1:], h_s.shape[1:], None if y is None else y.shape[1:])
         if want != got:
@@ -233,6 +244,42 @@ def _moments(rows: tuple, shift: Columns | None) -> Moments:
 @partial(jax.jit, donate_argnums=(0, 1))
 def _accumulate(total: Sums, lost: Sums, rows: tuple, shift: Columns | None) -> tuple[Sums, Sums]:
     return add_compensated(total, lost, _moments(rows, shift).sums)
+
+
+@lru_cache
+def _adder(mesh: Mesh) -> Callable:
+    """`_accumulate` on each device's own rows and sums (devices, ...): no communication."""
+    every = P(mesh.axis_names)
+
+    def local(total: Sums, lost: Sums, rows: tuple, shift: Columns | None) -> tuple[Sums, Sums]:
+        own = (jax.tree.map(lambda x: x[0], part) for part in (total, lost))
+        return jax.tree.map(lambda x: x[None], add_compensated(*own, _moments(rows, shift).sums))
+
+    return jax.jit(
+        jax.shard_map(local, mesh=mesh, in_specs=(every, every, every, P()), out_specs=every, check_vma=False),
+        donate_argnums=(0, 1),
+    )
+
+
+def _over_rows(mesh: Mesh) -> tuple[Callable, Callable, Callable]:
+    """Zeros for each device, `_accumulate` with a batch's rows spread over all devices, and the devices' total."""
+    every, add = P(mesh.axis_names), _adder(mesh)
+
+    def start(zeros: Sums) -> Sums:
+        return jax.tree.map(lambda x: put(np.zeros((mesh.size, *x.shape), x.dtype), mesh, every), zeros)
+
+    def accumulate(total: Sums, lost: Sums, rows: tuple, shift: Columns | None) -> tuple[Sums, Sums]:
+        h_w, h_s, y, _ = rows
+        n = h_w.shape[0]
+        weights = jnp.ones(n, accumulation_dtype(h_w.dtype, h_s.dtype))
+        fill = lambda x: jnp.pad(x, ((0, -n % mesh.size),) + ((0, 0),) * (x.ndim - 1))
+        return add(total, lost, jax.tree.map(lambda x: put(fill(x), mesh, every), (h_w, h_s, y, weights)), shift)
+
+    def together(sums: Sums) -> Sums:
+        summed = jax.jit(lambda parts: jax.tree.map(lambda x: jnp.sum(x, 0), parts))(sums)
+        return jax.device_put(summed, mesh.devices.flat[0])
+
+    return start, accumulate, together
 
 
 def add_compensated(total: Tree, lost: Tree, block: Tree) -> tuple[Tree, Tree]:

@@ -8,13 +8,16 @@ model's moments, spectrum and solves are computed once, however many weak models
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import partial
+from dataclasses import replace
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 
 from w2s_jax import crossfit, insample
 from w2s_jax._arrays import accumulation_dtype, matmul, outer
@@ -25,10 +28,12 @@ from w2s_jax.crossfit import Roles, Score, Settings, StrongCells, WeakCells
 from w2s_jax.folds import Layout, lay_out
 from w2s_jax.insample import Blocks, Pair
 from w2s_jax.moments import Columns, Sums, Tree, add_compensated, block_sums
+from w2s_jax.sharding import MODELS, ROWS, filled, put, require_mesh, spread
 from w2s_jax.spectrum import require_range, spectrum
 from w2s_jax.table import SupervisorTable
 
-GROUP_BYTES = 256 << 20
+GROUP_BYTES = 256 << 20  # of a group of weak models on each device
+_BY_CELL = P(None, ROWS)
 
 
 def rank_supervisors(
@@ -47,6 +52,7 @@ def rank_supervisors(
     normalize: bool = True,
     seed: int = 0,
     progress: bool | Callable[[Iterable], Iterable] = False,
+    mesh: Mesh | None = None,
 ) -> SupervisorTable:
     """Ranks weak models as supervisors of one or several strong models; the first row is the best teacher.
 
@@ -71,6 +77,7 @@ def rank_supervisors(
             means the same for all, and give heads an intercept. With False they are used as they are.
         seed: of the random folds.
         progress: True for a progress bar, or a function that wraps an iterable.
+        mesh: devices that share the work (see `device_mesh`): rows over one axis, weak models over the other.
 
     Returns:
         A table with columns `expected_error`, `expected_gap`, `gap_op`, `gap_fro` (`||P_s (I - P_w)||`), `cka`, and with labels
@@ -95,11 +102,19 @@ def rank_supervisors(
         raise InputError(f"seed must be an integer of at least 0, got {seed!r}")
     weak_rows, strong_rows, n = _sources(weak, strong)
     targets, mask = _targets(y, labelled, n)
+    require_mesh(mesh)
     layout = lay_out(n, folds, mask if targets is not None else None, _groups(groups, n), seed)
+    devices = 1 if mesh is None else mesh.size
+    if mesh is not None:
+        layout = replace(layout, capacity=-(-layout.capacity // mesh.shape[ROWS]) * mesh.shape[ROWS])
     settings = Settings(*(jnp.asarray(value, _dtype(weak_rows, strong_rows)) for value in given.values()))
-    work = _Work(layout, targets, settings, normalize, threshold > 0)
+    work = _Work(layout, targets, settings, normalize, threshold > 0, mesh)
     pairs: dict[tuple[str, str], dict[str, Score]] = {}
-    tasks = [(name, group) for name in strong_rows for group in _grouped(weak_rows, strong_rows[name].shape[1], layout)]
+    tasks = [
+        (name, group)
+        for name in strong_rows
+        for group in _grouped(weak_rows, strong_rows[name].shape[1], layout, devices)
+    ]
     state: tuple[str, _Strong] | None = None
     for name, (width, members) in track(tasks, progress, "ranking"):
         if state is None or state[0] != name:
@@ -118,13 +133,14 @@ def rank_supervisors(
 
 
 class _Work(NamedTuple):
-    """What all pairs share: the rows' layout, labels (n, c), settings, and the two static choices."""
+    """What all pairs share: the rows' layout, labels (n, c), settings, the two static choices, and the devices."""
 
     layout: Layout
     targets: np.ndarray | None
     settings: Settings
     normalize: bool
     cut: bool
+    mesh: Mesh | None
 
 
 class _Shared(NamedTuple):
@@ -156,9 +172,12 @@ def _prepare(name: str, rows: Any, work: _Work) -> _Strong:
         for block, y, weight, _ in _blocks({name: rows}, work, "strong representation"):
             if shift is None:
                 shift = Columns(block[0, 0, :0], block[0, 0], None if y is None else jnp.zeros_like(y[0, 0]))
-            yield _cell_sums(block[..., :0], block, y, weight, shift if work.normalize else None)
+            yield cell_sums(block[..., :0], block, y, weight, shift if work.normalize else None)
 
+    cell_sums = _cell_sums if work.mesh is None else _over_rows(_cell_sums, work.mesh, (_BY_CELL,) * 4 + (P(),), P())
     sums = _total(sums_of_blocks())
+    if work.mesh is not None:
+        sums = jax.device_put(sums, work.mesh.devices.flat[0])  # one device prepares what all share
     roles = _as_arrays(work.layout.expected, dtype), _as_arrays(work.layout.trial, dtype)
     largest = (work.layout.expected.test @ np.bincount(work.layout.cell)).max()
     test_rows = min(int(largest), rows.shape[1])
@@ -169,6 +188,8 @@ def _prepare(name: str, rows: Any, work: _Work) -> _Strong:
         raise InputError(f"strong representation {name!r} is constant, expected rows that differ")
     if shift is not None and work.normalize:
         center = center + shift.s
+    if work.mesh is not None:
+        center, shared = put((center, shared), work.mesh, P())
     return _Strong(rows, center, shared, [])
 
 
@@ -215,15 +236,19 @@ def _score(
         for block, y, weight, place in _blocks(chosen, work, "weak representation", width):
             if shift is None:
                 shift = block[:, 0, 0] if work.normalize else jnp.zeros_like(block[:, 0, 0])
-            yield _weak_sums(block, _rotated(strong, work, place), y, weight, shift)
+            if work.mesh is not None:
+                block, shift = filled((block, shift), work.mesh.shape[MODELS])
+            yield weak_sums(block, _rotated(strong, work, place), y, weight, shift)
 
+    by_model = (P(MODELS, *_BY_CELL), _BY_CELL, _BY_CELL, _BY_CELL, P(MODELS))
+    weak_sums = _weak_sums if work.mesh is None else _over_rows(_weak_sums, work.mesh, by_model, P(MODELS))
     sums = _total(sums_of_blocks())
     dtype = work.settings.noise.dtype
     roles = _as_arrays(work.layout.expected, dtype), _as_arrays(work.layout.trial, dtype)
-    spread, scores = jax.device_get(
-        _score_models(sums, strong.shared, roles, work.settings, work.layout.folds, work.normalize, work.cut)
-    )
-    for name, size in zip(members, spread, strict=True):
+    scorer = _scorer(work.layout.folds, work.normalize, work.cut)
+    score = scorer if work.mesh is None else spread(scorer, work.mesh)
+    sizes, scores = jax.device_get(score(sums, strong.shared, roles, work.settings))
+    for name, size in zip(members, sizes, strict=False):  # behind them copies of the last, to fill up the mesh
         if not np.isfinite(size):
             raise InputError(f"weak representation {name!r} is too large: its squares overflow {dtype}")
         if not size > 0:
@@ -231,15 +256,19 @@ def _score(
     return [{key: Score(score.value[i], score.error[i]) for key, score in scores.items()} for i in range(len(members))]
 
 
-@partial(jax.jit, static_argnames=("folds", "normalize", "cut"))
-def _score_models(
-    sums: WeakCells, shared: _Shared, roles: tuple, settings: Settings, folds: int, normalize: bool, cut: bool
-) -> tuple[Array, dict[str, Score]]:
-    score = partial(
-        _score_one, shared=shared, folds=folds, roles=roles, settings=settings, normalize=normalize, cut=cut
-    )
-    # A CPU gains nothing from batching factorisations; an accelerator does.
-    return jax.lax.map(score, sums, batch_size=None if jax.default_backend() == "cpu" else 16)
+@lru_cache
+def _scorer(folds: int, normalize: bool, cut: bool) -> Callable:
+    """Sizes and scores of a batch of models, as one program for each set of choices."""
+
+    @jax.jit
+    def score_models(sums: WeakCells, shared: _Shared, roles: tuple, settings: Settings) -> tuple[Array, dict]:
+        score = partial(
+            _score_one, shared=shared, folds=folds, roles=roles, settings=settings, normalize=normalize, cut=cut
+        )
+        # A CPU gains nothing from batching factorisations; an accelerator does.
+        return jax.lax.map(score, sums, batch_size=None if jax.default_backend() == "cpu" else 16)
+
+    return score_models
 
 
 def _score_one(
@@ -374,6 +403,16 @@ def _weak_sums(blocks: Array, z: Array, y: Array | None, weights: Array, shifts:
     return jax.lax.map(one, (blocks, shifts), batch_size=None if jax.default_backend() == "cpu" else 16)
 
 
+@lru_cache
+def _over_rows(function: Callable, mesh: Mesh, specs: tuple, out: P) -> Callable:
+    """A function of rows that each device calls with its own; the sums of a block meet in one all-reduce."""
+
+    def local(*rows: Any) -> Any:
+        return jax.lax.psum(function(*rows), ROWS)
+
+    return jax.jit(jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=out, check_vma=False))
+
+
 @jax.jit
 def _rotate(block: Array, center: Array, rotation: Array) -> Array:
     return matmul(block.astype(rotation.dtype) - center, rotation)
@@ -384,7 +423,9 @@ def _rotated(strong: _Strong, work: _Work, place: tuple) -> Array:
     if strong.cached:
         return strong.cached[0]
     start, stop, index = place
-    z = _rotate(jnp.asarray(np.asarray(strong.rows[start:stop])[index]), strong.center, strong.shared.rotation)
+    block = jnp.asarray(np.asarray(strong.rows[start:stop])[index])
+    block = block if work.mesh is None else put(block, work.mesh, _BY_CELL)
+    z = _rotate(block, strong.center, strong.shared.rotation)
     if stop - start == len(work.layout.cell):
         strong.cached.append(z)
     return z
@@ -506,7 +547,7 @@ def _bucket(width: int) -> int:
     return -(-width // step) * step
 
 
-def _grouped(weak: Mapping[str, Any], d_s: int, layout: Layout) -> Iterator[tuple[int, list[str]]]:
+def _grouped(weak: Mapping[str, Any], d_s: int, layout: Layout, devices: int) -> Iterator[tuple[int, list[str]]]:
     """Weak models in groups that run as one program: one padded width, and within the memory for a group."""
     widths = {name: rows.shape[1] for name, rows in weak.items()}
     alone = len(set(widths.values())) == 1
@@ -515,7 +556,7 @@ def _grouped(weak: Mapping[str, Any], d_s: int, layout: Layout) -> Iterator[tupl
         buckets.setdefault(width if alone else _bucket(width), []).append(name)
     for width, names in sorted(buckets.items()):
         entries = layout.cells * (layout.capacity * width + 3 * width * (width + d_s))
-        size = max(1, GROUP_BYTES // (4 * entries))
+        size = max(1, devices * GROUP_BYTES // (4 * entries))
         size = -(-len(names) // -(-len(names) // size))
         yield from ((width, names[i : i + size]) for i in range(0, len(names), size))
 
