@@ -33,5 +33,6 @@ def read_or_refused(path: str | Path, kind: str = "numeric") -> np.ndarray | Non
             rows.ids[:]
         return rows[:]
     except InputError as error:
-        assert "\n" not in str(error)
+        if "\n" in str(error):
+            raise
         return None

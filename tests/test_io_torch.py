@@ -8,7 +8,7 @@ import pickle
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import ml_dtypes
 import numpy as np
@@ -98,7 +98,7 @@ class Named:
 
 
 class Pickler(pickle._Pickler):
-    dispatch = dict(pickle._Pickler.dispatch)
+    dispatch: ClassVar = dict(pickle._Pickler.dispatch)
 
     def persistent_id(self, obj: Any) -> Any:
         return tuple(obj) if isinstance(obj, Storage) else None

@@ -68,14 +68,19 @@ class Source(NamedTuple):
 
     @property
     def extension(self) -> str:
-        return os.path.splitext(self.file)[1]
+        return os.path.splitext(self.file.rstrip(os.sep))[1]
+
+    @property
+    def format(self) -> str:
+        """The extension; what is read without one is a Zarr folder."""
+        return self.extension or ".zarr"
 
     def error(self, why: str) -> InputError:
         return InputError(f"cannot read {self.name} from {self.given}: {why}")
 
     def damaged(self, error: BaseException) -> InputError:
         """The file is not what its extension says, or not all of it."""
-        return self.error(f"it is damaged, truncated or not a {self.extension} file ({reason(error)})")
+        return self.error(f"it is damaged, truncated or not a {self.format} file ({reason(error)})")
 
     @contextmanager
     def faults(self) -> Iterator[None]:
@@ -92,8 +97,7 @@ class Source(NamedTuple):
         try:
             return importlib.import_module(module)
         except ImportError as error:
-            files = f"{self.extension} files" if self.extension else "this folder"
-            needs = f"reading {files} needs the {package} package: pip install 'w2s_jax[{extra}]'"
+            needs = f"reading {self.format} files needs the {package} package: pip install 'w2s_jax[{extra}]'"
             raise self.error(needs) from error
 
     def rows(self, shape: tuple[int, ...], dtype: np.dtype, read: Callable[[int, int], np.ndarray]) -> Rows:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,12 +28,12 @@ def open_zarr(source: Source, kind: Kind) -> Rows:
         driver = _driver(source.file)
         if driver is None:
             keys = [entry.name for entry in os.scandir(source.file) if entry.is_dir() and _driver(entry.path)]
-            return source.with_ids(source.pick(keys), keys, kind, _read)
+            return source.with_ids(source.pick(keys), keys, kind, partial(_read, source.file))
         if source.key is not None:
             raise source.error(f"it is an array, not a group of arrays, so it takes no key, got {source.key!r}")
         group, name = os.path.split(os.path.abspath(source.file))
         keys = [key for key in ID_KEYS if is_zarr(group) and _driver(os.path.join(group, key))]
-        return source._replace(file=group).with_ids(name, keys, kind, _read)
+        return source.with_ids(name, keys, kind, partial(_read, group))
 
 
 def _driver(path: str) -> str | None:
@@ -46,9 +47,9 @@ def _driver(path: str) -> str | None:
         return None
 
 
-def _read(source: Source, key: str, kind: Kind) -> Rows:
+def _read(group: str, source: Source, key: str, kind: Kind) -> Rows:
     tensorstore: Any = source.extra("tensorstore", "tensorstore", "zarr")
-    path = os.path.join(source.file, key)
+    path = os.path.join(group, key)
     place = {"driver": "file", "path": path + os.sep}
     context = {"cache_pool": {"total_bytes_limit": _CACHE_BYTES}}
     spec = {"driver": _driver(path), "kvstore": place, "context": context, "recheck_cached_data": "open"}
