@@ -125,7 +125,7 @@ def test_lists_of_another_length_are_refused_by_row(tmp_path, form):
 def test_nulls_are_refused_by_row(tmp_path, form):
     with refused("row 4 is null"):
         open_rows(saved(tmp_path, form, y=pa.array([1.0, 2, 3, 4, None, 6, 7])))[:]
-    with refused("row 5 is null"):
+    with refused(r"row 5 is null|it is damaged, .+ \(Expected all lists to be of size=1 .+\)"):  # so says pyarrow 18
         open_rows(saved(tmp_path, form, reps=pa.array([[1.0]] * 5 + [None], pa.list_(pa.float32(), 1))))[:]
     with refused("row 4 contains a null"):
         open_rows(saved(tmp_path, form, reps=pa.array([[1.0]] * 4 + [[None]], pa.list_(pa.float32()))))[:]
