@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
+from files import X, assert_same, refused
 from safetensors.numpy import save_file
 
 from w2s_jax._checks import InputError, require_finite
@@ -30,8 +31,6 @@ from w2s_jax.io import (
 )
 
 pytestmark = pytest.mark.usefixtures("unchecked")  # bad input is answered by the package, not by its annotations
-
-X = np.arange(21, dtype=np.float32).reshape(7, 3)
 
 
 def save_npz_compressed_with(method: int) -> Callable[[Path, np.ndarray], None]:
@@ -57,17 +56,6 @@ def saved(tmp_path: Path, form: str, array: np.ndarray) -> Path:
     path = tmp_path / f"reps{extension}"
     save(path, array)
     return path
-
-
-def assert_same(got: np.ndarray, expected: np.ndarray) -> None:
-    assert got.dtype == expected.dtype
-    assert got.shape == expected.shape
-    assert got.tobytes() == expected.tobytes()
-
-
-def refused(sentence: str):
-    """One line, ending in `sentence`: no second line, no traceback text."""
-    return pytest.raises(InputError, match=rf"\A[^\n]*{sentence}\Z")
 
 
 # What is read is what was saved
@@ -322,9 +310,10 @@ def test_a_missing_file_with_a_key(tmp_path):
         open_rows(tmp_path / "gone.npz:x")
 
 
-def test_a_directory(tmp_path):
-    with refused("it is a directory, expected a file"):
-        open_rows(tmp_path)
+def test_a_key_of_a_file_that_is_none(tmp_path):
+    (tmp_path / "reps.npz").mkdir()
+    with refused(r"the folder holds no file that ends in \.npy, .+, \.zarr"):
+        open_rows(f"{tmp_path}/reps.npz:x")
 
 
 def test_a_pipe_is_refused_instead_of_waited_for(tmp_path):
@@ -346,15 +335,15 @@ def test_an_unreadable_file(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("name", "came"),
-    [("reps.csv", r"the extension '\.csv'"), ("reps.pt", r"the extension '\.pt'"), ("reps", "no extension")],
+    [("reps.csv", r"the extension '\.csv'"), ("reps.h5", r"the extension '\.h5'"), ("reps", "no extension")],
 )
 def test_an_unknown_extension_lists_the_known_ones(tmp_path, name, came):
     (tmp_path / name).write_bytes(b"1,2,3")
-    with refused(rf"expected a file that ends in \.npy, \.npz, \.safetensors, got {came}"):
+    with refused(rf"expected a file that ends in \.npy, \.npz, .+, \.zarr, got {came}"):
         open_rows(tmp_path / name)
 
 
-@pytest.mark.parametrize("extension", [".npy", ".npz", ".safetensors"])
+@pytest.mark.parametrize("extension", [".npy", ".npz", ".safetensors", ".pt", ".parquet", ".arrow", ".feather"])
 @pytest.mark.parametrize("content", [b"", b"no such thing\n" * 50, b"\x93NUMPY", b"\x93NUMPY\x01\x00\x05\x00{'a':"])
 def test_content_that_is_something_else(tmp_path, extension, content):
     path = tmp_path / f"reps{extension}"

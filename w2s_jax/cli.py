@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -45,11 +46,15 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="{rank,demo,verify}")
     rank = commands.add_parser("rank", help="rank weak representations as supervisors of a strong one")
     rank.set_defaults(run=_rank)
-    file = "a .npy, .npz or .safetensors file, FILE:KEY where it holds several arrays"
+    file = (
+        "a .npy, .npz, .safetensors, .pt, .parquet or .arrow file, a .zarr folder, a folder or quoted pattern of shards"
+    )
     rank.add_argument(
         "--strong", nargs="+", required=True, metavar="FILE", help=f"strong representations (n, d): {file}"
     )
-    rank.add_argument("--weak", nargs="+", required=True, metavar="FILE", help="weak representations of the same rows")
+    rank.add_argument(
+        "--weak", nargs="+", required=True, metavar="FILE", help="of the same rows; FILE:KEY picks an array"
+    )
     rank.add_argument("--labels", metavar="FILE", help="labels (n,) or (n, outputs); NaN rows are unlabelled")
     rank.add_argument("--groups", metavar="FILE", help="group of each row (n,): related rows stay in one fold")
     rank.add_argument(
@@ -85,13 +90,18 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _rank(args: argparse.Namespace) -> None:
-    from w2s_jax.io import open_rows, read_groups, read_labels, write_text_atomically
+    from w2s_jax.io import open_rows, read_groups, read_labels, require_same_ids, write_text_atomically
 
     if len(args.ridge) > 2:
         raise InputError(f"--ridge takes one strength or two (weak strong), got {len(args.ridge)}")
     strong, weak = ({n: open_rows(p, n) for n, p in _named(paths).items()} for paths in (args.strong, args.weak))
     y = None if args.labels is None else read_labels(args.labels)
     groups = None if args.groups is None else read_groups(args.groups)
+    named = {"strong representation": strong, "weak representation": weak}
+    carriers = {f"{side} {name!r}": rows for side, models in named.items() for name, rows in models.items()}
+    carriers |= {} if args.labels is None else {"labels": open_rows(args.labels, "labels")}
+    carriers |= {} if args.groups is None else {"groups": open_rows(args.groups, "groups", kind="groups")}
+    require_same_ids(carriers)
     _require_writable(args.json, args.plot)
     _require_figure(args.plot)
     from w2s_jax.ranking import rank_supervisors
@@ -142,9 +152,15 @@ def _verify(args: argparse.Namespace) -> None:
 
 
 def _named(paths: Sequence[str]) -> dict[str, str]:
-    """Short names for files: the stem (with the key), or the whole path where two stems agree."""
-    stems = [Path(path).name.replace(".safetensors", "").replace(".npy", "").replace(".npz", "") for path in paths]
-    named = {stem if stems.count(stem) == 1 else path: path for stem, path in zip(stems, paths, strict=True)}
+    """Short names for files: the stem (with the key), or the whole path for patterns and where two stems agree."""
+    from w2s_jax.io import EXTENSIONS
+
+    endings = "|".join(map(re.escape, EXTENSIONS))
+    stems = [re.sub(f"({endings})(?=:|$)", "", Path(path).name) for path in paths]
+    short = [
+        stem if stems.count(stem) == 1 and "*" not in stem else path for stem, path in zip(stems, paths, strict=True)
+    ]
+    named = dict(zip(short, paths, strict=True))
     if len(named) < len(paths):
         raise InputError(f"every representation must be given once, got {max(paths, key=list(paths).count)} twice")
     return named

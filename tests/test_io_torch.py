@@ -1,0 +1,295 @@
+"""Files of torch: what torch saved is read without torch, and nothing that a pickle names is ever run."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import zipfile
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any, ClassVar
+
+import ml_dtypes
+import numpy as np
+import pytest
+from files import DATA, X, assert_same, read_or_refused, refused
+
+from w2s_jax.io import open_rows, read_groups
+
+pytestmark = pytest.mark.usefixtures("unchecked")
+
+SAVED = DATA / "torch.pt"  # torch.save of a dict, by torch 2.13; torch_tensor.pt: of one tensor
+STORAGE = X.tobytes()
+
+
+def test_a_tensor_is_read_without_a_key():
+    assert_same(open_rows(DATA / "torch_tensor.pt")[:], X)
+
+
+@pytest.mark.parametrize(
+    ("key", "expected"),
+    [
+        ("reps", X),
+        ("half", X.astype(np.float16)),
+        ("bf16", X.astype(ml_dtypes.bfloat16)),
+        ("view", np.arange(40.0).reshape(10, 4)[2:9, 1:3]),
+        ("transposed", np.arange(14).reshape(2, 7).T),
+    ],
+)
+def test_tensors_of_a_dict_with_their_dtypes_offsets_and_strides(key, expected):
+    rows = open_rows(f"{SAVED}:{key}")
+    assert (rows.shape, rows.dtype) == (expected.shape, expected.dtype)
+    assert_same(rows[:], expected)
+    assert_same(rows[2:5], expected[2:5])
+
+
+def test_a_list_beside_the_tensors_gives_the_ids():
+    ids = open_rows(f"{SAVED}:reps").ids
+    assert ids is not None
+    assert ids[2:4].tolist() == ["row 2", "row 3"]
+    assert read_groups(f"{SAVED}:ids").tolist() == list(range(7))
+
+
+def test_tensors_are_memory_mapped(tmp_path):
+    path = tmp_path / "x.pt"
+    path.write_bytes((DATA / "torch_tensor.pt").read_bytes())
+    block = open_rows(path)[2:4]
+    with path.open("r+b") as file:
+        file.seek(path.read_bytes().index(STORAGE) + X[:2].nbytes)
+        file.write(np.float32(-1).tobytes())
+    assert block[0, 0] == -1
+
+
+def test_several_tensors_need_a_key():
+    with refused(r"name one as \S+:KEY, KEY one of bf16, half, reps, transposed, view"):
+        open_rows(SAVED)
+    with refused("it has no array 'epoch', only bf16, half, reps, transposed, view"):
+        open_rows(f"{SAVED}:epoch")
+
+
+def test_one_tensor_takes_no_key():
+    with refused("it holds one tensor, so it takes no key, got 'x'"):
+        open_rows(f"{DATA / 'torch_tensor.pt'}:x")
+
+
+# Hand-made files: a pickler that writes tensors as torch does
+
+
+class Storage(tuple):
+    """Pickled as a persistent id."""
+
+
+class Made:
+    """Pickled as a call of the named function with the arguments, whatever they are."""
+
+    def __init__(self, function: Any, *arguments: Any) -> None:
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+class Named:
+    """Something that pickle finds under this name."""
+
+    def __init__(self, module: str, name: str) -> None:
+        self.__module__, self.__qualname__ = module, name
+
+
+class Pickler(pickle._Pickler):
+    dispatch: ClassVar = dict(pickle._Pickler.dispatch)
+
+    def persistent_id(self, obj: Any) -> Any:
+        return tuple(obj) if isinstance(obj, Storage) else None
+
+    def save_named(self, obj: Named) -> None:
+        self.write(f"c{obj.__module__}\n{obj.__qualname__}\n".encode())
+
+    dispatch[Named] = save_named
+
+    def save_made(self, obj: Made) -> None:
+        function, arguments = obj.call
+        self.save(function)
+        self.save(tuple(arguments))
+        self.write(b"R")
+
+    dispatch[Made] = save_made
+
+
+REBUILD = Named("torch._utils", "_rebuild_tensor_v2")
+
+
+def tensor(shape=(7, 3), strides=(3, 1), offset=0, length=21, dtype="Float", member="0", rest=()) -> Made:
+    storage = Storage(("storage", Named("torch", f"{dtype}Storage"), member, "cpu", length))
+    return Made(REBUILD, storage, offset, shape, strides, False, OrderedDict(), *rest)
+
+
+def written(path: Path, obj: Any, data: bytes = STORAGE, method: int = zipfile.ZIP_STORED, **members: bytes) -> Path:
+    stream = io.BytesIO()
+    Pickler(stream, 2).dump(obj)
+    with zipfile.ZipFile(path, "w", method) as archive:
+        archive.writestr("x/data.pkl", stream.getvalue(), zipfile.ZIP_STORED)
+        archive.writestr("x/data/0", data)
+        for name, content in members.items():
+            archive.writestr(f"x/{name}", content)
+    return path
+
+
+def test_hand_made_files_are_read_as_real_ones(tmp_path):
+    path = tmp_path / "x.pth"
+    assert_same(open_rows(written(path, tensor()))[:], X)
+    assert_same(open_rows(written(path, {"only": tensor(), "id": list(range(7))}))[:], X)
+    assert_same(open_rows(written(path, OrderedDict(only=tensor())))[:], X)
+    parameter = Made(Named("torch._utils", "_rebuild_parameter"), tensor(), True, OrderedDict())
+    assert_same(open_rows(written(path, parameter))[:], X)
+
+
+def test_big_endian_storages(tmp_path):
+    path = written(tmp_path / "x.pt", tensor(), X.astype(">f4").tobytes(), byteorder=b"big")
+    assert_same(open_rows(path)[:], X)
+
+
+class Bomb:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return os.system, (f"mkdir {self.path}",)
+
+
+@pytest.mark.parametrize("wrap", [lambda bomb: bomb, lambda bomb: {"reps": tensor(), "config": bomb}])
+def test_a_pickle_that_runs_a_command_is_refused_and_not_run(tmp_path, wrap):
+    path = written(tmp_path / "x.pt", wrap(Bomb(tmp_path / "boom")))
+    with refused(r"expected nothing but tensors, got posix\.system: save a tensor or a dict of tensors"):
+        open_rows(path)
+    assert not (tmp_path / "boom").exists()
+    os.system(f"mkdir {tmp_path / 'boom'}")
+    assert (tmp_path / "boom").exists()  # so the check above could have failed
+
+
+@pytest.mark.parametrize(
+    "name", ["builtins.eval", "torch._utils._rebuild_sparse_tensor", "torch.nn.Linear", "collections.Counter", "os.a b"]
+)
+def test_other_names_are_refused(tmp_path, name):
+    module, _, attribute = name.rpartition(".")
+    with refused(f"expected nothing but tensors, got {name}: save a tensor or a dict of tensors"):
+        open_rows(written(tmp_path / "x.pt", {"x": tensor(), "y": Made(Named(module, attribute), "1")}))
+
+
+def test_other_opcodes_are_refused(tmp_path):
+    path = tmp_path / "x.pt"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("x/data.pkl", pickle.dumps({"x": [1.5]}, 0))
+    with refused("expected nothing but tensors, got the pickle opcode DICT: save a tensor or a dict of tensors"):
+        open_rows(path)
+
+
+def nested(depth: int) -> bytes:
+    return b"\x80\x02}" + b")" + depth * b"\x85" + b"Ns."
+
+
+HOSTILE = {
+    "a deep tuple as a key": nested(10**6),
+    "a deep tuple": b"\x80\x02)" + 10**6 * b"\x85" + b".",
+    "deep marks": 10**6 * b"(" + b".",
+    "an empty stack": b"\x80\x02R.",
+    "no value": b"\x80\x02.",
+    "two values": b"\x80\x02NN.",
+    "an unknown memo": b"\x80\x02h\x05.",
+    "items of a tuple": b"\x80\x02)NNs.",
+    "appending to a dict": b"\x80\x02}Na.",
+    "calling text": b"\x80\x02X\x01\x00\x00\x00a)R.",
+    "a storage that is none": b"\x80\x02)Q.",
+    "no end": b"\x80\x02}",
+    "a long integer as a key": b"\x80\x02}\x8b\x04\x00\x00\x00\x01\x00\x00\x00Ns.",
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_pickles_are_one_sentence(tmp_path, name):
+    path = tmp_path / "x.pt"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("x/data.pkl", HOSTILE[name])
+    with refused(r"(expected .+|it is damaged, truncated or not a \.pt file \(.+\))"):
+        open_rows(path)
+
+
+@pytest.mark.parametrize(
+    ("made", "why"),
+    [
+        (dict(length=10**12), r"expected 4000000000000 bytes of uncompressed data in its member 'x/data/0', got 84"),
+        (dict(shape=(8, 3)), "its tensor ends at number 24 of a storage of 21"),
+        (dict(offset=1), "its tensor ends at number 22 of a storage of 21"),
+        (dict(strides=(3, 10)), "its tensor ends at number 39 of a storage of 21"),
+        (dict(shape=(10**18, 10**18), strides=(0, 0)), r"it is damaged.+"),
+        (dict(shape=(7, -3)), r"it is damaged, .+ \(a tensor's shape or strides are no tuple of integers\)"),
+        (dict(shape=(7, True)), r"it is damaged, .+ \(a tensor's shape or strides are no tuple of integers\)"),
+        (dict(shape=(7,)), r"it is damaged, .+ \(a tensor's shape and strides differ in length\)"),
+        (dict(member="1"), "it is damaged, .+"),
+        (dict(member="../../etc/passwd"), "it is damaged, .+"),
+        (dict(dtype="ComplexFloat"), "expected nothing but tensors, got torch.ComplexFloatStorage: .+"),
+        (dict(rest=({"neg": True},)), "it is damaged, .+"),
+        (dict(shape=(0, 3)), r"expected at least one row and one column, got shape \(0, 3\)"),
+        (dict(shape=(7, 3, 1), strides=(3, 1, 1)), r"expected shape \(n,\) or \(n, d\), got \(7, 3, 1\)"),
+    ],
+)
+def test_tensors_that_do_not_fit_their_storage_are_refused(tmp_path, made, why):
+    with refused(why):
+        open_rows(written(tmp_path / "x.pt", tensor(**made)))
+
+
+def test_a_compressed_storage_is_refused(tmp_path):
+    with refused("expected 84 bytes of uncompressed data in its member 'x/data/0', got 84"):
+        open_rows(written(tmp_path / "x.pt", tensor(), method=zipfile.ZIP_DEFLATED))
+
+
+@pytest.mark.parametrize(
+    ("obj", "came"), [([1, 2], "list"), ("text", "str"), (None, "NoneType"), ((tensor(),), "tuple")]
+)
+def test_what_is_no_tensor_nor_dict_is_refused(tmp_path, obj, came):
+    with refused(f"expected a tensor or a dict of tensors, got {came}"):
+        open_rows(written(tmp_path / "x.pt", obj))
+
+
+@pytest.mark.parametrize("ids", [[1, "a"], [1.5], [None], [], [tensor()]])
+def test_ids_that_are_no_integers_or_text_are_refused(tmp_path, ids):
+    with refused(r"cannot read row ids of array from \S+: expected integers or text, got a list"):
+        open_rows(written(tmp_path / "x.pt", {"x": tensor(), "ids": ids}))
+
+
+def test_the_format_before_torch_1_6_is_named(tmp_path):
+    path = tmp_path / "x.pt"
+    path.write_bytes(pickle.dumps(0x1950A86A20F9469CFC6C, 2) + b"rest")
+    with refused(r"it is in the format of torch before 1\.6: load and save it with a newer torch"):
+        open_rows(path)
+
+
+def test_files_cut_at_any_length_are_refused(tmp_path):
+    whole = SAVED.read_bytes()
+    path = tmp_path / "x.pt"
+    for length in range(0, len(whole), 11):
+        path.write_bytes(whole[:length])
+        with refused(r"it is damaged, truncated or not a \.pt file \(.+\)"):
+            open_rows(f"{path}:reps")
+
+
+def test_files_with_any_byte_changed_are_read_or_refused(tmp_path):
+    whole = (DATA / "torch_tensor.pt").read_bytes()
+    path = tmp_path / "x.pt"
+    for place in range(0, len(whole), 3):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x5A]) + whole[place + 1 :])
+        read_or_refused(path)
+
+
+def test_pickles_with_any_byte_changed_are_read_or_refused(tmp_path):
+    stream = io.BytesIO()
+    Pickler(stream, 2).dump({"x": tensor(), "ids": ["a"] * 7})
+    pickled, path = stream.getvalue(), tmp_path / "x.pt"
+    rng = np.random.default_rng(0)
+    for place in range(len(pickled)):
+        for byte in rng.integers(0, 256, 4):
+            with zipfile.ZipFile(path, "w") as archive:
+                archive.writestr("x/data.pkl", pickled[:place] + bytes([byte]) + pickled[place + 1 :])
+                archive.writestr("x/data/0", STORAGE)
+            read_or_refused(path)
