@@ -35,6 +35,8 @@ from w2s_jax.moments import Moments, moments, moments_from_batches
 from w2s_jax.overlap import Overlap, overlap, overlap_from_kernels, overlap_from_moments
 from w2s_jax.ranking import rank_supervisors
 from w2s_jax.spectrum import Spectrum, principal_rank, spectrum, tail_gamma
+from w2s_jax.sweep import run_sweep
+from w2s_jax.sweep_table import Sweep
 from w2s_jax.table import SupervisorTable
 from w2s_jax.training import TrainedProbe, train_probe
 
@@ -52,6 +54,7 @@ __all__ = [
     "RidgeChoice",
     "Spectrum",
     "SupervisorTable",
+    "Sweep",
     "Tail",
     "TrainedProbe",
     "WeakToStrong",
@@ -84,6 +87,7 @@ __all__ = [
     "ridge_probe",
     "ridge_probe_from_moments",
     "ridge_probe_path",
+    "run_sweep",
     "spectrum",
     "tail_gamma",
     "train_probe",
