@@ -131,8 +131,8 @@ def _score(
         chosen, values_w, vectors_w, labels_w, values_s, vectors_s, labels_s, energy = args
         n = jnp.sum(chosen * cells.n)
         rotated = matmul(matmul(vectors_s.T, pool(chosen, cross, cells.n)), vectors_w)
-        sides = (Side(x, jnp.zeros((len(x), len(x)), x.dtype), n) for x in (values_w, values_s))
-        overlap = whitened(*sides, rotated, labels_w, labels_s, energy)
+        weak_side, strong_side = (Side(x, jnp.zeros((len(x), len(x)), x.dtype), n) for x in (values_w, values_s))
+        overlap = whitened(weak_side, strong_side, rotated, labels_w, labels_s, energy)
         norms = (gap_norm(overlap, weak_head, strong_head, ord) for ord in ("op", "fro"))
         return *norms, prediction_gap(overlap, weak_head, strong_head)
 

@@ -65,8 +65,9 @@ def run_sweep(
     Source: Xue et al. 2025 for norms, bound and predicted gap; Kornblith et al. 2019 for CKA.
     """
     config = config if isinstance(config, SweepConfig) else _checked(config)
+    inputs = _opened(config)  # before anything is written
     with open_store(config.output) as store:
-        run = _opened(config, store, progress)
+        run = _Run(config, store, progress, *inputs)
         keys, changed = _keep_models(run)
         computed = _keep_pairs(run, keys)
     return replace(read_sweep(config.output), computed=computed, changed=changed)
@@ -108,7 +109,8 @@ def _checked(config: Mapping[str, Any] | str | os.PathLike) -> SweepConfig:
     return sweep_config(config) if isinstance(config, Mapping) else read_config(config)
 
 
-def _opened(config: SweepConfig, store: Store, progress: Any) -> _Run:
+def _opened(config: SweepConfig) -> tuple[dict[str, Source], dict[str, str], RowCells, str]:
+    """The models' rows, their files' stamps, the rows' cells, and the hash of all that is in those."""
     stamps, opened = {}, {}
     for name, path in config.models.items():
         opened[name] = open_rows(path, f"model {name!r}")
@@ -129,7 +131,7 @@ def _opened(config: SweepConfig, store: Store, progress: Any) -> _Run:
     if groups is not None and groups.shape != (n,):
         raise InputError(f"groups must have one entry per row ({n}), got {len(groups)}")
     rows = row_cells(n, labels, groups, config.folds, config.seed, config.normalize)
-    return _Run(config, store, progress, sources, stamps, rows, _rows_key(rows, config, dtype))
+    return sources, stamps, rows, _rows_key(rows, config, dtype)
 
 
 def _rows_key(rows: RowCells, config: SweepConfig, dtype: np.dtype) -> str:

@@ -134,8 +134,8 @@ def _grid(table: Mapping[str, Any]) -> tuple[Setting, ...]:
         cuts = list(itertools.product(weak, strong))
     else:
         cuts = [(cut, cut) for cut in _numbers("threshold", table, 0.0, 1.0)]
-    ridges = (_numbers(key, table, 1e-3, None) for key in ("weak_ridge", "strong_ridge"))
-    return tuple(Setting(*cut, *pair) for cut, *pair in itertools.product(cuts, *ridges))
+    weak, strong = (_numbers(key, table, 1e-3, None) for key in ("weak_ridge", "strong_ridge"))
+    return tuple(Setting(*cut, b_w, b_s) for cut, b_w, b_s in itertools.product(cuts, weak, strong))
 
 
 def _numbers(key: str, table: Mapping[str, Any], default: float, high: float | None) -> list[float]:
