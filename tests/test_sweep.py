@@ -94,7 +94,7 @@ RANKED = ("gap_op", "gap_fro", "cka", "predicted_gap", "expected_error", "expect
 
 @pytest.mark.parametrize(
     ("weak", "normalize", "threshold", "labels", "groups"),
-    [("bd", True, 0.0, "some", None), ("b", True, 0.05, "one", np.arange(N) // 2), ("d", False, 0.05, "some", None)],
+    [("ab", True, 0.0, "some", None), ("b", True, 0.05, "one", np.arange(N) // 2), ("d", False, 0.05, "some", None)],
 )
 def test_the_columns_are_those_of_the_ranking(x64, weak, normalize, threshold, labels, groups):
     """Every column that the ranking has too is the same, standard errors included, whatever other label sets there are."""
@@ -209,6 +209,17 @@ def test_many_blocks_are_one(x64, monkeypatch):
         (model_sums(models[0], rows), cross_sums(models[:1], models[1:], rows)),
         once,
     )
+
+
+def test_batches_of_an_accelerator_score_the_same(monkeypatch):
+    """Weak models scored several at a time, the last batch filled up, have the scores of one at a time."""
+    alone = run_sweep({**TABLE, "weak": ["[abcd].npy"], "memory": 256})
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr("w2s_jax.pair_rows.BATCH", 2)
+    together = run_sweep({**TABLE, "weak": ["[abcd].npy"], "memory": 256, "output": "together"})
+    assert together["weak"].tolist() == alone["weak"].tolist()
+    for column in ("gap_op", "gap_fro", "cka", "predicted_gap"):
+        np.testing.assert_allclose(together[column], alone[column], rtol=1e-4)
 
 
 # What is computed, and what is computed again
