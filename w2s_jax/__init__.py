@@ -36,6 +36,8 @@ from w2s_jax.overlap import Overlap, overlap, overlap_from_kernels, overlap_from
 from w2s_jax.ranking import rank_supervisors
 from w2s_jax.sharding import device_mesh, spread
 from w2s_jax.spectrum import Spectrum, principal_rank, spectrum, tail_gamma
+from w2s_jax.sweep import run_sweep
+from w2s_jax.sweep_table import Sweep
 from w2s_jax.table import SupervisorTable
 from w2s_jax.training import TrainedProbe, train_probe
 
@@ -53,6 +55,7 @@ __all__ = [
     "RidgeChoice",
     "Spectrum",
     "SupervisorTable",
+    "Sweep",
     "Tail",
     "TrainedProbe",
     "WeakToStrong",
@@ -86,6 +89,7 @@ __all__ = [
     "ridge_probe",
     "ridge_probe_from_moments",
     "ridge_probe_path",
+    "run_sweep",
     "spectrum",
     "spread",
     "tail_gamma",

@@ -1,5 +1,5 @@
 """The command line, `w2s` and `python -m w2s_jax`: `rank` representations in files, `demo` the whole experiment on real
-data, `verify` the theory by simulation.
+data, `verify` the theory by simulation, `sweep` many pairs and settings (cli_sweep.py).
 
 Exit codes: 0 done, 2 bad input (one sentence on stderr, nothing half-written), 130 interrupted.
 """
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from w2s_jax._checks import InputError
+from w2s_jax.cli_sweep import add_sweep
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,7 +44,7 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="w2s", description="Which weak model should teach a strong one, and how much is lost?")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{rank,demo,verify}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{rank,demo,verify,sweep}")
     rank = commands.add_parser("rank", help="rank weak representations as supervisors of a strong one")
     rank.set_defaults(run=_rank)
     file = (
@@ -84,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("--out", metavar="FILE", help="keep finished trials here, and go on from them next time")
     verify.add_argument("--json", metavar="FILE", help="also write the results as JSON")
     verify.add_argument("--plot", default="w2s_verify.png", metavar="FILE", help="figure (default: %(default)s)")
-    for command in (rank, demo, verify):
+    for command in (rank, demo, verify, add_sweep(commands)):
         command.add_argument("--quiet", action="store_true", help="no progress bar")
     return parser
 

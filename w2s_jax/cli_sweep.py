@@ -1,0 +1,95 @@
+"""`w2s sweep`: runs a sweep from a TOML file or flags, and exports its table."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from w2s_jax._checks import InputError
+
+_LISTS = ("weak", "strong")
+_NUMBERS = ("threshold", "weak_threshold", "strong_threshold", "weak_ridge", "strong_ridge")
+_USAGE = (
+    "w2s sweep CONFIG.toml, w2s sweep --weak FILE ... --strong FILE ... --output FOLDER, "
+    "or w2s sweep export FOLDER --to FILE"
+)
+
+
+def add_sweep(commands: Any) -> argparse.ArgumentParser:
+    """Adds the command to the parser's commands."""
+    sweep = commands.add_parser(
+        "sweep",
+        help="all weak with all strong models, over a grid of settings and several label sets; resumable",
+        description=f"{_USAGE}. A configuration has the keys of the options, with _ for -; options replace them.",
+    )
+    sweep.set_defaults(run=run)
+    sweep.add_argument("what", nargs="*", metavar="CONFIG.toml | export FOLDER", help="what to run, or what to export")
+    for side in _LISTS:
+        sweep.add_argument(f"--{side}", nargs="+", metavar="FILE", help=f"{side} models: files or globs")
+    sweep.add_argument("--labels", nargs="+", metavar="NAME=FILE", help="label sets; NaN rows are unlabelled")
+    sweep.add_argument("--groups", metavar="FILE", help="group of each row (n,): related rows stay in one fold")
+    sweep.add_argument("--output", metavar="FOLDER", help="where results are kept and a stopped sweep goes on")
+    for name in _NUMBERS:
+        metavar = "ALPHA" if name.endswith("threshold") else "BETA"
+        sweep.add_argument(f"--{name.replace('_', '-')}", nargs="+", type=float, metavar=metavar)
+    sweep.add_argument("--folds", type=int, metavar="K", help="also the cross-fitted errors, over K blocks of rows")
+    sweep.add_argument("--seed", type=int, help="of the folds")
+    sweep.add_argument("--prior", type=float, metavar="P", help="label prior of the expected error")
+    sweep.add_argument("--noise", type=float, metavar="NU", help="label noise of the expected error")
+    sweep.add_argument("--raw", action="store_true", help="neither centre nor rescale the representations")
+    sweep.add_argument("--memory", type=float, metavar="MIB", help="for the sums of a group of pairs (default: 256)")
+    sweep.add_argument("--to", metavar="FILE", help="with export: a .csv, .parquet or .json file")
+    return sweep
+
+
+def run(args: argparse.Namespace) -> None:
+    """Runs or exports; raises InputError with one sentence."""
+    if args.what[:1] == ["export"]:
+        _export(args)
+        return
+    if len(args.what) > 1 or args.to is not None:
+        raise InputError(f"usage: {_USAGE}")
+    from w2s_jax.cli import _cache_compiled_programs
+    from w2s_jax.sweep import run_sweep
+    from w2s_jax.sweep_config import read_toml, sweep_config
+
+    table, folder = ({}, Path()) if not args.what else (read_toml(args.what[0]), Path(args.what[0]).parent)
+    config = sweep_config(_with_options(table, args, folder), folder)
+    _cache_compiled_programs()
+    sweep = run_sweep(config, progress=not args.quiet)
+    if sweep.changed:
+        print(f"changed since the last run: {', '.join(sweep.changed)}", file=sys.stderr)
+    print(sweep)
+
+
+def _export(args: argparse.Namespace) -> None:
+    from w2s_jax.sweep_table import read_sweep
+
+    if len(args.what) != 2 or args.to is None:
+        raise InputError(f"usage: {_USAGE}")
+    sweep = read_sweep(args.what[1])
+    sweep.export(args.to)
+    missing = "" if sweep.finished == sweep.pairs > 0 else f"; {sweep.finished} of {sweep.pairs} pairs are finished"
+    print(f"{len(sweep)} rows in {args.to}{missing}")
+
+
+def _with_options(table: dict[str, Any], args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """The configuration with the options in place; their paths are relative to where the command runs."""
+    here = lambda path: str(Path(path).absolute())
+    options = {name: getattr(args, name) for name in (*_NUMBERS, "folds", "seed", "prior", "noise", "memory")}
+    options |= {name: None if (given := getattr(args, name)) is None else [here(p) for p in given] for name in _LISTS}
+    options |= {name: None if (given := getattr(args, name)) is None else here(given) for name in ("output", "groups")}
+    options |= {"labels": None if args.labels is None else dict(_label_set(text, here) for text in args.labels)}
+    options |= {"normalize": False if args.raw else None}
+    given = {name: value for name, value in options.items() if value is not None}
+    cuts = {"threshold", "weak_threshold", "strong_threshold"}
+    if given.keys() & cuts:  # cuts on the command line replace those of the file, whichever way they are written
+        table = {name: value for name, value in table.items() if name not in cuts}
+    return {**table, **given}
+
+
+def _label_set(text: str, here: Any) -> tuple[str, str]:
+    name, equals, path = text.partition("=")
+    return (name, here(path)) if equals else (Path(text).stem, here(text))

@@ -1,0 +1,160 @@
+"""The rows of a sweep's table: one strong model's pairs, scored on the device, for every setting and label set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from w2s_jax.folds import Layout
+from w2s_jax.pairs import Cells, Model, Student, prepare_student, run_experiments, score_pairs
+from w2s_jax.row_cells import LabelSet, RowCells, squares_per_cell
+from w2s_jax.sweep_config import Setting, SweepConfig
+
+BATCH = 16  # weak models at once on an accelerator
+
+
+def score_strong(
+    strong: Model, weak: Mapping[str, Model], cross: Mapping[str, np.ndarray], rows: RowCells, config: SweepConfig
+) -> dict[str, list[dict[str, Any]]]:
+    """A strong model's rows with each of the weak ones, settings then label sets, from cross sums (J, d_s, d_w) by name."""
+    padded = {name: _padded(cross[name], strong, model) for name, model in weak.items()}
+    scores = _scores(strong, weak, padded, rows, config)
+    trials = _trials(strong, weak, padded, rows, config) if config.folds else {}
+    return {name: list(_rows(scores[name], trials.get(name), rows, config)) for name in weak}
+
+
+def _padded(cross: np.ndarray, strong: Model, weak: Model) -> Array:
+    """Cross sums padded to the models' widths."""
+    missing = [side.mean.shape[0] - have for side, have in zip((strong, weak), cross.shape[1:], strict=True)]
+    return jnp.asarray(np.pad(cross, [(0, 0), *((0, more) for more in missing)]))
+
+
+def _scores(
+    strong: Model, weak: Mapping[str, Model], cross: Mapping[str, Array], rows: RowCells, config: SweepConfig
+) -> dict[str, dict[str, np.ndarray]]:
+    """What `score_pairs` makes of every weak model, those of one width together."""
+    light = lambda model: model._replace(second=None, hy=None)
+    dtype = strong.mean.dtype
+    energy, grid = jnp.asarray(rows.energy, dtype), jnp.asarray(config.grid, dtype)
+    found: dict[str, dict[str, np.ndarray]] = {}
+    for names in _batches(weak):
+        stacked = jax.tree.map(lambda *x: jnp.stack(x), *(light(weak[name]) for name in names))
+        sums = jnp.stack([cross[name] for name in names])
+        scores = score_pairs(
+            stacked, light(strong), sums, _on_device(rows.cells, dtype), grid, energy, config.normalize
+        )
+        scores = {key: np.asarray(x, float) for key, x in jax.device_get(scores).items()}
+        found |= {name: {key: x[i] for key, x in scores.items()} for i, name in enumerate(names)}
+    return found
+
+
+def _batches(weak: Mapping[str, Model]) -> Iterator[list[str]]:
+    """Models of one width, a batch at a time; the last one is filled up with its last model. A CPU takes one at a time."""
+    size = 1 if jax.default_backend() == "cpu" else BATCH
+    by_width: dict[int, list[str]] = {}
+    for name, model in weak.items():
+        by_width.setdefault(model.mean.shape[0], []).append(name)
+    for members in by_width.values():
+        for start in range(0, len(members), size):
+            batch = members[start : start + size]
+            yield batch + batch[-1:] * (size - len(batch))
+
+
+class _Experiment(NamedTuple):
+    """One layout's experiments: where its cells are, what they hold, roles, label sums, and columns of its label sets."""
+
+    where: slice
+    cells: Cells
+    roles: tuple
+    y: tuple[Array, Array]
+    columns: tuple[tuple[int, int], ...]
+
+
+def _trials(
+    strong: Model, weak: Mapping[str, Model], cross: Mapping[str, Array], rows: RowCells, config: SweepConfig
+) -> dict[str, list[dict[str, np.ndarray]]]:
+    """What `run_experiments` makes of every weak model, by layout."""
+    dtype = strong.mean.dtype
+    ridges = tuple(jnp.asarray(side, dtype) for side in _ridges(config.grid))
+    shared = jnp.asarray([config.prior, config.noise], dtype)
+    found: dict[str, list[dict[str, np.ndarray]]] = {name: [] for name in weak}
+    for number, layout in enumerate(rows.layouts):
+        where, cells, roles, y, columns = _experiment(rows, number, dtype)
+        part, size = _part(strong, where), _test_rows(layout, strong)
+        student: Student = prepare_student(part, cells, roles, ridges[1], shared, y, size, bool(columns))
+        for name, model in weak.items():
+            args = (_part(model, where), part, cross[name][where], cells, student, roles, ridges, shared)
+            found[name].append(jax.device_get(run_experiments(*args, columns, config.normalize)))
+    return found
+
+
+def _experiment(rows: RowCells, number: int, dtype: Any) -> _Experiment:
+    layout, where = rows.layouts[number], rows.of(number)
+    cells = _on_device(Cells(rows.cells.n[where], rows.cells.sets[:, where], rows.cells.y[where]), dtype)
+    roles = _on_device((layout.expected, layout.trial), dtype)
+    y = _on_device((rows.cells.y[where], squares_per_cell(rows)[where]), dtype)
+    columns = tuple((label.start, label.stop) for label in rows.label_sets if label.layout == number)
+    return _Experiment(where, cells, roles, y, columns)
+
+
+def _on_device(tree: Any, dtype: Any) -> Any:
+    return jax.tree.map(lambda x: jnp.asarray(x, dtype), tree)
+
+
+def _part(model: Model, cells: slice) -> Model:
+    """The model with the sums of some cells."""
+    return model._replace(first=model.first[cells], second=model.second[cells], hy=model.hy[cells])
+
+
+def _test_rows(layout: Layout, strong: Model) -> int:
+    """No more eigenvalues of a test split's moment than this are not zero."""
+    largest = (layout.expected.test @ np.bincount(layout.cell, minlength=layout.cells)).max()
+    return min(int(largest), strong.mean.shape[0])
+
+
+def _ridges(grid: Iterable[Setting]) -> tuple[list[float], list[float]]:
+    """Distinct ridge strengths of the two heads."""
+    weak, strong = (list(dict.fromkeys(strengths)) for strengths in zip(*(s[2:] for s in grid), strict=True))
+    return weak, strong
+
+
+def _rows(
+    scores: Mapping[str, np.ndarray], trials: list[dict[str, np.ndarray]] | None, rows: RowCells, config: SweepConfig
+) -> Iterator[dict[str, Any]]:
+    weak_ridges, strong_ridges = _ridges(config.grid)
+    for point, setting in enumerate(config.grid):
+        of_all = {"cka": float(scores["cka"])} | {name: float(scores[name][0, point]) for name in ("gap_op", "gap_fro")}
+        place = weak_ridges.index(setting.weak_ridge), strong_ridges.index(setting.strong_ridge)
+        for label in rows.label_sets or (None,):
+            with_labels = {} if label is None else _with_labels(scores, point, label)
+            tried = {} if trials is None else _cross_fitted(trials, place, label, rows)
+            yield {**setting._asdict(), **of_all, **with_labels, **tried}
+
+
+def _with_labels(scores: Mapping[str, np.ndarray], point: int, label: LabelSet) -> dict[str, Any]:
+    """The columns that labels add; the bound is `||P_s (I - P_w)||_op^2 E y^2` on their rows (Xue et al. 2025)."""
+    return {
+        "labels": label.name,
+        "labelled_rows": label.rows,
+        "label_energy": label.energy,
+        "gap_bound": float(scores["gap_op"][label.set, point]) ** 2 * label.energy,
+        "predicted_gap": float(scores["predicted_gap"][label.set, point, label.start : label.stop].sum()),
+    }
+
+
+def _cross_fitted(
+    trials: list[dict[str, np.ndarray]], place: tuple[int, int], label: LabelSet | None, rows: RowCells
+) -> dict[str, float]:
+    """The cross-fitted columns, with standard errors."""
+    of_layout = trials[0 if label is None else label.layout]
+    found = {name: of_layout[name][place] for name in ("expected_error", "expected_gap")}
+    if label is not None:
+        same = [other for other in rows.label_sets if other.layout == label.layout]
+        found["trial_error"] = of_layout["trial_error"][place][same.index(label)]
+    values = {name: float(pair[0]) for name, pair in found.items()}
+    return values | {f"{name}_se": float(pair[1]) for name, pair in found.items()}

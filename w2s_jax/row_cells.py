@@ -1,0 +1,290 @@
+"""Rows of many files by cell: which rows belong together for a sweep's label sets and folds, and sums over them in blocks.
+
+Every distinct set of labelled rows has a layout (folds.py) of its cells; the cells of all layouts stand side by side. Sums
+run over a range of rows and end in one `merge`, so that several processes may each take their own range.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from w2s_jax._arrays import matmul
+from w2s_jax._checks import InputError, require_finite
+from w2s_jax.crossfit import Roles
+from w2s_jax.folds import Layout, lay_out
+from w2s_jax.moments import Tree, add_compensated
+from w2s_jax.pairs import Cells, Sums
+from w2s_jax.ranking import _bucket as bucket
+
+BLOCK_ROWS = 16384
+BLOCK_BYTES = 64 << 20  # of one block of rows of all the models that are read together
+
+Merge = Callable[[Any], Any]
+
+
+class LabelSet(NamedTuple):
+    """Label columns `start` to `stop`, which layout and set of rows they live on, labelled rows, and mean square (summed)."""
+
+    name: str
+    start: int
+    stop: int
+    layout: int
+    set: int
+    rows: int
+    energy: float
+
+
+class Source(NamedTuple):
+    """A model's rows: anything with `shape`, `dtype` and row slices, and the first row, about which sums are taken."""
+
+    name: str
+    rows: Any
+    shift: np.ndarray
+
+    @property
+    def width(self) -> int:
+        """Features per row."""
+        return self.rows.shape[1]
+
+
+@dataclass(frozen=True)
+class RowCells:
+    """All layouts of the n rows; `targets` (n, C): every label set's columns, 0 where unlabelled; `energy` (R, C)."""
+
+    layouts: tuple[Layout, ...]
+    cells: Cells
+    label_sets: tuple[LabelSet, ...]
+    targets: np.ndarray
+    energy: np.ndarray
+
+    @property
+    def n(self) -> int:
+        """Rows."""
+        return len(self.targets)
+
+    def of(self, layout: int) -> slice:
+        """Where a layout's cells are among all cells."""
+        start = sum(other.cells for other in self.layouts[:layout])
+        return slice(start, start + self.layouts[layout].cells)
+
+
+def row_cells(
+    n: int, labels: Mapping[str, np.ndarray], groups: np.ndarray | None, folds: int, seed: int, normalize: bool
+) -> RowCells:
+    """Lays out n rows for label sets (n,) or (n, c), NaN where unlabelled; without folds a cell is all or some rows.
+
+    With `normalize` labels are taken about their mean (heads have an intercept).
+
+    Raises:
+        InputError: labels that do not fit, hold infinities or nothing but NaN or zeros; too few rows for the folds.
+    """
+    checked = {name: _checked_labels(name, y, n) for name, y in labels.items()}
+    masks: dict[bytes, np.ndarray] = {mask.tobytes(): mask for _, mask in checked.values()}
+    masks = masks or {b"": np.zeros(n, bool)}
+    layouts = [_laid_out(n, mask, groups, folds, seed) for mask in masks.values()]
+    offsets = np.cumsum([0, *(layout.cells for layout in layouts)])
+    first = np.arange(offsets[-1]) < offsets[1]
+    sets, set_of = [first], []
+    for layout, offset in zip(layouts, offsets, strict=False):
+        partial_ = layout.cells > layout.folds
+        if partial_:
+            place = np.arange(offsets[-1]) - offset
+            sets.append((place >= layout.folds) & (place < layout.cells))
+        set_of.append(len(sets) - 1 if partial_ else 0)
+    label_sets, columns = [], []
+    for name, (y, mask) in checked.items():
+        layout = list(masks).index(mask.tobytes())
+        centred = np.where(mask[:, None], y - y[mask].mean(0) * normalize, 0)
+        start = sum(c.shape[1] for c in columns)
+        square = float(np.sum(centred**2) / mask.sum())
+        label_sets.append(LabelSet(name, start, start + y.shape[1], layout, set_of[layout], int(mask.sum()), square))
+        columns.append(centred)
+    targets = np.concatenate(columns, 1) if columns else np.zeros((n, 1))
+    energy = np.zeros((len(sets), targets.shape[1]))
+    for s in label_sets:
+        energy[s.set, s.start : s.stop] = np.sum(targets[:, s.start : s.stop] ** 2, 0) / s.rows
+    counts = np.concatenate([np.bincount(layout.cell, minlength=layout.cells) for layout in layouts])
+    cells = Cells(counts.astype(float), np.stack(sets).astype(float), _per_cell(layouts, targets))
+    return RowCells(tuple(layouts), cells, tuple(label_sets), targets, energy)
+
+
+def _per_cell(layouts: Sequence[Layout], columns: np.ndarray) -> np.ndarray:
+    """Sums of columns (n, C) over the rows of each cell (J, C)."""
+    sums = [np.stack([columns[layout.cell == j].sum(0) for j in range(layout.cells)]) for layout in layouts]
+    return np.concatenate(sums)
+
+
+def squares_per_cell(rows: RowCells) -> np.ndarray:
+    """Sums of squared labels over the rows of each cell (J, C)."""
+    return _per_cell(rows.layouts, rows.targets**2)
+
+
+def _laid_out(n: int, mask: np.ndarray, groups: np.ndarray | None, folds: int, seed: int) -> Layout:
+    if folds:
+        return lay_out(n, folds, mask, groups, seed)
+    mixed = bool(mask.any() and not mask.all())
+    nobody = np.zeros((0, 1 + mixed))
+    return Layout(mask.astype(int) * mixed, 1 + mixed, 1, n, Roles(nobody, nobody, nobody), None, mask)
+
+
+def _checked_labels(name: str, y: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Labels (n, c) in float64 with 0 where there are none, and which rows have one."""
+    if y.ndim not in (1, 2) or y.shape[0] != n or 0 in y.shape:
+        raise InputError(f"labels {name!r} must have shape ({n},) or ({n}, outputs), got {y.shape}")
+    y = y.astype(float).reshape(n, -1)
+    mask = np.asarray(~np.isnan(y).any(axis=1))
+    if not mask.any():
+        raise InputError(f"labels {name!r} must have at least one labelled row, got none")
+    y = np.where(mask[:, None], y, 0)
+    require_finite(f"labels {name!r}", y)
+    if not y.any():
+        raise InputError(f"labels {name!r} must not be zero in every labelled row")
+    return y, mask
+
+
+def source(name: str, rows: Any, dtype: Any) -> Source:
+    """A model whose sums are taken about its first row."""
+    return Source(name, rows, np.asarray(rows[0:1]).astype(dtype))
+
+
+def feed(digest: Any, block: np.ndarray) -> None:
+    """Adds an array's bytes to a hashlib object."""
+    digest.update(np.ascontiguousarray(block).reshape(-1).view(np.uint8).data)
+
+
+def model_sums(
+    model: Source,
+    rows: RowCells,
+    *,
+    span: tuple[int, int] | None = None,
+    merge: Merge = lambda sums: sums,
+    digest: Any = None,
+) -> Sums:
+    """A model's sums per cell over the rows `span` (default all), padded to its bucket's width.
+
+    Args:
+        merge: takes the sums over this process's rows and returns those over all.
+        digest: a hashlib object that is fed the bytes of the rows.
+
+    Raises:
+        InputError: NaN or infinite entries.
+    """
+    total: Any = None
+    for (block,), y, index in _blocks([[model]], [bucket(model.width)], rows, span, digest):
+        total = _plus(total, _model_block, block, y, index)
+    first, second, hy = merge(total[0])
+    return Sums(jnp.pad(jnp.asarray(model.shift[0]), (0, first.shape[1] - model.width)), first, second, hy)
+
+
+def cross_sums(
+    strong: Sequence[Source],
+    weak: Sequence[Source],
+    rows: RowCells,
+    *,
+    span: tuple[int, int] | None = None,
+    merge: Merge = lambda sums: sums,
+) -> np.ndarray:
+    """Sums of strong times weak features per cell, all models side by side, (J, sum d_s, sum d_w); arguments as above."""
+    widths = [sum(model.width for model in side) for side in (strong, weak)]
+    total: Any = None
+    for (s, w), _, index in _blocks([strong, weak], [bucket(width) for width in widths], rows, span):
+        total = _plus(total, _cross_block, s, w, index)
+    return np.asarray(merge(total[0]))[:, : widths[0], : widths[1]]
+
+
+def _plus(total: tuple[Tree, Tree] | None, function: Callable[..., Tree], *block: Any) -> tuple[Tree, Tree]:
+    """Compensated sum so far, and its rounding."""
+    if total is None:
+        first = function(*block)
+        return first, jax.tree.map(jnp.zeros_like, first)
+    return _add(*total, function, *block)
+
+
+@partial(jax.jit, static_argnums=2, donate_argnums=(0, 1))
+def _add(total: Tree, lost: Tree, function: Callable[..., Tree], *block: Any) -> tuple[Tree, Tree]:
+    return add_compensated(total, lost, function(*block))
+
+
+@jax.jit
+def _model_block(block: Array, y: Array, index: tuple[Array, ...]) -> tuple[Array, Array, Array]:
+    x = [block[i] for i in index]
+    first = jnp.concatenate([jnp.sum(part, 1) for part in x])
+    return first, _products(x, x), _products(x, [y[i] for i in index])
+
+
+@jax.jit
+def _cross_block(s: Array, w: Array, index: tuple[Array, ...]) -> Array:
+    return _products([s[i] for i in index], [w[i] for i in index])
+
+
+def _products(left: list[Array], right: list[Array]) -> Array:
+    parts = [matmul(jnp.swapaxes(a, 1, 2), b) for a, b in zip(left, right, strict=True)]
+    return jnp.concatenate(parts)
+
+
+def _blocks(
+    sides: Sequence[Sequence[Source]],
+    widths: Sequence[int],
+    rows: RowCells,
+    span: tuple[int, int] | None,
+    digest: Any = None,
+) -> Iterator[tuple[list[Array], Array, tuple[Array, ...]]]:
+    """Blocks of rows: each side's models side by side (rows + 1, width), labels, and the rows of every cell by layout.
+
+    The last row is zero: cells are filled up with it.
+    """
+    first, last = span or (0, rows.n)
+    dtype = sides[0][0].shift.dtype
+    size = min(BLOCK_ROWS, -(-(last - first) // 8) * 8, max(256, BLOCK_BYTES // (dtype.itemsize * sum(widths))))
+    starts = range(first, last, size)
+    capacity = [_capacity(layout, starts, last, size) for layout in rows.layouts]
+    for start in starts:
+        stop = min(start + size, last)
+        sized = zip(sides, widths, strict=True)
+        blocks = [jnp.asarray(_side_by_side(side, width, start, stop, size, digest)) for side, width in sized]
+        y = np.zeros((size + 1, rows.targets.shape[1]), dtype)
+        y[: stop - start] = rows.targets[start:stop]
+        index = tuple(_index(layout, start, stop, c, size) for layout, c in zip(rows.layouts, capacity, strict=True))
+        yield blocks, jnp.asarray(y), index
+
+
+def _side_by_side(
+    models: Sequence[Source], width: int, start: int, stop: int, size: int, digest: Any = None
+) -> np.ndarray:
+    """Rows of several models about their shifts, padded with zeros (size + 1, width)."""
+    dtype, place = models[0].shift.dtype, 0
+    side = np.zeros((size + 1, width), dtype)
+    for model in models:
+        block = np.asarray(model.rows[start:stop])
+        require_finite(f"the values of model {model.name!r}", block, start)
+        if digest is not None:
+            feed(digest, block)
+        # Subtracted in double precision where the file has it, also if sums do not.
+        wide = block.dtype if block.dtype.kind == "f" and block.dtype.itemsize > 4 else dtype
+        with np.errstate(over="ignore"):
+            side[: stop - start, place : place + model.width] = block.astype(wide, copy=False) - model.shift
+        place += model.width
+    return side
+
+
+def _capacity(layout: Layout, starts: range, last: int, size: int) -> int:
+    """Rows of a block's fullest cell, in steps of 8."""
+    fullest = max(int(np.bincount(layout.cell[a : min(a + size, last)]).max()) for a in starts)
+    return min(size, -(-fullest // 8) * 8)
+
+
+def _index(layout: Layout, start: int, stop: int, capacity: int, size: int) -> Array:
+    """Places in the block of the rows of each cell (cells, capacity), then of its last row, which is zero."""
+    index = np.full((layout.cells, capacity), size, np.int32)
+    for cell in range(layout.cells):
+        members = np.nonzero(layout.cell[start:stop] == cell)[0]
+        index[cell, : len(members)] = members
+    return jnp.asarray(index)

@@ -1,0 +1,273 @@
+"""Sweeps: every weak with every strong model, over a grid of settings and several label sets, from files, resumable.
+
+A model's rows are read once for its own moments and eigenpairs (row_cells.py, pairs.py), which are kept; pairs are read in
+groups, many weak with many strong models at a time, for their cross moments. Either is a unit of work: its results are
+committed together (store.py), and a unit that is in the store is never computed again.
+
+Memory: `memory` MiB for the cross sums of a group, three times `row_cells.BLOCK_BYTES` for its rows, and its models' moments.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from w2s_jax._checks import InputError
+from w2s_jax._progress import track
+from w2s_jax.io import open_rows, read_groups, read_labels
+from w2s_jax.pair_rows import score_strong
+from w2s_jax.pairs import Cells, Model, model_from_sums
+from w2s_jax.row_cells import (
+    BLOCK_BYTES,
+    RowCells,
+    Source,
+    cross_sums,
+    feed,
+    model_sums,
+    row_cells,
+    source,
+)
+from w2s_jax.store import Store, key_of, now_ns, open_store, stamp_of
+from w2s_jax.sweep_config import SweepConfig, read_config, sweep_config
+from w2s_jax.sweep_table import Sweep, read_sweep
+
+
+def run_sweep(
+    config: SweepConfig | Mapping[str, Any] | str | os.PathLike,
+    *,
+    progress: bool | Callable[[Iterable], Iterable] = False,
+) -> Sweep:
+    """Runs a sweep, or what is missing of it, and returns its table.
+
+    Files are known by the hash of their rows, which is computed while they are first read and again when their size or
+    modification time changes. What depends on a file or setting that has changed is computed again, what does not is kept.
+
+    Args:
+        config: a TOML file, a mapping with its keys, or a checked configuration; see `sweep_config`.
+        progress: True for progress bars, or a function that wraps an iterable.
+
+    Returns:
+        A table of `gap_op`, `gap_fro` (`||P_s (I - P_w)||`), `cka`; with labels `gap_bound`, `predicted_gap`, `label_energy`
+        (summed over outputs); with folds `expected_error`, `expected_gap`, and with labels `trial_error`. Where the
+        settings agree they are the numbers of `rank_supervisors`. The bound's norm is of the labelled rows.
+
+    Raises:
+        InputError: files that do not fit or hold NaN, infinities or nothing but a constant; a folder that cannot be
+            written or is in use by another process; a full disk.
+
+    Source: Xue et al. 2025 for norms, bound and predicted gap; Kornblith et al. 2019 for CKA.
+    """
+    config = config if isinstance(config, SweepConfig) else _checked(config)
+    inputs = _opened(config)  # before anything is written
+    with open_store(config.output) as store:
+        run = _Run(config, store, progress, *inputs)
+        keys, changed = _keep_models(run)
+        computed = _keep_pairs(run, keys)
+    return replace(read_sweep(config.output), computed=computed, changed=changed)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What a run works on: models' rows and their files' stamps, the rows' cells, and the hash of all that is in those."""
+
+    config: SweepConfig
+    store: Store
+    progress: bool | Callable[[Iterable], Iterable]
+    sources: Mapping[str, Source]
+    stamps: Mapping[str, str]
+    rows: RowCells
+    rows_key: str
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of all sums."""
+        return next(iter(self.sources.values())).shift.dtype
+
+    def require_unchanged(self, names: Iterable[str]) -> None:
+        """Raises InputError if a model's file has been written since the run began."""
+        for name in names:
+            if stamp_of(self.config.models[name]) != self.stamps[name]:
+                raise InputError(f"model {name!r} has changed while the sweep was running: start it again")
+
+
+class _Group(NamedTuple):
+    """Weak and strong models that are read together, and the keys of their pairs (strong, weak) that are missing."""
+
+    weak: list[str]
+    strong: list[str]
+    missing: dict[tuple[str, str], str]
+
+
+def _checked(config: Mapping[str, Any] | str | os.PathLike) -> SweepConfig:
+    return sweep_config(config) if isinstance(config, Mapping) else read_config(config)
+
+
+def _opened(config: SweepConfig) -> tuple[dict[str, Source], dict[str, str], RowCells, str]:
+    """The models' rows, their files' stamps, the rows' cells, and the hash of all that is in those."""
+    stamps, opened = {}, {}
+    for name, path in config.models.items():
+        opened[name] = open_rows(path, f"model {name!r}")
+        stamps[name] = stamp_of(path)
+        if len(opened[name].shape) != 2:
+            raise InputError(f"model {name!r} must be 2-D (rows, features), got shape {opened[name].shape}")
+    first, n = next((name, rows.shape[0]) for name, rows in opened.items())
+    for name, rows in opened.items():
+        if rows.shape[0] != n:
+            raise InputError(
+                f"all models must have the same number of rows, got {n} in {first!r} and {rows.shape[0]} in {name!r}"
+            )
+    wide = any(rows.dtype == np.float64 for rows in opened.values()) and jnp.result_type(float) == jnp.float64
+    dtype = np.dtype(np.float64 if wide else np.float32)
+    sources = {name: source(name, rows, dtype) for name, rows in opened.items()}
+    labels = {name: read_labels(path, f"labels {name!r}") for name, path in config.labels.items()}
+    groups = None if config.groups is None else read_groups(config.groups)
+    if groups is not None and groups.shape != (n,):
+        raise InputError(f"groups must have one entry per row ({n}), got {len(groups)}")
+    rows = row_cells(n, labels, groups, config.folds, config.seed, config.normalize)
+    return sources, stamps, rows, _rows_key(rows, config, dtype)
+
+
+def _rows_key(rows: RowCells, config: SweepConfig, dtype: np.dtype) -> str:
+    """Hash of what a model's moments depend on beside its rows."""
+    digest = hashlib.sha256()
+    for array in (rows.targets, *(layout.cell for layout in rows.layouts)):
+        feed(digest, array)
+    parts = [version("w2s_jax"), dtype.name, config.normalize, config.folds, rows.targets.shape, digest.hexdigest()]
+    return key_of(*parts, [layout.cells for layout in rows.layouts])
+
+
+def _keep_models(run: _Run) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Sees to it that every model's moments are in the store; their keys, and the models whose rows have changed."""
+    store, paths = run.store, run.config.models
+    store.begin()
+    before = {name: store.last_content(path) for name, path in paths.items()}
+    contents = {name: store.content(path, run.stamps[name]) for name, path in paths.items()}
+    key = lambda content: key_of("moments", run.rows_key, content)
+    is_kept = lambda content: content is not None and store.moments(key(content)) is not None
+    pending = [name for name in paths if not is_kept(contents[name])]
+    for name in track(pending, run.progress, "moments"):
+        if contents[name] is None and before[name] is not None:
+            contents[name] = _hashed(run, name)
+        if not is_kept(contents[name]):
+            contents[name] = _computed(run, name, key)
+    changed = tuple(name for name, content in before.items() if content not in (None, contents[name]))
+    keys = {name: key(content) for name, content in contents.items()}
+    store.keep_only_moments(keys.values())
+    return keys, changed
+
+
+def _hashed(run: _Run, name: str) -> str:
+    """The hash of a model's rows, read for its sake alone."""
+    began, model, digest = now_ns(), run.sources[name], _digest(run.sources[name])
+    step = max(1, BLOCK_BYTES // (model.width * model.rows.dtype.itemsize))
+    for start in range(0, run.rows.n, step):
+        feed(digest, np.asarray(model.rows[start : start + step]))
+    return _content(run, name, began, digest)
+
+
+def _computed(run: _Run, name: str, key: Callable[[str], str]) -> str:
+    """Computes and keeps a model's moments; the hash of its rows."""
+    began, model = now_ns(), run.sources[name]
+    digest, cells = _digest(model), Cells(*(jnp.asarray(x, run.dtype) for x in run.rows.cells))
+    found = model_from_sums(model_sums(model, run.rows, digest=digest), cells, run.config.normalize)
+    if not np.isfinite(found.variance) or not np.isfinite(found.values).all():
+        raise InputError(f"model {name!r} is too large: its squares overflow {run.dtype}")
+    if not found.variance > 0:
+        raise InputError(f"model {name!r} is constant, expected rows that differ")
+    run.require_unchanged([name])
+    content = digest.hexdigest()
+    run.store.keep_moments(key(content), {k: np.asarray(array) for k, array in found._asdict().items()})
+    return _content(run, name, began, digest)
+
+
+def _digest(model: Source) -> Any:
+    return hashlib.sha256(repr((tuple(model.rows.shape), str(model.rows.dtype))).encode())
+
+
+def _content(run: _Run, name: str, began: int, digest: Any) -> str:
+    run.require_unchanged([name])
+    run.store.keep_content(run.config.models[name], run.stamps[name], began, digest.hexdigest())
+    return digest.hexdigest()
+
+
+def _keep_pairs(run: _Run, keys: Mapping[str, str]) -> int:
+    """Sees to it that every pair's results are in the store; how many were missing."""
+    config = run.config
+    label_sets = [label._asdict() for label in run.rows.label_sets]
+    asked = [label_sets, config.grid, (config.prior, config.noise) if config.folds else None]
+    pairs = {
+        (strong, weak): key_of("pair", asked, weak, keys[weak], strong, keys[strong])
+        for strong in config.strong
+        for weak in config.weak
+    }
+    run.store.plan(list(pairs.values()))
+    finished = run.store.finished()
+    groups = []
+    for group in _groups(run):
+        missing = {p: pairs[p] for p in ((s, w) for s in group.strong for w in group.weak) if pairs[p] not in finished}
+        if missing:
+            groups.append(group._replace(missing=missing))
+    for group in track(groups, run.progress, "pairs"):
+        results = _results(run, group, keys)
+        run.require_unchanged([*group.weak, *group.strong])
+        run.store.keep_results(results)
+    return sum(len(group.missing) for group in groups)
+
+
+def _groups(run: _Run) -> Iterator[_Group]:
+    """All pairs, in groups whose cross sums fit in the memory for them; near squares need the fewest reads."""
+    width = {name: model.width for name, model in run.sources.items()}
+    entries = run.config.memory * 2**20 / (3 * run.dtype.itemsize * len(run.rows.cells.n))
+    all_weak = sum(width[name] for name in run.config.weak)
+    for strong in _packed(run.config.strong, width, max(entries**0.5, entries / all_weak)):
+        for weak in _packed(run.config.weak, width, entries / sum(width[name] for name in strong)):
+            yield _Group(weak, strong, {})
+
+
+def _packed(names: Iterable[str], width: Mapping[str, int], limit: float) -> Iterator[list[str]]:
+    """Names in order, as many at a time as their widths allow, at least one."""
+    part: list[str] = []
+    for name in names:
+        if part and sum(width[other] for other in part) + width[name] > limit:
+            yield part
+            part = []
+        part.append(name)
+    yield part
+
+
+def _results(run: _Run, group: _Group, keys: Mapping[str, str]) -> dict[str, list[dict[str, Any]]]:
+    """The rows of every missing pair of a group, by its key."""
+    strong, weak = ([run.sources[name] for name in names] for names in (group.strong, group.weak))
+    cross = cross_sums(strong, weak, run.rows)
+    models = {name: _loaded(run, name, keys[name]) for name in {*group.strong, *group.weak}}
+    places = _places(strong), _places(weak)
+    results = {}
+    for name in group.strong:
+        chosen = {other: models[other] for other in group.weak if (name, other) in group.missing}
+        parts = {other: cross[:, places[0][name], places[1][other]] for other in chosen}
+        for other, rows in score_strong(models[name], chosen, parts, run.rows, run.config).items():
+            key, widths = group.missing[name, other], (run.sources[other].width, run.sources[name].width)
+            common = {"weak": other, "strong": name, "weak_width": widths[0], "strong_width": widths[1]}
+            common |= {"rows": run.rows.n, "version": version("w2s_jax"), "inputs": key}
+            results[key] = [common | row for row in rows]
+    return results
+
+
+def _places(models: Sequence[Source]) -> dict[str, slice]:
+    """Where each model's features are among those of all."""
+    ends = np.cumsum([model.width for model in models])
+    return {model.name: slice(int(end) - model.width, int(end)) for model, end in zip(models, ends, strict=True)}
+
+
+def _loaded(run: _Run, name: str, key: str) -> Model:
+    arrays = run.store.moments(key)
+    if arrays is None:
+        raise InputError(f"the moments of model {name!r} in {run.config.output} were damaged: start the sweep again")
+    return Model(**{field: jnp.asarray(array) for field, array in arrays.items()})

@@ -1,0 +1,212 @@
+"""What a sweep is made of: the models, label sets and grid, read from TOML or given as a mapping, checked on the way in.
+
+Relative paths are relative to the configuration file. Everything wrong with a configuration is one sentence.
+"""
+
+from __future__ import annotations
+
+import glob
+import itertools
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from w2s_jax._checks import InputError
+from w2s_jax.spectrum import require_range
+
+KEYS = (
+    *("output", "weak", "strong", "labels", "groups", "normalize", "memory"),
+    *("threshold", "weak_threshold", "strong_threshold", "weak_ridge", "strong_ridge"),
+    *("folds", "seed", "prior", "noise"),
+)
+_EXTENSION = re.compile(r"\.\w+(?=:|$)")
+
+
+class Setting(NamedTuple):
+    """One point of the grid: relative eigenvalue cuts and ridge strengths of the two heads."""
+
+    weak_threshold: float
+    strong_threshold: float
+    weak_ridge: float
+    strong_ridge: float
+
+
+@dataclass(frozen=True)
+class SweepConfig:
+    """A checked sweep. `weak`, `strong`: model name -> file; `labels`: label set -> file; `grid`: all settings.
+
+    `groups`: file of row groups that stay in one fold; `folds`: 0, or blocks of rows for the cross-fitted columns, drawn
+    with `seed`, for label prior `prior` and noise `noise`; `memory`: MiB for the sums of a group of pairs.
+    """
+
+    output: Path
+    weak: Mapping[str, str]
+    strong: Mapping[str, str]
+    labels: Mapping[str, str]
+    grid: tuple[Setting, ...]
+    groups: str | None
+    normalize: bool
+    folds: int
+    seed: int
+    prior: float
+    noise: float
+    memory: float
+
+    @property
+    def models(self) -> dict[str, str]:
+        """All models, weak ones first; a model that is both appears once."""
+        return {**self.weak, **self.strong}
+
+
+def read_config(path: str | os.PathLike) -> SweepConfig:
+    """A sweep from a TOML file.
+
+    Raises:
+        InputError: the file cannot be read or is not TOML, or see `sweep_config`.
+    """
+    return sweep_config(read_toml(path), Path(path).parent)
+
+
+def read_toml(path: str | os.PathLike) -> dict[str, Any]:
+    """The tables of a TOML file; raises InputError if there is none."""
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"cannot read {os.fspath(path)}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read {os.fspath(path)}: it is not TOML ({error})") from error
+
+
+def sweep_config(table: Mapping[str, Any], folder: str | os.PathLike = ".") -> SweepConfig:
+    """A sweep from a mapping with the keys of the configuration file.
+
+    Args:
+        table: `output` (folder), `weak` and `strong` (list of files and globs, or name -> file), and optionally `labels`
+            (name -> file), `groups` (file), `threshold` or `weak_threshold` and `strong_threshold`, `weak_ridge`,
+            `strong_ridge` (numbers or lists of them, all combinations), `normalize`, `folds`, `seed`, `prior`, `noise`,
+            `memory`.
+        folder: what relative paths are relative to.
+
+    Raises:
+        InputError: an unknown or missing key, a wrong type or range, a pattern without files, names that are not unique.
+    """
+    unknown = [key for key in table if key not in KEYS]
+    if unknown:
+        raise InputError(f"a sweep has no key {unknown[0]!r}, only {', '.join(KEYS)}")
+    for key in ("output", "weak", "strong"):
+        if key not in table:
+            raise InputError(f"a sweep needs {key}, got {', '.join(table) or 'nothing'}")
+    folder = Path(folder)
+    weak, strong = (_models(key, table[key], folder) for key in ("weak", "strong"))
+    for name in weak.keys() & strong.keys():
+        if weak[name] != strong[name]:
+            raise InputError(f"a name must mean one model, got {name!r} for {weak[name]} and for {strong[name]}")
+    groups = table.get("groups")
+    return SweepConfig(
+        output=folder / _text("output", table["output"]),
+        weak=weak,
+        strong=strong,
+        labels=_named_files("labels", table.get("labels", {}), folder),
+        grid=_grid(table),
+        groups=None if groups is None else str(folder / _text("groups", groups)),
+        normalize=_flag("normalize", table.get("normalize", True)),
+        folds=_integer("folds", table.get("folds", 0)),
+        seed=_integer("seed", table.get("seed", 0)),
+        prior=_number("prior", table.get("prior", 2.0)),
+        noise=_number("noise", table.get("noise", 1.0)),
+        memory=_number("memory", table.get("memory", 256.0)),
+    )
+
+
+def _grid(table: Mapping[str, Any]) -> tuple[Setting, ...]:
+    """All combinations; one `threshold` moves both cuts together."""
+    sides = [key for key in ("weak_threshold", "strong_threshold") if key in table]
+    if "threshold" in table and sides:
+        raise InputError(f"a sweep has either threshold or {sides[0]}, got both")
+    if sides:
+        weak, strong = (_numbers(f"{side}_threshold", table, 0.0, 1.0) for side in ("weak", "strong"))
+        cuts = list(itertools.product(weak, strong))
+    else:
+        cuts = [(cut, cut) for cut in _numbers("threshold", table, 0.0, 1.0)]
+    weak, strong = (_numbers(key, table, 1e-3, None) for key in ("weak_ridge", "strong_ridge"))
+    return tuple(Setting(*cut, b_w, b_s) for cut, b_w, b_s in itertools.product(cuts, weak, strong))
+
+
+def _numbers(key: str, table: Mapping[str, Any], default: float, high: float | None) -> list[float]:
+    given: Any = table.get(key, default)
+    values: list[Any] = list(given) if isinstance(given, list | tuple) else [given]
+    if not values:
+        raise InputError(f"{key} must hold at least one number, got none")
+    numbers = [_number(key, value) for value in values]
+    require_range(key, np.array(numbers), 0, high)
+    if len(set(numbers)) < len(numbers):
+        raise InputError(f"{key} must hold numbers that differ, got {numbers}")
+    return numbers
+
+
+def _number(key: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InputError(f"{key} must be a number, got {value!r}")
+    if not 0 <= value < float("inf"):
+        raise InputError(f"{key} must be finite and at least 0, got {value}")
+    return float(value)
+
+
+def _integer(key: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise InputError(f"{key} must be an integer of at least 0, got {value!r}")
+    return value
+
+
+def _flag(key: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise InputError(f"{key} must be true or false, got {value!r}")
+    return value
+
+
+def _text(key: str, value: Any) -> str:
+    if not isinstance(value, str | os.PathLike) or not os.fspath(value):
+        raise InputError(f"{key} must be a path, got {value!r}")
+    return os.fspath(value)
+
+
+def _models(key: str, given: Any, folder: Path) -> dict[str, str]:
+    """Name -> file; a list's entries are files, or globs that stand for as many models as they match."""
+    if isinstance(given, Mapping):
+        models = _named_files(key, given, folder)
+    else:
+        if isinstance(given, str) or not isinstance(given, list | tuple):
+            raise InputError(f"{key} must be a list of files or a table of name = file, got {given!r}")
+        models = {}
+        for path in (path for entry in given for path in _expanded(key, str(folder / _text(key, entry)))):
+            name = _EXTENSION.sub("", Path(path).name) if not os.path.isdir(path) else Path(path).name
+            if name in models:
+                raise InputError(
+                    f"names of {key} models must be unique, got {name!r} for {models[name]} and {path}: give a table of "
+                    "name = file"
+                )
+            models[name] = path
+    if not models:
+        raise InputError(f"{key} must hold at least one model, got none")
+    return models
+
+
+def _expanded(key: str, path: str) -> list[str]:
+    if os.path.exists(path) or not glob.has_magic(path):
+        return [path]
+    found = sorted(glob.glob(path, recursive=True))
+    if not found:
+        raise InputError(f"no file matches {path} of {key}")
+    return found
+
+
+def _named_files(key: str, given: Any, folder: Path) -> dict[str, str]:
+    if not isinstance(given, Mapping):
+        raise InputError(f"{key} must be a table of name = file, got {given!r}")
+    return {str(name): str(folder / _text(f"{key}.{name}", path)) for name, path in given.items()}

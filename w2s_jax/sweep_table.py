@@ -1,0 +1,154 @@
+"""The results of a sweep as a table: one row per pair, setting and label set; prints a summary, converts, exports."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from w2s_jax._checks import InputError
+from w2s_jax.io import replacing, write_text_atomically
+from w2s_jax.store import COLUMNS, DATABASE, read_results
+from w2s_jax.table import _aligned
+
+FORMATS = (".csv", ".parquet", ".json")
+_KINDS = {"TEXT": "string", "INTEGER": "int64", "REAL": "float64"}
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Results of a sweep, pairs in the order of the configuration, then settings, then label sets.
+
+    `columns` name the entries of each of `rows`; what was not asked for is None. `finished` of `pairs` pairs are in.
+    `computed`: pairs that this run computed, the others were there; `changed`: models whose file has changed since the
+    last run.
+    """
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple, ...]
+    finished: int
+    pairs: int
+    output: Path
+    computed: int = 0
+    changed: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, column: str) -> np.ndarray:
+        """A column (rows,); numbers that were not asked for are NaN."""
+        if column not in self.columns:
+            raise InputError(f"column must be one of {', '.join(self.columns)}, got {column!r}")
+        place, kind = self.columns.index(column), COLUMNS[column]
+        return np.array([row[place] for row in self.rows], float if kind == "REAL" else object)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists and numbers: {"finished", "pairs", "rows": [{column: value}]}."""
+        rows = [dict(zip(self.columns, row, strict=True)) for row in self.rows]
+        return {"finished": self.finished, "pairs": self.pairs, "rows": rows}
+
+    def to_pandas(self) -> Any:
+        """The table as a pandas DataFrame.
+
+        Raises:
+            InputError: pandas is not installed.
+        """
+        try:
+            import pandas  # pyright: ignore[reportMissingImports]
+        except ImportError as error:
+            raise InputError("a DataFrame needs the pandas package: pip install 'w2s_jax[pandas]'") from error
+        kinds = {"TEXT": "str", "INTEGER": "Int64", "REAL": "float64"}
+        series = {c: pandas.Series(list(column), dtype=kinds[COLUMNS[c]]) for c, column in self._by_column()}
+        return pandas.DataFrame(series)
+
+    def export(self, path: str | os.PathLike) -> None:
+        """Writes the table as CSV, Parquet or JSON, as the extension says; whole or not at all.
+
+        Raises:
+            InputError: another extension, the file cannot be written, or pyarrow is not installed (Parquet).
+        """
+        extension = Path(path).suffix.lower()
+        if extension not in FORMATS:
+            raise InputError(f"an export must end in {', '.join(FORMATS)}, got {os.fspath(path)}")
+        if extension == ".parquet":
+            _write_parquet(path, self._by_column())
+        else:
+            write_text_atomically(path, self._csv() if extension == ".csv" else self._json())
+
+    def __str__(self) -> str:
+        place = {column: i for i, column in enumerate(self.columns)}
+        score = next(
+            (
+                c
+                for c in ("trial_error", "predicted_gap", "expected_error")
+                if any(r[place[c]] is not None for r in self.rows)
+            ),
+            "gap_op",
+        )
+        missing = f", {self.pairs - self.finished} not finished" if self.finished < self.pairs else ""
+        title = f"{self.pairs} pairs{missing}, {len(self)} rows in {self.output / DATABASE}; best teacher by {score}:"
+        found: dict[tuple, list[tuple]] = {}
+        context = ("strong", "labels", "weak_threshold", "strong_threshold", "weak_ridge", "strong_ridge")
+        for row in self.rows:
+            if row[place[score]] is not None:
+                found.setdefault(tuple(row[place[c]] for c in context), []).append(
+                    (row[place[score]], row[place["weak"]])
+                )
+        several = [i for i, c in enumerate(context) if len({key[i] for key in found}) > 1 or c == "strong"]
+        body = []
+        for key, scores in found.items():
+            value, weak = min(scores)
+            body.append([*(_cell(key[i]) for i in several), weak, f"{value:.4g}"])
+        header = [*(context[i].replace("_", " ") for i in several), "best weak", score.replace("_", " ")]
+        return "\n".join([title, _aligned(header, body, left=len(several) + 1)]) if body else title
+
+    __repr__ = __str__
+
+    def _by_column(self) -> Iterable[tuple[str, tuple]]:
+        columns = zip(*self.rows, strict=True) if self.rows else ((),) * len(self.columns)
+        return zip(self.columns, columns, strict=True)
+
+    def _csv(self) -> str:
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(self.columns)
+        writer.writerows([repr(cell) if isinstance(cell, float) else cell for cell in row] for row in self.rows)
+        return text.getvalue()
+
+    def _json(self) -> str:
+        return json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n"
+
+
+def _cell(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def read_sweep(output: str | os.PathLike) -> Sweep:
+    """The results so far of the sweep in a folder, also while it runs.
+
+    Raises:
+        InputError: there is no sweep in the folder.
+    """
+    rows, finished, pairs = read_results(output)
+    return Sweep(tuple(COLUMNS), tuple(rows), finished, pairs, Path(output))
+
+
+def _write_parquet(path: str | os.PathLike, columns: Iterable[tuple[str, tuple]]) -> None:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise InputError("writing .parquet needs the pyarrow package: pip install 'w2s_jax[pandas]'") from error
+    table = pyarrow.table({c: pyarrow.array(values, _KINDS[COLUMNS[c]]) for c, values in columns})
+    with replacing(path) as temporary:
+        try:
+            pyarrow.parquet.write_table(table, temporary)
+        except OSError as error:
+            raise InputError(f"cannot write {os.fspath(path)}: {error}") from error
