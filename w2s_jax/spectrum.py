@@ -74,7 +74,7 @@ def spectrum(matrix: Float[ArrayLike, "d d"], n: ArrayLike, rank: int | None = N
         matrix: symmetric positive semidefinite (d, d); its nonzero eigenvalues agree for the two forms.
         n: number of rows behind the matrix (the gamma of a tail and `ridge.from_head` need it).
         rank: how many leading eigenpairs to compute (all if there are fewer); None: all. For rank much smaller than d
-            by products with blocks of vectors, to residuals of 8 eps of the largest eigenvalue or better (subspace.py).
+            by products with blocks of vectors, to residuals of 16 eps of the largest eigenvalue or less (subspace.py).
 
     Raises:
         InputError: not square, NaN or infinite entries, or a rank that is not a positive integer.
@@ -102,8 +102,8 @@ def spectrum_of_rows(h: Float[Array, "n d"], rank: int) -> Spectrum:
     largest = jax.lax.stop_gradient(jnp.max(jnp.abs(h)))
     scale = power_of_two(jnp.where(largest > 0, largest, 1))
     moment = SecondMoment(h / scale)
-    # About 30 products with 3/2 rank vectors cost less than the matrix from here on.
-    operator = moment if d >= 64 * checked_rank(rank) else Dense(moment.dense())
+    # From here on some tens of products with 3/2 rank vectors cost less than the matrix.
+    operator = moment if d >= 256 * checked_rank(rank) else Dense(moment.dense())
     return _leading_spectrum(operator, jnp.asarray(n, h.dtype), rank, scale)
 
 
