@@ -61,9 +61,9 @@ def rebuilt(h_w, h_s, y):
 
 
 def leading(h_w, h_s, y):
-    """Eigenvalues of the strong second moment's leading part, and their matrix through a filter that cuts within."""
+    """Trace and tail of the strong second moment from its leading part, and its matrix through a filter that cuts within."""
     s = spectrum(h_s.T @ h_s / N, N, 7)
-    return [s.all_values, s.vectors @ apply_response(STRONG, s, s.vectors.T)]
+    return [jnp.sum(s.all_values), tail_gamma(s.all_values, 5, N), s.vectors @ apply_response(STRONG, s, s.vectors.T)]
 
 
 def seen(P, y):
