@@ -289,7 +289,7 @@ def _ranks(rank: int | tuple[int, int] | None) -> Ranks:
     if rank is None:
         return None, None
     if not isinstance(rank, tuple):
-        return (checked_rank(rank),) * 2
+        return checked_rank(rank), checked_rank(rank)
     if len(rank) != 2:
         raise InputError(f"rank must be a positive integer or two (weak, strong), got {rank!r}")
     return checked_rank(rank[0]), checked_rank(rank[1])
