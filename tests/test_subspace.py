@@ -214,7 +214,7 @@ def test_matrix_functions_of_leading_pairs_differentiate(name, values, x64):
     assert derivative_error(function, basis * SMALL[values] @ basis.T) <= 1e-8
 
 
-@pytest.mark.parametrize("name", RESPONSES)
+@pytest.mark.parametrize("name", ["from_head", "projection"])
 @pytest.mark.parametrize("values", ["spikes", "repeated", "cluster at the cut"])
 def test_derivatives_of_leading_pairs_are_those_of_all(name, values, x64):
     """Forwards and backwards, large matrices too, where filters cut within the k."""
