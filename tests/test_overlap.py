@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import product
 
 import jax
@@ -16,10 +17,13 @@ from hypothesis import strategies as st
 from w2s_jax import (
     InputError,
     Overlap,
+    gap_norm,
     moments,
     overlap,
     overlap_from_kernels,
     overlap_from_moments,
+    prediction_gap,
+    projection,
     ridge,
 )
 
@@ -222,6 +226,77 @@ def test_kernels_need_not_be_linear(x64):
     assert relative_error(found["weak_learned"], np.mean((P_w @ y) ** 2, 0)) <= 1e-10
 
 
+# Leading eigenpairs only
+
+LEADING_SHAPES = ((24, 40, 32), (64, 12, 20), (40, 60, 16))
+CUTS = {
+    "ridge": ridge(0.1, 0.106),
+    "from_head": ridge.from_head(0.1, 20.0, 0.106),
+    "rank": ridge(0.1, rank=6),
+    "grid": ridge(np.array([0.1, 1.0]), np.array([[0.106], [0.18]])),
+}
+
+
+def gaps(o: Overlap, head: ridge) -> list[jax.Array]:
+    return [prediction_gap(o, head, head), gap_norm(o, head, head), gap_norm(o, head, head, "fro")]
+
+
+@pytest.mark.parametrize("cut", CUTS)
+@pytest.mark.parametrize("center", [False, True])
+@pytest.mark.parametrize("shape", LEADING_SHAPES, ids=str)
+def test_gaps_of_leading_eigenpairs_are_those_of_all(shape, center, cut, x64):
+    """Gap and norms with a cut within the leading eigenpairs need no others, from rows and from moments."""
+    p, rank = pair("generic", *shape), (7, 8)
+    expected = gaps(overlap(*p, center=center), CUTS[cut])
+    for found in (overlap(*p, center=center, rank=rank), overlap_from_moments(moments(*p, center=center), rank)):
+        assert (found.C.shape, found.a_w.shape, found.a_s.shape) == ((8, 7), (7, 2), (8, 2))
+        assert max(map(entrywise_error, gaps(found, CUTS[cut]), expected)) <= 1e-10
+
+
+@pytest.mark.parametrize("scales", SCALES, ids=str)
+@pytest.mark.parametrize("shape", LEADING_SHAPES, ids=str)
+def test_scales_cancel_in_leading_eigenpairs(scales, shape):
+    """In float32, a scale from 1e-15 to 1e15 changes the gap through leading eigenpairs by no more than 1e-4."""
+    p, head = pair("generic", *shape), projection(0.106)
+    scaled = Pair(*(x.astype(np.float32) for x in (p.h_w * scales[0], p.h_s * scales[1], p.y)))
+    expected = reference.prediction_gap(*p, *2 * (reference.projection(0.106),))
+    assert relative_error(prediction_gap(overlap(*scaled, rank=8), head, head), expected) <= 1e-4
+
+
+@pytest.mark.parametrize("function", [prediction_gap, gap_norm, partial(gap_norm, ord="fro")])
+@pytest.mark.parametrize("head", [ridge(0.1), ridge(0.1, 1e-3), ridge(0.1, rank=5), projection()], ids=str)
+def test_a_filter_that_reaches_beyond_the_leading_eigenpairs_is_refused(head, function):
+    """A filter that might keep a fifth of four eigenpairs is an InputError, and NaN under jit."""
+    o, within = overlap(H_W, H_S, Y, rank=4), ridge(0.1, rank=4)
+    assert np.all(np.isfinite(function(o, within, within)))
+    for heads, name in (((head, within), "weak"), ((within, head), "strong")):
+        with pytest.raises(InputError, match=f"the {name} filter must cut within the leading 4 eigenvalues"):
+            function(o, *heads)
+        assert np.all(np.isnan(jax.jit(function)(o, *heads)))
+
+
+def test_points_of_a_grid_within_the_leading_eigenpairs_are_found_beside_others():
+    """Under jit only those points of a grid are NaN that reach beyond."""
+    o, heads = overlap(H_W, H_S, Y, rank=4), ridge(0.1, rank=np.array([2, 5, 4]))
+    for ord in ("op", "fro"):
+        assert np.isnan(jax.jit(partial(gap_norm, ord=ord))(o, heads, heads)).tolist() == [False, True, False]
+
+
+def test_a_rank_above_the_number_of_eigenpairs_is_all_of_them(x64):
+    """Then no filter reaches beyond."""
+    p, head = pair("generic", *SHAPES[2]), ridge(0.1)
+    for expected, found in zip(gaps(overlap(*p), head), gaps(overlap(*p, rank=99), head), strict=True):
+        assert entrywise_error(found, expected) <= 1e-10
+
+
+@pytest.mark.parametrize("kind", ["generic", "rank_deficient", "identical"])
+def test_leading_eigenpairs_of_a_deficient_pair_agree(kind, x64):
+    """Six directions, or columns of zeros: eigenvalues of zero among the leading ones are no reach beyond."""
+    p, head = pair(kind, *SHAPES[1]), ridge(0.1, 1e-6 if kind == "rank_deficient" else 0.1)
+    for expected, found in zip(gaps(overlap(*p), head), gaps(overlap(*p, rank=12), head), strict=True):
+        assert entrywise_error(found, expected) <= 1e-8
+
+
 H_W, H_S, Y = pair("generic", *SHAPES[2], dtype=np.float32)
 K = H_W @ H_W.T
 NAN = np.where(np.arange(64)[:, None] == 11, np.nan, H_W)
@@ -230,6 +305,9 @@ BAD = {
     "zeros": (overlap, (0 * H_W, H_S), "weak representations are zero in every entry"),
     "strong zeros": (overlap, (H_W, 0 * H_S), "strong representations are zero in every entry"),
     "labels": (overlap, (H_W, H_S, Y[1:]), r"labels must have shape \(64,\)"),
+    "rank": (partial(overlap, rank=0), (H_W, H_S), "rank must be a positive integer, got 0"),
+    "ranks": (partial(overlap, rank=(1, 2, 3)), (H_W, H_S), r"two \(weak, strong\), got \(1, 2, 3\)"),
+    "moments' rank": (partial(overlap_from_moments, rank=(1, 2.5)), (moments(H_W, H_S),), "integer, got 2.5"),
     "NaN": (overlap, (NAN, H_S), "weak representations contain 12 .* row 11"),
     "not square": (overlap_from_kernels, (H_W, K), r"weak kernel must be square .* \(64, 12\)"),
     "kernel sizes": (overlap_from_kernels, (K, K[1:, 1:]), "same number of rows, got 64 and 63"),

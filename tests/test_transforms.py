@@ -35,6 +35,7 @@ from w2s_jax import (
     spectrum,
     tail_gamma,
 )
+from w2s_jax.spectrum import apply_response
 
 N, D_W, D_S = 12, 5, 16
 PRODUCTS = ("ww", "ss", "sw", "wy", "sy", "yy")
@@ -57,6 +58,12 @@ def values(h_w, h_s, y):
 def rebuilt(h_w, h_s, y):
     s = spectrum(h_w.T @ h_w / N, N)
     return s.vectors * s.values @ s.vectors.T
+
+
+def leading(h_w, h_s, y):
+    """Trace and tail of the strong second moment from its leading part, and its matrix through a filter that cuts within."""
+    s = spectrum(h_s.T @ h_s / N, N, 7)
+    return [jnp.sum(s.all_values), tail_gamma(s.all_values, 5, N), s.vectors @ apply_response(STRONG, s, s.vectors.T)]
 
 
 def seen(P, y):
@@ -90,6 +97,11 @@ DIFFERENTIABLE: dict[str, Callable] = {
     "moments": lambda *p: [[getattr(m, name) for name in PRODUCTS] for m in (moments(*p), moments(*p, center=True))],
     "moments_from_batches": lambda *p: moments_from_batches([p, p], center=True).sw,
     "spectrum": lambda *p: [values(*p), tail_gamma(values(*p), 2, N)],
+    "leading eigenpairs": leading,
+    "gap of leading pairs": lambda *p: prediction_gap(overlap(*p, rank=(5, 7)), WEAK, STRONG),
+    "norms of leading pairs": lambda h_w, h_s, y: [
+        gap_norm(overlap_from_moments(moments(h_w, h_s), (4, 7)), WEAK, STRONG, ord) for ord in ("op", "fro")
+    ],
     "gap of a grid": lambda *p: prediction_gap(overlap(*p), ridge(np.array([0.1, 0.3]), **CUT), STRONG),
 }
 DIFFERENTIABLE |= {name: partial(lambda f, *p: f(*p, WEAK, STRONG), f) for name, f in WITH_HEADS.items()}
@@ -197,7 +209,7 @@ def test_functions_export_for_every_platform(name):
     assert set(exported.platforms) == {"cpu", "cuda", "tpu"}
 
 
-@pytest.mark.parametrize("name", ["prediction_gap", "op", "fro"])
+@pytest.mark.parametrize("name", ["prediction_gap", "op", "fro", "gap of leading pairs"])
 def test_gradients_export_for_every_platform(name):
     """So do gradients."""
     gradient = jax.grad(lambda *p: jnp.sum(DIFFERENTIABLE[name](*p)), (0, 1, 2))
@@ -207,6 +219,7 @@ def test_gradients_export_for_every_platform(name):
 CHECKED = {
     "moments": lambda h_w, h_s, y: moments(h_w, h_s, y).ww,
     "spectrum": lambda h_w, h_s, y: spectrum(h_w.T @ h_w, N).values,
+    "leading": lambda h_w, h_s, y: spectrum(h_w.T @ h_w, N, 3).values,
     "overlap": lambda h_w, h_s, y: overlap(h_w, h_s, y).C,
     "kernels": lambda h_w, h_s, y: overlap_from_kernels(h_w @ h_w.T, h_s @ h_s.T, y).C,
     "scores": lambda h_w, h_s, y: example_scores(h_w, h_s, y, WEAK, STRONG),

@@ -31,7 +31,7 @@ from w2s_jax.overlap import (
     principal_basis,
     representation,
 )
-from w2s_jax.spectrum import apply_response
+from w2s_jax.spectrum import apply_response, evaluate, require_reach
 
 POINTS_PER_CHUNK = 128
 
@@ -90,7 +90,6 @@ def principal_kernel(h: Float[ArrayLike, "n d"], filter: Filter, *, center: bool
     return PrincipalKernel(U, side, filter)
 
 
-@jax.jit
 def prediction_gap(overlap: Overlap, weak: Filter, strong: Filter) -> Float[Array, "*grid_and_c"]:
     """Predicted gap between the weakly supervised student and its ceiling, `||P_s (I - P_w) y / sqrt(n)||^2`.
 
@@ -99,15 +98,21 @@ def prediction_gap(overlap: Overlap, weak: Filter, strong: Filter) -> Float[Arra
         weak, strong: filters of the two heads; their broadcast shape comes first, then (c,) for c outputs.
 
     Raises:
-        InputError: the overlap has no labels, or the filters do not broadcast.
+        InputError: the overlap has no labels, the filters do not broadcast, or (outside jit; NaN inside) they may keep
+            more than the overlap's leading eigenvalues.
 
     Source: Xue et al. 2025, main theorem; computed as `||F_s (a_s - C F_w a_w)||^2`.
     """
+    _require_reach(overlap, weak, strong)
+    return _prediction_gap(overlap, weak, strong)
+
+
+@jax.jit
+def _prediction_gap(overlap: Overlap, weak: Filter, strong: Filter) -> Array:
     lost = _lost_coefficients(overlap, weak, strong)
     return jnp.sum(lost * lost, -2).reshape(*grid_shape(weak, strong), *_labels(overlap)[2].shape)
 
 
-@partial(jax.jit, static_argnames="ord")
 def gap_norm(overlap: Overlap, weak: Filter, strong: Filter, ord: str = "op") -> Float[Array, "*grid"]:
     """Label-free size of the gap, `||P_s (I - P_w)||`, not squared; between 0 and 1 for "op".
 
@@ -118,12 +123,19 @@ def gap_norm(overlap: Overlap, weak: Filter, strong: Filter, ord: str = "op") ->
             an orthonormal basis of labels).
 
     Raises:
-        InputError: ord is neither, or the filters do not broadcast.
+        InputError: ord is neither, the filters do not broadcast, or (outside jit; NaN inside) they may keep more than
+            the overlap's leading eigenvalues.
 
     Source: Xue et al. 2025, label-free bound; `lambda_max` or trace of `F_s (I - C (2 F_w - F_w^2) C^T) F_s`.
     """
     if ord not in ("op", "fro"):
         raise InputError(f"ord must be 'op' or 'fro', got {ord!r}")
+    _require_reach(overlap, weak, strong)
+    return _gap_norm(overlap, weak, strong, ord)
+
+
+@partial(jax.jit, static_argnames="ord")
+def _gap_norm(overlap: Overlap, weak: Filter, strong: Filter, ord: str) -> Array:
     grid = grid_shape(weak, strong)
     squared = _op_squared(overlap, weak, strong) if ord == "op" else _fro_squared(overlap, weak, strong)
     return _root(squared).reshape(grid)
@@ -177,6 +189,11 @@ def grid_shape(weak: Filter, strong: Filter) -> tuple[int, ...]:
         raise InputError(f"weak and strong filters must broadcast, got {weak.shape} and {strong.shape}") from error
 
 
+def _require_reach(overlap: Overlap, weak: Filter, strong: Filter) -> None:
+    require_reach("the weak filter", weak, overlap.weak)
+    require_reach("the strong filter", strong, overlap.strong)
+
+
 def _labels(overlap: Overlap) -> tuple[Array, Array, Array]:
     """`a_w`, `a_s` and the energy; raises InputError if there are none."""
     if overlap.a_s is None or overlap.a_w is None or overlap.energy is None:
@@ -194,7 +211,7 @@ def _lost_coefficients(overlap: Overlap, weak: Filter, strong: Filter) -> Array:
 
 @jax.custom_jvp
 def _fro_squared(overlap: Overlap, weak: Filter, strong: Filter) -> Array:
-    f_w, f_s = (f(s.values, s.n) for f, s in ((weak, overlap.weak), (strong, overlap.strong)))
+    f_w, f_s = (evaluate(f, s.values, s.n, s.rest) for f, s in ((weak, overlap.weak), (strong, overlap.strong)))
     passed = matmul(2 * f_w - f_w * f_w, jnp.square(overlap.C).T)
     return jnp.sum(f_s * f_s * (1 - passed), -1)
 
@@ -230,7 +247,7 @@ def _op_squared_jvp(primals: tuple, tangents: tuple) -> tuple:
 def _by_points(solve: Callable[[Problem], Array], overlap: Overlap, weak: Filter, strong: Filter) -> Array:
     """Solves the grid in chunks of neighbouring points: easy ones need not wait for the hardest."""
     grid, C = grid_shape(weak, strong), overlap.C
-    f_w, f_s = (f(s.values, s.n) for f, s in ((weak, overlap.weak), (strong, overlap.strong)))
+    f_w, f_s = (evaluate(f, s.values, s.n, s.rest) for f, s in ((weak, overlap.weak), (strong, overlap.strong)))
     points = math.prod(grid)
     chunk = min(points, POINTS_PER_CHUNK)
     # The last chunk is filled up with copies of the last point.
@@ -285,6 +302,6 @@ def _gap_problem(C: Array, f_s: Array, passed: Array) -> Problem:
 
 
 def _root(squared: Array) -> Array:
-    """Square root with value and derivative 0 at 0, where the norm has no derivative."""
-    positive = squared > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, squared, 1)), 0)
+    """Square root with value and derivative 0 at 0, where the norm has no derivative; NaN stays NaN."""
+    vanishes = squared <= 0
+    return jnp.where(vanishes, 0, jnp.sqrt(jnp.where(vanishes, 1, squared)))

@@ -1,7 +1,8 @@
 """The overlap of a weak and a strong representation: `C = U_s^T U_w`, eigenvalues, and label coefficients.
 
 Everything about a pair is a function of this object (gap.py); it depends on no ridge strength, threshold or filter.
-It comes from moments (d x d), from kernels (n x n), or from the arrays, whichever side is smaller for each model.
+It comes from moments (d x d), from kernels (n x n), or from the arrays, whichever side is smaller for each model; for
+all eigenpairs or, where a cut is known beforehand, for the leading ones.
 """
 
 from __future__ import annotations
@@ -20,17 +21,29 @@ from jaxtyping import Float
 from w2s_jax._arrays import accumulation_dtype, as_labels, as_matrix, matmul, require_same_rows
 from w2s_jax._checks import InputError
 from w2s_jax.moments import Moments, moments
-from w2s_jax.spectrum import Spectrum, apply_response, numerically_zero, power_of_two, spectrum, unit_scale
+from w2s_jax.spectrum import (
+    Spectrum,
+    apply_response,
+    checked_rank,
+    numerically_zero,
+    power_of_two,
+    spectrum,
+    spectrum_of_rows,
+    unit_scale,
+)
+
+Ranks = tuple[int | None, int | None]  # of the weak and the strong side; None: all
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Side:
-    """One model's spectrum within an overlap: `values` (k,) descending, `coupling` (k, k) zero (see spectrum.py), `n`."""
+    """One model's spectrum within an overlap: `values` (k,) descending, `coupling` (k, k) zero, `n`, `rest` (see spectrum.py)."""
 
     values: Float[Array, " k"]
     coupling: Float[Array, "k k"]
     n: Array
+    rest: Float[Array, " r"] | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -87,6 +100,7 @@ def overlap(
     y: ArrayLike | None = None,
     *,
     center: bool = False,
+    rank: int | tuple[int, int] | None = None,
 ) -> Overlap:
     """The overlap of two representations, each through its d x d or its n x n side, whichever is smaller.
 
@@ -94,27 +108,37 @@ def overlap(
         h_w, h_s: representations (n, d_w), (n, d_s) of the same rows.
         y: labels (n,) or (n, c).
         center: subtract column means (heads with an intercept).
+        rank: only the leading eigenpairs, so many of each side or (weak, strong); None: all. Much faster where d is large.
+            Then filters must cut within them: one that might keep more is an InputError, and NaN under jit.
 
     Raises:
-        InputError: shapes that do not fit, a representation of zeros, NaN or infinite entries.
+        InputError: shapes that do not fit, a representation of zeros, NaN or infinite entries, or a bad rank.
 
     Source: Xue et al. 2025; `C = L_s^{-1/2} V_s^T (H_s^T H_w / n) V_w L_w^{-1/2}`.
     """
     h_w, h_s, y = checked_pair(h_w, h_s, y)
-    if max(h_w.shape[1], h_s.shape[1]) > h_w.shape[0]:
-        return overlap_and_basis(h_w, h_s, y, center)[0]
+    if rank is not None or max(h_w.shape[1], h_s.shape[1]) > h_w.shape[0]:
+        return overlap_and_basis(h_w, h_s, y, center, _ranks(rank))[0]
     return _overlap_of_rows(h_w, h_s, y, center)
 
 
-@jax.jit
-def overlap_from_moments(m: Moments) -> Overlap:
+@partial(jax.jit, static_argnames="rank")
+def overlap_from_moments(m: Moments, rank: int | tuple[int, int] | None = None) -> Overlap:
     """The overlap from second moments alone (two eigensolves of size d_w and d_s); centred if the moments are.
+
+    Args:
+        m: second moments of the pair.
+        rank: only the leading eigenpairs, as in `overlap`.
 
     Precision: the moments square the condition number; in float32 directions below about 1e-4 of the leading
     eigenvalue are known to two or three digits.
+
+    Raises:
+        InputError: a rank that is not a positive integer or two of them.
     """
+    rank_w, rank_s = _ranks(rank)
     scale_w, scale_s = unit_scale(m.ww), unit_scale(m.ss)
-    weak, strong = spectrum(m.ww / scale_w**2, m.n), spectrum(m.ss / scale_s**2, m.n)
+    weak, strong = spectrum(m.ww / scale_w**2, m.n, rank_w), spectrum(m.ss / scale_s**2, m.n, rank_s)
     cross = matmul(matmul(strong.vectors.T, m.sw / scale_w / scale_s), weak.vectors)
     labels: tuple[Array | None, ...] = (None, None)
     if m.wy is not None and m.sy is not None:
@@ -192,12 +216,14 @@ def principal_basis(h: Float[Array, "n d"], center: bool = False) -> tuple[Array
     return _times_basis(basis.columns, basis), _scaled(_side(basis.spectrum), basis.scale)
 
 
-@partial(jax.jit, static_argnames="center")
-def overlap_and_basis(h_w: Array, h_s: Array, y: Array | None, center: bool) -> tuple[Overlap, Array]:
+@partial(jax.jit, static_argnames=("center", "ranks"))
+def overlap_and_basis(
+    h_w: Array, h_s: Array, y: Array | None, center: bool, ranks: Ranks = (None, None)
+) -> tuple[Overlap, Array]:
     """The overlap of two checked arrays, and the strong basis U_s (n, k_s) in which it is expressed."""
     if center:
         h_w, h_s, y = centered(h_w), centered(h_s), None if y is None else centered(y)
-    weak, strong = _data_basis(h_w), _data_basis(h_s)
+    weak, strong = _data_basis(h_w, ranks[0]), _data_basis(h_s, ranks[1])
     return _overlap_of_bases(weak, strong, y), _times_basis(strong.columns, strong)
 
 
@@ -224,20 +250,24 @@ def _overlap_of_bases(weak: _Basis, strong: _Basis, y: Array | None) -> Overlap:
     return Overlap(left, right, C, a_w, a_s, jnp.mean(y * y, 0))
 
 
-def _data_basis(h: Array) -> _Basis:
+def _data_basis(h: Array, rank: int | None = None) -> _Basis:
     h = h.astype(accumulation_dtype(h.dtype))
     n, d = h.shape
     if d > n:
-        return _kernel_basis(matmul(h, h.T))
+        return _kernel_basis(matmul(h, h.T), rank)
     largest = jax.lax.stop_gradient(jnp.max(jnp.abs(h)))
     scale = power_of_two(jnp.where(largest > 0, largest, 1))
     h = h / scale
-    return _Basis(h, spectrum(matmul(h.T, h) / n, n), scale, False)
+    if rank is None:
+        return _Basis(h, spectrum(matmul(h.T, h) / n, n), scale, False)
+    rows = _Basis(h, spectrum_of_rows(h, rank), scale, False)
+    # The leading columns of U are few: products with them take the place of a d x d product.
+    return rows._replace(columns=_times_basis(h, rows), is_orthonormal=True)
 
 
-def _kernel_basis(K: Array) -> _Basis:
+def _kernel_basis(K: Array, rank: int | None = None) -> _Basis:
     n = K.shape[0]
-    eigen = spectrum(K.astype(accumulation_dtype(K.dtype)) / n, n)
+    eigen = spectrum(K.astype(accumulation_dtype(K.dtype)) / n, n, rank)
     return _Basis(eigen.vectors, eigen, jnp.ones((), eigen.values.dtype), True)
 
 
@@ -251,16 +281,28 @@ def _times_basis(x: Array, basis: _Basis) -> Array:
 
 def whiten(eigen: Spectrum | Side, x: Array) -> Array:
     """`lambda^{-1/2} x` (k, m), zero where lambda is numerically zero."""
-    return apply_response(_InverseRoot(), eigen, x)
+    return apply_response(_InverseRoot(), replace(eigen, rest=None), x)
+
+
+def _ranks(rank: int | tuple[int, int] | None) -> Ranks:
+    """Ranks of the weak and the strong side; raises InputError unless they are positive integers."""
+    if rank is None:
+        return None, None
+    if not isinstance(rank, tuple):
+        return checked_rank(rank), checked_rank(rank)
+    if len(rank) != 2:
+        raise InputError(f"rank must be a positive integer or two (weak, strong), got {rank!r}")
+    return checked_rank(rank[0]), checked_rank(rank[1])
 
 
 def _scaled(side: Side, scale: Array) -> Side:
     """The spectrum of `scale` times the representation."""
-    return Side(side.values * scale**2, side.coupling * scale**2, side.n)
+    rest = None if side.rest is None else side.rest * scale**2
+    return Side(side.values * scale**2, side.coupling * scale**2, side.n, rest)
 
 
 def _side(eigen: Spectrum) -> Side:
-    return Side(eigen.values, eigen.coupling, eigen.n)
+    return Side(eigen.values, eigen.coupling, eigen.n, eigen.rest)
 
 
 def centered(x: Array) -> Array:

@@ -1,9 +1,13 @@
-"""Eigenpairs of a second moment or kernel (the only eigensolver), how many of them are principal, and the tail's gamma.
+"""Eigenpairs of a second moment or kernel, all or the leading ones, how many are principal, and the tail's gamma.
 
 Derivatives never divide by an eigengap. Eigenvectors are differentiated as constants, `S = V diag(values) V^T` being
 a full matrix in the basis V: the derivative of its diagonal is carried by `values`, that of the rest by `coupling`
 (zero in value). `apply_response` turns both into the exact derivative of a matrix function, repeated eigenvalues
 included (Daleckii & Krein 1965).
+
+Of the leading k eigenpairs `values` and `coupling` carry the derivative within their span, and `vectors` move out of it,
+by `(lambda_i - S)^{-1} dS v_i` outside the span. That too is exact for every function of S that is zero beyond the k,
+as long as the eigenvalues it keeps are separated from the (k+1)-th; it divides by no other gap.
 """
 
 from __future__ import annotations
@@ -23,6 +27,7 @@ from jaxtyping import Float, Int
 from w2s_jax._arrays import as_matrix, matmul
 from w2s_jax._checks import InputError
 from w2s_jax._factor import eigh
+from w2s_jax.subspace import Dense, Operator, Pairs, SecondMoment, leading_pairs, solve_outside
 
 
 @jax.tree_util.register_dataclass
@@ -31,13 +36,27 @@ class Spectrum:
     """Eigenpairs of a symmetric positive semidefinite matrix, eigenvalues descending.
 
     `values` (k,), `vectors` (d, k) by columns, `n` rows behind the matrix, `coupling` (k, k): zero, the derivative of
-    the matrix between eigenvectors. `vectors` are constants of differentiation.
+    the matrix between eigenvectors. `vectors` of a whole spectrum are constants of differentiation.
+
+    If only the leading k were asked for, `rest` (d - k,) stands in for the other eigenvalues: the most that the (k+1)-th
+    can be, then the mean of what is left of the trace; and `residuals` (k,) are `||S v - lambda v||`, within which of
+    each value there is an eigenvalue.
     """
 
     values: Float[Array, " k"]
     vectors: Float[Array, "d k"]
     coupling: Float[Array, "k k"]
     n: Array
+    rest: Float[Array, " r"] | None = None
+    residuals: Float[Array, " k"] | None = None
+
+    @property
+    def all_values(self) -> Float[Array, " d"]:
+        """Eigenvalues (d,), those beyond the leading k by their stand-ins: for `principal_rank` and `tail_gamma`.
+
+        Sums over a tail that starts within the k are exact, and a rank above k says that the k do not reach.
+        """
+        return _whole(self.values, self.rest)
 
 
 class Response(Protocol):
@@ -48,15 +67,17 @@ class Response(Protocol):
     def curve(self, values: Array, n: Array) -> Any: ...
 
 
-def spectrum(matrix: Float[ArrayLike, "d d"], n: ArrayLike) -> Spectrum:
+def spectrum(matrix: Float[ArrayLike, "d d"], n: ArrayLike, rank: int | None = None) -> Spectrum:
     """Eigenpairs of a second moment `H^T H / n` (d, d) or of a kernel over rows `K / n` (n, n).
 
     Args:
         matrix: symmetric positive semidefinite (d, d); its nonzero eigenvalues agree for the two forms.
         n: number of rows behind the matrix (the gamma of a tail and `ridge.from_head` need it).
+        rank: how many leading eigenpairs to compute (all if there are fewer); None: all. For rank much smaller than d
+            by products with blocks of vectors, to residuals of 16 eps of the largest eigenvalue or less (subspace.py).
 
     Raises:
-        InputError: not square, or NaN or infinite entries.
+        InputError: not square, NaN or infinite entries, or a rank that is not a positive integer.
 
     Source: Xue et al. 2025, `K / n = U diag(lambda) U^T`.
     """
@@ -64,9 +85,33 @@ def spectrum(matrix: Float[ArrayLike, "d d"], n: ArrayLike) -> Spectrum:
     if matrix.shape[0] != matrix.shape[1]:
         raise InputError(f"matrix must be square, got shape {matrix.shape}")
     scale = unit_scale(matrix)
-    values, vectors, coupling = _eigh(matrix / scale**2)
     n = jnp.asarray(n, matrix.dtype)
+    if rank is not None:
+        return _leading_spectrum(Dense(matrix / scale**2), n, rank, scale)
+    values, vectors, coupling = _eigh(matrix / scale**2)
     return Spectrum(jnp.maximum(values, 0) * scale**2, vectors, coupling * scale**2, n)
+
+
+def spectrum_of_rows(h: Float[Array, "n d"], rank: int) -> Spectrum:
+    """The leading eigenpairs of `H^T H / n` from rows of float32 or float64, without forming the matrix if d >> rank.
+
+    Raises:
+        InputError: a rank that is not a positive integer.
+    """
+    n, d = h.shape
+    largest = jax.lax.stop_gradient(jnp.max(jnp.abs(h)))
+    scale = power_of_two(jnp.where(largest > 0, largest, 1))
+    moment = SecondMoment(h / scale)
+    # From here on some tens of products with 3/2 rank vectors cost less than the matrix.
+    operator = moment if d >= 256 * checked_rank(rank) else Dense(moment.dense())
+    return _leading_spectrum(operator, jnp.asarray(n, h.dtype), rank, scale)
+
+
+def checked_rank(rank: int) -> int:
+    """The rank as an int; raises InputError unless it is a positive integer."""
+    if isinstance(rank, bool) or not isinstance(rank, int | np.integer) or rank < 1:
+        raise InputError(f"rank must be a positive integer, got {rank!r}")
+    return int(rank)
 
 
 def unit_scale(matrix: Float[Array, "d d"]) -> Float[Array, ""]:
@@ -143,14 +188,28 @@ def tail_gamma(values: Float[ArrayLike, " k"], rank: ArrayLike, n: ArrayLike) ->
 def apply_response(response: Response, side: Any, x: Array) -> Array:
     """`f(S) x` in S's eigenbasis: `f * x` for x (..., k, m), differentiated as a function of the whole matrix S.
 
-    `side` has `values` (k,), `coupling` (k, k) and `n`. Leading axes of f's parameters broadcast against those of x.
+    `side` has `values` (k,), `coupling` (k, k), `n` and `rest`. Leading axes of f's parameters broadcast against those
+    of x. NaN where f reaches beyond the k values.
     """
-    return _apply(response, side.values, side.coupling, side.n, x)
+    return _apply(response, side.values, side.coupling, side.n, side.rest, x)
 
 
-def evaluate(response: Response, values: Array, n: Array) -> Array:
-    """f (..., k): the response's curve on the eigenvalues it keeps, 0 on the others."""
-    return jnp.where(response.kept(values), response.curve(values, n)(values), 0)
+def evaluate(response: Response, values: Array, n: Array, rest: Array | None = None) -> Array:
+    """f (..., k): the response's curve on the eigenvalues it keeps, 0 on the others; NaN if it would keep some of the rest."""
+    f = jnp.where(_kept(response, values, rest), response.curve(_whole(values, rest), n)(values), 0)
+    return f if rest is None else jnp.where(_reaches_beyond(response, values, rest)[..., None], jnp.nan, f)
+
+
+def require_reach(name: str, response: Response, side: Any) -> None:
+    """Raises InputError if a response keeps more eigenvalues than a side has; tracers pass, and give NaN."""
+    if side.rest is None or any(isinstance(x, Tracer) for x in jax.tree.leaves((response, side))):
+        return
+    if jnp.any(_reaches_beyond(response, side.values, side.rest)):
+        k = side.values.shape[0]
+        raise InputError(
+            f"{name} must cut within the leading {k} eigenvalues of the overlap, got one that may keep more: "
+            f"raise its threshold, set its rank to at most {k}, or compute more eigenvalues"
+        )
 
 
 def require_range(name: str, value: ArrayLike | None, low: float, high: float | None = None) -> None:
@@ -166,6 +225,62 @@ def require_range(name: str, value: ArrayLike | None, low: float, high: float | 
     if wrong.any():
         wanted = f"at least {low:g}" if high is None else f"between {low:g} and {high:g}"
         raise InputError(f"{name} must be {wanted}, got {array[wrong].flat[0]:g}")
+
+
+def _leading_spectrum(operator: Operator, n: Array, rank: int, scale: Array) -> Spectrum:
+    """The leading eigenpairs of `scale^2` times an operator of about unit size."""
+    k = min(checked_rank(rank), operator.size)
+    values, vectors, coupling, residuals = _leading(operator, k)
+    values = jnp.maximum(values, 0)
+    rest = _stand_ins(operator.trace(), values, operator.size)
+    return Spectrum(*(values * scale**2, vectors, coupling * scale**2, n), rest * scale**2, residuals * scale**2)
+
+
+def _stand_ins(trace: Array, values: Array, d: int) -> Array:
+    """Eigenvalues (d - k,) with the sum of those unknown: the most that the next one can be, then their mean."""
+    count = d - values.shape[0]
+    if count == 0:
+        return jnp.zeros((0,), values.dtype)
+    tail = trace - jnp.sum(values)
+    tail = jnp.where(tail > 4 * jnp.finfo(values.dtype).eps * d**0.5 * trace, tail, 0)
+    if count == 1:
+        return tail[None]
+    most = jnp.minimum(values[-1], tail)
+    return jnp.concatenate([most[None], jnp.full(count - 1, (tail - most) / (count - 1))])
+
+
+def _whole(values: Array, rest: Array | None) -> Array:
+    return values if rest is None else jnp.concatenate([values, rest])
+
+
+def _kept(response: Response, values: Array, rest: Array | None) -> Array:
+    return response.kept(_whole(values, rest))[..., : values.shape[0]]
+
+
+def _reaches_beyond(response: Response, values: Array, rest: Array) -> Array:
+    """Whether the response keeps the most that the next eigenvalue can be, (...,)."""
+    beyond = response.kept(_whole(values, rest))[..., values.shape[0] :]
+    return jnp.any(beyond, -1)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _leading(operator: Operator, k: int) -> tuple[Array, Array, Array, Array]:
+    values, vectors, residuals = leading_pairs(operator, k)
+    return values, vectors, jnp.zeros((k, k), values.dtype), residuals
+
+
+@_leading.defjvp
+def _leading_jvp(k: int, primals: tuple, tangents: tuple) -> tuple:
+    values, vectors, coupling, residuals = _leading(*primals, k)
+    basis = _once(vectors)
+    _, image = jax.jvp(lambda operator: operator.symmetric_times(basis), primals, tangents)
+    change = matmul(basis.T, image)
+    outside = image - matmul(basis, change)
+    moved = solve_outside(primals[0], Pairs(values, basis, residuals), outside)
+    moved -= matmul(basis, matmul(basis.T, moved))
+    diagonal = jnp.diagonal(change)
+    coupled = (change + change.T) / 2 - jnp.diag(diagonal)
+    return (values, vectors, coupling, residuals), (diagonal, moved, coupled, jnp.zeros_like(residuals))
 
 
 @jax.custom_jvp
@@ -197,8 +312,8 @@ def _once_jvp(primals: tuple, tangents: tuple) -> tuple:
 
 
 @jax.custom_jvp
-def _apply(response: Response, values: Array, coupling: Array, n: Array, x: Array) -> Array:
-    return evaluate(response, values, n)[..., None] * x
+def _apply(response: Response, values: Array, coupling: Array, n: Array, rest: Array | None, x: Array) -> Array:
+    return evaluate(response, values, n, rest)[..., None] * x
 
 
 @_apply.defjvp
@@ -206,21 +321,21 @@ def _apply_jvp(primals: tuple, tangents: tuple) -> tuple:
     return jax.jvp(_apply_matrix, primals, tangents)
 
 
-def _apply_matrix(response: Response, values: Array, coupling: Array, n: Array, x: Array) -> Array:
+def _apply_matrix(response: Response, values: Array, coupling: Array, n: Array, rest: Array | None, x: Array) -> Array:
     """`_apply` for a matrix with an off-diagonal part: exact to first order in `coupling`."""
-    f = evaluate(response, values, n)
-    slopes = jax.lax.stop_gradient(_divided_differences(response, values, n))
+    f = evaluate(response, values, n, rest)
+    slopes = jax.lax.stop_gradient(_divided_differences(response, values, n, rest))
     return f[..., None] * x + matmul(slopes * coupling, x)
 
 
-def _divided_differences(response: Response, values: Array, n: Array) -> Array:
+def _divided_differences(response: Response, values: Array, n: Array, rest: Array | None) -> Array:
     """`(f_i - f_j) / (lambda_i - lambda_j)` (..., k, k), the derivative at the midpoint where the two are close."""
-    f, kept = evaluate(response, values, n), response.kept(values)
+    f, kept = evaluate(response, values, n, rest), _kept(response, values, rest)
     gap = values[:, None] - values[None, :]
     middle = (values[:, None] + values[None, :]) / 2
     close = jnp.abs(gap) <= jnp.finfo(values.dtype).eps ** (1 / 3) * middle
     both = kept[..., :, None] & kept[..., None, :]
-    curve = response.curve(values, n)
+    curve = response.curve(_whole(values, rest), n)
     flat = middle.reshape(-1)
     _, slope = jax.jvp(curve, (flat,), (jnp.ones_like(flat),))
     slope = slope.reshape(*slope.shape[:-1], *middle.shape)
