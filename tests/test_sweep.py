@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from w2s_jax import InputError, io, moments, rank_supervisors, run_sweep, store, sweep
+from w2s_jax import InputError, io, moments, rank_supervisors, readers, run_sweep, store, sweep
 from w2s_jax.cli import main
 from w2s_jax.row_cells import cross_sums, model_sums, row_cells, source
 from w2s_jax.sweep_config import read_config, sweep_config
@@ -60,7 +60,7 @@ class Counter:
         self.pairs = 0
         self.fail_after: int | None = None
         for name in ("model_sums", "cross_sums"):
-            monkeypatch.setattr(sweep, name, self.counting(getattr(sweep, name)))
+            monkeypatch.setattr(readers, name, self.counting(getattr(readers, name)))
 
     def counting(self, function: Callable) -> Callable:
         def counted(first, *args, **kwargs):
@@ -339,8 +339,10 @@ def test_groups_share_their_reads(monkeypatch):
     read: list[str] = []
     real = sweep.open_rows
 
-    def opened(path, name):
-        rows = real(path, name)
+    def opened(path, name, **options):
+        rows = real(path, name, **options)
+        if not name.startswith("model"):
+            return rows
         reading = lambda start, stop: (read.append(name) if stop > 1 else None) or rows[start:stop]
         return io.Rows(rows.label, rows.shape, rows.dtype, reading)
 
@@ -349,15 +351,27 @@ def test_groups_share_their_reads(monkeypatch):
     assert {name: read.count(name) for name in read} == {f"model {name!r}": 2 for name in ("a", "b", "c", "s1", "s2")}
 
 
+def test_rows_must_have_the_same_ids():
+    """Row ids that files carry are held against each other, those of labels too."""
+    ids = np.arange(N)
+    for name, moved in (("a", 0), ("all", 5)):
+        rows = ROWS[name] if name in ROWS else LABELS[name]
+        np.savez(f"{name}.npz", h=rows, id=np.roll(ids, moved))
+    config = {**TABLE, "weak": ["a.npz"], "labels": {"all": "all.npz"}}
+    with pytest.raises(InputError, match=f"row 0 is 0 in model 'a' and {N - 5} in labels 'all'"):
+        run_sweep(config)
+    assert not Path("out").exists()
+
+
 def test_a_change_while_running_is_an_error(monkeypatch):
     """A file that changes between its moments and its pairs is named, and its pairs are not kept."""
-    real = sweep.cross_sums
+    real = readers.cross_sums
 
-    def slow(*args):
+    def slow(*args, **options):
         np.save("b.npy", ROWS["b"][:, ::-1])
-        return real(*args)
+        return real(*args, **options)
 
-    monkeypatch.setattr(sweep, "cross_sums", slow)
+    monkeypatch.setattr(readers, "cross_sums", slow)
     with pytest.raises(InputError, match="'b' has changed while the sweep was running"):
         run_sweep(LITTLE)
     assert len(read_sweep("out")) == 0

@@ -30,6 +30,7 @@ from w2s_jax.heads import (
     ridge_probe_from_moments,
     ridge_probe_path,
 )
+from w2s_jax.hosts import Hosts, connected_hosts, merge_moments
 from w2s_jax.moments import Moments, moments, moments_from_batches
 from w2s_jax.outcome import WeakToStrong
 from w2s_jax.overlap import Overlap, overlap, overlap_from_kernels, overlap_from_moments
@@ -46,6 +47,7 @@ __all__ = [
     "Equivalent",
     "EquivalentErrors",
     "Filter",
+    "Hosts",
     "InputError",
     "LinearProbe",
     "Moments",
@@ -59,6 +61,7 @@ __all__ = [
     "Tail",
     "TrainedProbe",
     "WeakToStrong",
+    "connected_hosts",
     "cross_fit_pseudo_labels",
     "cross_validate_ridge",
     "decomposability",
@@ -75,6 +78,7 @@ __all__ = [
     "gap_norm",
     "gradient_flow",
     "iterated_tikhonov",
+    "merge_moments",
     "moments",
     "moments_from_batches",
     "overlap",

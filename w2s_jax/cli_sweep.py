@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,16 @@ def add_sweep(commands: Any) -> argparse.ArgumentParser:
     sweep.add_argument("--noise", type=float, metavar="NU", help="label noise of the expected error")
     sweep.add_argument("--raw", action="store_true", help="neither centre nor rescale the representations")
     sweep.add_argument("--memory", type=float, metavar="MIB", help="for the sums of a group of pairs (default: 256)")
+    sweep.add_argument(
+        "--coordinator",
+        nargs="?",
+        const="",
+        metavar="HOST:PORT",
+        help="several processes share the rows, all started with the same command: the address of process 0; none on "
+        "SLURM, Kubernetes and Cloud TPU, where jax.distributed finds the others",
+    )
+    sweep.add_argument("--processes", type=int, metavar="N", help="with an address: how many processes there are")
+    sweep.add_argument("--process", type=int, metavar="I", help="with an address: which one this is, from 0")
     sweep.add_argument("--to", metavar="FILE", help="with export: a .csv, .parquet or .json file")
     return sweep
 
@@ -52,13 +63,24 @@ def run(args: argparse.Namespace) -> None:
     if len(args.what) > 1 or args.to is not None:
         raise InputError(f"usage: {_USAGE}")
     from w2s_jax.cli import _cache_compiled_programs
+    from w2s_jax.hosts import LostError, connected_hosts
     from w2s_jax.sweep import run_sweep
     from w2s_jax.sweep_config import read_toml, sweep_config
 
     table, folder = ({}, Path()) if not args.what else (read_toml(args.what[0]), Path(args.what[0]).parent)
     config = sweep_config(_with_options(table, args, folder), folder)
     _cache_compiled_programs()
-    sweep = run_sweep(config, progress=not args.quiet)
+    if args.coordinator is None:
+        sweep = run_sweep(config, progress=not args.quiet)
+    else:
+        try:
+            with connected_hosts(args.coordinator or None, args.processes, args.process) as hosts:
+                sweep = run_sweep(config, progress=not args.quiet, hosts=hosts)
+        except LostError as error:
+            print(f"w2s sweep: {error}", file=sys.stderr, flush=True)
+            os._exit(2)  # a normal exit would wait for the lost process
+        if hosts.index > 0:
+            return
     if sweep.changed:
         print(f"changed since the last run: {', '.join(sweep.changed)}", file=sys.stderr)
     print(sweep)

@@ -133,7 +133,7 @@ class Moments:
         ours, theirs = jax.tree.map(jnp.shape, self.sums), jax.tree.map(jnp.shape, other.sums)
         if ours != theirs:
             raise InputError(f"moments can be merged only if their widths agree, got {ours.first} and {theirs.first}")
-        return Moments(jax.tree.map(operation, self.sums, _about(other, self.shift)), self.shift)
+        return Moments(jax.tree.map(operation, self.sums, about(other, self.shift)), self.shift)
 
 
 def moments(
@@ -252,8 +252,8 @@ def _adder(mesh: Mesh) -> Callable:
     every = P(mesh.axis_names)
 
     def local(total: Sums, lost: Sums, rows: tuple, shift: Columns | None) -> tuple[Sums, Sums]:
-        own = (jax.tree.map(lambda x: x[0], part) for part in (total, lost))
-        return jax.tree.map(lambda x: x[None], add_compensated(*own, _moments(rows, shift).sums))
+        total, lost = jax.tree.map(lambda x: x[0], (total, lost))
+        return jax.tree.map(lambda x: x[None], add_compensated(total, lost, _moments(rows, shift).sums))
 
     return jax.jit(
         jax.shard_map(local, mesh=mesh, in_specs=(every, every, every, P()), out_specs=every, check_vma=False),
@@ -316,7 +316,7 @@ def _shift_of(rows: tuple) -> Columns:
     return Columns(w, s, y)
 
 
-def _about(m: Moments, shift: Columns | None) -> Sums:
+def about(m: Moments, shift: Columns | None) -> Sums:
     """The sums of `m` about another point."""
     if shift is None or m.shift is None:
         return m.sums

@@ -18,6 +18,7 @@ from jax import Array
 
 from w2s_jax._arrays import matmul
 from w2s_jax._checks import InputError, require_finite
+from w2s_jax._row_digest import RowDigest
 from w2s_jax.crossfit import Roles
 from w2s_jax.folds import Layout, lay_out
 from w2s_jax.moments import Tree, add_compensated
@@ -155,24 +156,19 @@ def source(name: str, rows: Any, dtype: Any) -> Source:
     return Source(name, rows, np.asarray(rows[0:1]).astype(dtype))
 
 
-def feed(digest: Any, block: np.ndarray) -> None:
-    """Adds an array's bytes to a hashlib object."""
-    digest.update(np.ascontiguousarray(block).reshape(-1).view(np.uint8).data)
-
-
 def model_sums(
     model: Source,
     rows: RowCells,
     *,
     span: tuple[int, int] | None = None,
     merge: Merge = lambda sums: sums,
-    digest: Any = None,
+    digest: RowDigest | None = None,
 ) -> Sums:
     """A model's sums per cell over the rows `span` (default all), padded to its bucket's width.
 
     Args:
         merge: takes the sums over this process's rows and returns those over all.
-        digest: a hashlib object that is fed the bytes of the rows.
+        digest: is fed the rows.
 
     Raises:
         InputError: NaN or infinite entries.
@@ -235,7 +231,7 @@ def _blocks(
     widths: Sequence[int],
     rows: RowCells,
     span: tuple[int, int] | None,
-    digest: Any = None,
+    digest: RowDigest | None = None,
 ) -> Iterator[tuple[list[Array], Array, tuple[Array, ...]]]:
     """Blocks of rows: each side's models side by side (rows + 1, width), labels, and the rows of every cell by layout.
 
@@ -257,7 +253,7 @@ def _blocks(
 
 
 def _side_by_side(
-    models: Sequence[Source], width: int, start: int, stop: int, size: int, digest: Any = None
+    models: Sequence[Source], width: int, start: int, stop: int, size: int, digest: RowDigest | None = None
 ) -> np.ndarray:
     """Rows of several models about their shifts, padded with zeros (size + 1, width)."""
     dtype, place = models[0].shift.dtype, 0
@@ -266,7 +262,7 @@ def _side_by_side(
         block = np.asarray(model.rows[start:stop])
         require_finite(f"the values of model {model.name!r}", block, start)
         if digest is not None:
-            feed(digest, block)
+            digest.feed(start, block)
         # Subtracted in double precision where the file has it, also if sums do not.
         wide = block.dtype if block.dtype.kind == "f" and block.dtype.itemsize > 4 else dtype
         with np.errstate(over="ignore"):

@@ -10,6 +10,7 @@ Memory: `memory` MiB for the cross sums of a group, three times `row_cells.BLOCK
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,28 +22,25 @@ import numpy as np
 
 from w2s_jax._checks import InputError
 from w2s_jax._progress import track
-from w2s_jax.io import open_rows, read_groups, read_labels
+from w2s_jax._row_digest import chunk_rows
+from w2s_jax.hosts import Hosts, SharedError
+from w2s_jax.io import open_rows, read_groups, read_labels, require_same_ids
 from w2s_jax.pair_rows import score_strong
 from w2s_jax.pairs import Cells, Model, model_from_sums
-from w2s_jax.row_cells import (
-    BLOCK_BYTES,
-    RowCells,
-    Source,
-    cross_sums,
-    feed,
-    model_sums,
-    row_cells,
-    source,
-)
-from w2s_jax.store import Store, key_of, now_ns, open_store, stamp_of
+from w2s_jax.readers import Readers, follow
+from w2s_jax.row_cells import RowCells, Source, row_cells, source
+from w2s_jax.store import COLUMNS, Store, key_of, now_ns, open_store, stamp_of
 from w2s_jax.sweep_config import SweepConfig, read_config, sweep_config
 from w2s_jax.sweep_table import Sweep, read_sweep
+
+_ALONE = Hosts()
 
 
 def run_sweep(
     config: SweepConfig | Mapping[str, Any] | str | os.PathLike,
     *,
     progress: bool | Callable[[Iterable], Iterable] = False,
+    hosts: Hosts = _ALONE,
 ) -> Sweep:
     """Runs a sweep, or what is missing of it, and returns its table.
 
@@ -52,6 +50,8 @@ def run_sweep(
     Args:
         config: a TOML file, a mapping with its keys, or a checked configuration; see `sweep_config`.
         progress: True for progress bars, or a function that wraps an iterable.
+        hosts: the processes that share the rows (see `connected_hosts`), each of them calling this with the same configuration
+            and files. Process 0 keeps the results and returns the table, the others an empty one.
 
     Returns:
         A table of `gap_op`, `gap_fro` (`||P_s (I - P_w)||`), `cka`; with labels `gap_bound`, `predicted_gap`, `label_energy`
@@ -64,36 +64,42 @@ def run_sweep(
 
     Source: Xue et al. 2025 for norms, bound and predicted gap; Kornblith et al. 2019 for CKA.
     """
-    config = config if isinstance(config, SweepConfig) else _checked(config)
-    inputs = _opened(config)  # before anything is written
-    with open_store(config.output) as store:
-        run = _Run(config, store, progress, *inputs)
-        keys, changed = _keep_models(run)
-        computed = _keep_pairs(run, keys)
-    return replace(read_sweep(config.output), computed=computed, changed=changed)
+    with hosts.together():
+        config = config if isinstance(config, SweepConfig) else _checked(config)
+        inputs = _opened(config)  # before anything is written
+        hosts.agree()
+    _require_same_inputs(hosts, config, *inputs)
+    if hosts.index > 0:
+        follow(Readers(hosts, *inputs))
+        return Sweep(tuple(COLUMNS), (), 0, 0, config.output)
+    try:
+        with open_store(config.output) as store:
+            run = _Run(config, store, progress, Readers(hosts, *inputs))
+            keys, changed = _keep_models(run)
+            computed = _keep_pairs(run, keys)
+            result = replace(read_sweep(config.output), computed=computed, changed=changed)
+    except SharedError:
+        raise
+    except InputError as error:
+        hosts.exchange(json.dumps(["stop", str(error)]))
+        raise
+    hosts.exchange(json.dumps(["stop", ""]))
+    return result
 
 
 @dataclass(frozen=True)
 class _Run:
-    """What a run works on: models' rows and their files' stamps, the rows' cells, and the hash of all that is in those."""
+    """What a run works on: its settings, where results are kept, and who reads the rows."""
 
     config: SweepConfig
     store: Store
     progress: bool | Callable[[Iterable], Iterable]
-    sources: Mapping[str, Source]
-    stamps: Mapping[str, str]
-    rows: RowCells
-    rows_key: str
-
-    @property
-    def dtype(self) -> np.dtype:
-        """Of all sums."""
-        return next(iter(self.sources.values())).shift.dtype
+    readers: Readers
 
     def require_unchanged(self, names: Iterable[str]) -> None:
         """Raises InputError if a model's file has been written since the run began."""
         for name in names:
-            if stamp_of(self.config.models[name]) != self.stamps[name]:
+            if stamp_of(self.config.models[name]) != self.readers.stamps[name]:
                 raise InputError(f"model {name!r} has changed while the sweep was running: start it again")
 
 
@@ -107,6 +113,20 @@ class _Group(NamedTuple):
 
 def _checked(config: Mapping[str, Any] | str | os.PathLike) -> SweepConfig:
     return sweep_config(config) if isinstance(config, Mapping) else read_config(config)
+
+
+def _require_same_inputs(
+    hosts: Hosts, config: SweepConfig, sources: Mapping[str, Source], _: Any, rows: RowCells, rows_key: str
+) -> None:
+    """Raises InputError unless every process sees the same models, labels and settings."""
+    hosts.span(rows.n, chunk_rows(rows.n))
+    shapes = {name: tuple(model.rows.shape) for name, model in sources.items()}
+    mine = key_of(list(config.weak), list(config.strong), shapes, rows_key, config.grid, config.memory)
+    seen = hosts.exchange(mine)
+    if len(set(seen)) > 1:
+        raise SharedError(
+            "all processes of a sweep must be given the same configuration, models and labels, got others"
+        )
 
 
 def _opened(config: SweepConfig) -> tuple[dict[str, Source], dict[str, str], RowCells, str]:
@@ -126,6 +146,10 @@ def _opened(config: SweepConfig) -> tuple[dict[str, Source], dict[str, str], Row
     wide = any(rows.dtype == np.float64 for rows in opened.values()) and jnp.result_type(float) == jnp.float64
     dtype = np.dtype(np.float64 if wide else np.float32)
     sources = {name: source(name, rows, dtype) for name, rows in opened.items()}
+    carriers = {f"model {name!r}": rows for name, rows in opened.items()}
+    carriers |= {f"labels {name!r}": open_rows(path, f"labels {name!r}") for name, path in config.labels.items()}
+    carriers |= {} if config.groups is None else {"groups": open_rows(config.groups, "groups", kind="groups")}
+    require_same_ids(carriers)
     labels = {name: read_labels(path, f"labels {name!r}") for name, path in config.labels.items()}
     groups = None if config.groups is None else read_groups(config.groups)
     if groups is not None and groups.shape != (n,):
@@ -138,7 +162,7 @@ def _rows_key(rows: RowCells, config: SweepConfig, dtype: np.dtype) -> str:
     """Hash of what a model's moments depend on beside its rows."""
     digest = hashlib.sha256()
     for array in (rows.targets, *(layout.cell for layout in rows.layouts)):
-        feed(digest, array)
+        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     parts = [version("w2s_jax"), dtype.name, config.normalize, config.folds, rows.targets.shape, digest.hexdigest()]
     return key_of(*parts, [layout.cells for layout in rows.layouts])
 
@@ -148,8 +172,8 @@ def _keep_models(run: _Run) -> tuple[dict[str, str], tuple[str, ...]]:
     store, paths = run.store, run.config.models
     store.begin()
     before = {name: store.last_content(path) for name, path in paths.items()}
-    contents = {name: store.content(path, run.stamps[name]) for name, path in paths.items()}
-    key = lambda content: key_of("moments", run.rows_key, content)
+    contents = {name: store.content(path, run.readers.stamps[name]) for name, path in paths.items()}
+    key = lambda content: key_of("moments", run.readers.rows_key, content)
     is_kept = lambda content: content is not None and store.moments(key(content)) is not None
     pending = [name for name in paths if not is_kept(contents[name])]
     for name in track(pending, run.progress, "moments"):
@@ -165,42 +189,35 @@ def _keep_models(run: _Run) -> tuple[dict[str, str], tuple[str, ...]]:
 
 def _hashed(run: _Run, name: str) -> str:
     """The hash of a model's rows, read for its sake alone."""
-    began, model, digest = now_ns(), run.sources[name], _digest(run.sources[name])
-    step = max(1, BLOCK_BYTES // (model.width * model.rows.dtype.itemsize))
-    for start in range(0, run.rows.n, step):
-        feed(digest, np.asarray(model.rows[start : start + step]))
-    return _content(run, name, began, digest)
+    began = now_ns()
+    return _content(run, name, began, run.readers.hash_of(name))
 
 
 def _computed(run: _Run, name: str, key: Callable[[str], str]) -> str:
     """Computes and keeps a model's moments; the hash of its rows."""
-    began, model = now_ns(), run.sources[name]
-    digest, cells = _digest(model), Cells(*(jnp.asarray(x, run.dtype) for x in run.rows.cells))
-    found = model_from_sums(model_sums(model, run.rows, digest=digest), cells, run.config.normalize)
+    began, readers = now_ns(), run.readers
+    sums, content = readers.model(name)
+    cells = Cells(*(jnp.asarray(x, readers.dtype) for x in readers.rows.cells))
+    found = model_from_sums(sums, cells, run.config.normalize)
     if not np.isfinite(found.variance) or not np.isfinite(found.values).all():
-        raise InputError(f"model {name!r} is too large: its squares overflow {run.dtype}")
+        raise InputError(f"model {name!r} is too large: its squares overflow {readers.dtype}")
     if not found.variance > 0:
         raise InputError(f"model {name!r} is constant, expected rows that differ")
     run.require_unchanged([name])
-    content = digest.hexdigest()
     run.store.keep_moments(key(content), {k: np.asarray(array) for k, array in found._asdict().items()})
-    return _content(run, name, began, digest)
+    return _content(run, name, began, content)
 
 
-def _digest(model: Source) -> Any:
-    return hashlib.sha256(repr((tuple(model.rows.shape), str(model.rows.dtype))).encode())
-
-
-def _content(run: _Run, name: str, began: int, digest: Any) -> str:
+def _content(run: _Run, name: str, began: int, content: str) -> str:
     run.require_unchanged([name])
-    run.store.keep_content(run.config.models[name], run.stamps[name], began, digest.hexdigest())
-    return digest.hexdigest()
+    run.store.keep_content(run.config.models[name], run.readers.stamps[name], began, content)
+    return content
 
 
 def _keep_pairs(run: _Run, keys: Mapping[str, str]) -> int:
     """Sees to it that every pair's results are in the store; how many were missing."""
     config = run.config
-    label_sets = [label._asdict() for label in run.rows.label_sets]
+    label_sets = [label._asdict() for label in run.readers.rows.label_sets]
     asked = [label_sets, config.grid, (config.prior, config.noise) if config.folds else None]
     pairs = {
         (strong, weak): key_of("pair", asked, weak, keys[weak], strong, keys[strong])
@@ -223,8 +240,8 @@ def _keep_pairs(run: _Run, keys: Mapping[str, str]) -> int:
 
 def _groups(run: _Run) -> Iterator[_Group]:
     """All pairs, in groups whose cross sums fit in the memory for them; near squares need the fewest reads."""
-    width = {name: model.width for name, model in run.sources.items()}
-    entries = run.config.memory * 2**20 / (3 * run.dtype.itemsize * len(run.rows.cells.n))
+    width = {name: model.width for name, model in run.readers.sources.items()}
+    entries = run.config.memory * 2**20 / (3 * run.readers.dtype.itemsize * len(run.readers.rows.cells.n))
     all_weak = sum(width[name] for name in run.config.weak)
     for strong in _packed(run.config.strong, width, max(entries**0.5, entries / all_weak)):
         for weak in _packed(run.config.weak, width, entries / sum(width[name] for name in strong)):
@@ -244,18 +261,21 @@ def _packed(names: Iterable[str], width: Mapping[str, int], limit: float) -> Ite
 
 def _results(run: _Run, group: _Group, keys: Mapping[str, str]) -> dict[str, list[dict[str, Any]]]:
     """The rows of every missing pair of a group, by its key."""
-    strong, weak = ([run.sources[name] for name in names] for names in (group.strong, group.weak))
-    cross = cross_sums(strong, weak, run.rows)
+    strong, weak = ([run.readers.sources[name] for name in names] for names in (group.strong, group.weak))
+    cross = run.readers.cross(group.strong, group.weak)
     models = {name: _loaded(run, name, keys[name]) for name in {*group.strong, *group.weak}}
     places = _places(strong), _places(weak)
     results = {}
     for name in group.strong:
         chosen = {other: models[other] for other in group.weak if (name, other) in group.missing}
         parts = {other: cross[:, places[0][name], places[1][other]] for other in chosen}
-        for other, rows in score_strong(models[name], chosen, parts, run.rows, run.config).items():
-            key, widths = group.missing[name, other], (run.sources[other].width, run.sources[name].width)
+        for other, rows in score_strong(models[name], chosen, parts, run.readers.rows, run.config).items():
+            key, widths = (
+                group.missing[name, other],
+                (run.readers.sources[other].width, run.readers.sources[name].width),
+            )
             common = {"weak": other, "strong": name, "weak_width": widths[0], "strong_width": widths[1]}
-            common |= {"rows": run.rows.n, "version": version("w2s_jax"), "inputs": key}
+            common |= {"rows": run.readers.rows.n, "version": version("w2s_jax"), "inputs": key}
             results[key] = [common | row for row in rows]
     return results
 

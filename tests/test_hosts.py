@@ -1,0 +1,186 @@
+"""Several processes give the numbers of one: sums meet, failures are everybody's, and a lost process stops the rest."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import relative_error
+
+from w2s_jax import InputError, moments
+from w2s_jax.hosts import Hosts
+from w2s_jax.sweep_table import read_sweep
+
+N = 501  # an odd number of rows for any number of processes
+NUMBERS = ("gap_op", "gap_fro", "cka", "predicted_gap", "expected_error", "trial_error")
+
+
+def write_models(folder: Path, weak: int = 2, fault: int | None = None) -> None:
+    """Weak and strong representations of N rows, and labels; NaN in the weak models' row `fault`."""
+    rng = np.random.default_rng(0)
+    latent = rng.standard_normal((N, 6))
+    for i in range(weak):
+        h = latent[:, :4] @ rng.standard_normal((4, 5)) + 0.5 * rng.standard_normal((N, 5))
+        if fault is not None:
+            h[fault] = np.nan
+        np.save(folder / f"weak{i}.npy", h + 3)
+    np.save(folder / "strong.npy", latent @ rng.standard_normal((6, 8)))
+    np.save(folder / "y.npy", latent[:, 0])
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def start(folder: Path, output: str, processes: int, weak: Callable[[int], str] = lambda _: "weak*.npy") -> list:
+    """The command of each process, running."""
+    port, environment = free_port(), os.environ | {"XLA_FLAGS": "", "JAX_ENABLE_X64": "1"}
+    # One cache for all of them: what is compiled once is not compiled again.
+    environment |= {"JAX_COMPILATION_CACHE_DIR": str(folder / "cache")}
+    environment |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    given = ["--strong", "strong.npy", "--labels", "t=y.npy", "--folds", "3", "--output", output, "--quiet"]
+    together = [] if processes == 1 else ["--coordinator", f"127.0.0.1:{port}", "--processes", str(processes)]
+    return [
+        subprocess.Popen(
+            [sys.executable, "-m", "w2s_jax", "sweep", "--weak", weak(i), *given, *together]
+            + ([] if processes == 1 else ["--process", str(i)]),
+            **dict(cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE),
+        )
+        for i in range(processes)
+    ]
+
+
+def finish(running: list) -> list[tuple[int, str]]:
+    """Exit code and stderr of each."""
+    ended = [(process, *process.communicate(timeout=200)) for process in running]
+    return [(process.returncode, error) for process, _, error in ended]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with models and the finished sweep "alone" of a single process."""
+    folder = tmp_path_factory.mktemp("hosts")
+    write_models(folder)
+    assert finish(start(folder, "alone", 1))[0][0] == 0
+    return folder
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_processes_give_the_table_of_one(alone, processes):
+    """All columns agree, and the inputs have the same hash, whoever has read which rows."""
+    output = f"of{processes}"
+    assert [code for code, _ in finish(start(alone, output, processes))] == [0] * processes
+    found, expected = read_sweep(alone / output), read_sweep(alone / "alone")
+    for column in NUMBERS:
+        assert relative_error(found[column], expected[column]) <= 1e-9, column
+    assert list(found["inputs"]) == list(expected["inputs"])
+
+
+def test_a_fault_in_one_process_is_heard_by_all(tmp_path):
+    """NaN in rows that only the last process reads: the same sentence from each, none waits."""
+    write_models(tmp_path, fault=N - 1)
+    for code, said in finish(start(tmp_path, "out", 2)):
+        assert code == 2
+        assert said.endswith(
+            f"the values of model 'weak0' contain 5 NaN or infinite values, the first in row {N - 1}\n"
+        )
+
+
+def test_processes_with_other_models_are_refused(alone):
+    """What each is given must be the same."""
+    for code, said in finish(start(alone, "other", 2, weak=lambda i: ["weak*.npy", "weak0.npy"][i])):
+        assert code == 2
+        assert "all processes of a sweep must be given the same configuration, models and labels" in said
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_lost_process_stops_the_others_and_a_restart_goes_on(tmp_path, victim):
+    """kill -9 in the middle: the other says so and ends; started again the sweep computes only what is missing.
+
+    Without process 0, which coordinates, JAX's runtime itself ends the others, in its own words.
+    """
+    write_models(tmp_path, weak=20)
+    running = start(tmp_path, "out", 2)
+    kept = wait_for_moments(tmp_path / "out" / "sweep.sqlite", 5)
+    running[victim].send_signal(signal.SIGKILL)
+    code, said = finish(running)[1 - victim]
+    ours = "another process of this run was lost: start all of them again, finished work is kept"
+    assert ours in said or (victim == 0 and "This most likely indicates that another task died" in said)
+    assert code in ((2,) if victim else (2, -signal.SIGABRT))
+    before = stored(tmp_path / "out" / "sweep.sqlite")
+    assert len(before) >= kept
+    assert [code for code, _ in finish(start(tmp_path, "out", 2))] == [0, 0]
+    assert before.items() <= stored(tmp_path / "out" / "sweep.sqlite").items()
+    assert finish(start(tmp_path, "whole", 1))[0][0] == 0
+    found, expected = read_sweep(tmp_path / "out"), read_sweep(tmp_path / "whole")
+    for column in NUMBERS:
+        assert relative_error(found[column], expected[column]) <= 1e-9, column
+
+
+def stored(database: Path) -> dict[str, int]:
+    """When each model's rows were hashed."""
+    try:
+        with sqlite3.connect(f"file:{database}?mode=ro", uri=True) as connection:
+            return dict(connection.execute("SELECT path, hashed_ns FROM files").fetchall())
+    except sqlite3.OperationalError:
+        return {}
+
+
+def wait_for_moments(database: Path, models: int) -> int:
+    for _ in range(2000):
+        if len(stored(database)) >= models:
+            return len(stored(database))
+        time.sleep(0.05)
+    raise AssertionError("the sweep has not started")
+
+
+def test_spans_cover_the_rows_once():
+    """Every row belongs to one process, in whole steps; fewer steps than processes are refused."""
+    for rows, step, count in ((501, 1, 4), (501, 7, 3), (1024, 16, 5)):
+        spans = [Hosts(i, count).span(rows, step) for i in range(count)]
+        assert [stop for _, stop in spans[:-1]] == [start for start, _ in spans[1:]]
+        assert (spans[0][0], spans[-1][1]) == (0, rows)
+        assert all(start % step == 0 and stop > start for start, stop in spans)
+    with pytest.raises(InputError, match="each process must have rows of its own, got 3 rows for 4 processes"):
+        Hosts(0, 4).span(3)
+
+
+SCRIPT = """
+import sys
+import numpy as np
+from w2s_jax import connected_hosts, merge_moments, moments
+with connected_hosts(sys.argv[1], 2, int(sys.argv[2])) as hosts:
+    rows = np.load("rows.npy")[hosts.index :: hosts.count]
+    for center in (False, True):
+        m = merge_moments(moments(rows[:, :3], rows[:, 3:7], rows[:, 7], center=center), hosts)
+        np.savez(f"{hosts.index}{center}.npz", n=m.n, **{k: getattr(m, k) for k in ("ww", "ss", "sw", "wy", "sy", "yy")})
+"""
+
+
+def test_moments_merge_over_processes(tmp_path, x64):
+    """Each process has the moments of all rows from those of its own, centred or not."""
+    rows = np.random.default_rng(0).standard_normal((101, 8)) + 10
+    np.save(tmp_path / "rows.npy", rows)
+    environment, address = os.environ | {"XLA_FLAGS": "", "JAX_ENABLE_X64": "1"}, f"127.0.0.1:{free_port()}"
+    running = [
+        subprocess.Popen([sys.executable, "-c", SCRIPT, address, str(i)], cwd=tmp_path, env=environment)
+        for i in range(2)
+    ]
+    assert [process.wait(200) for process in running] == [0, 0]
+    for center in (False, True):
+        expected = moments(rows[:, :3], rows[:, 3:7], rows[:, 7], center=center)
+        for i in range(2):
+            found = np.load(tmp_path / f"{i}{center}.npz")
+            for name in found.files:
+                assert relative_error(found[name], getattr(expected, name), 1.0) <= 1e-12, name

@@ -1,0 +1,163 @@
+"""Several processes on one piece of work: who reads which rows, how sums meet, and what the others hear when one fails.
+
+Start-up and the detection of a cluster (SLURM, Kubernetes, Cloud TPU) are `jax.distributed`'s. Every process streams its
+own rows; sums meet in one all-reduce. What goes wrong in one process is raised in all, so that none waits for ever.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from w2s_jax._checks import InputError
+from w2s_jax.moments import Moments, about
+
+_START_SECONDS = 120  # in which all processes must have come
+_HEARTBEAT_SECONDS = 20  # a process that has said nothing for so long is lost
+
+
+class SharedError(InputError):
+    """An error that every process has been told of and raises too."""
+
+
+class LostError(SharedError):
+    """A process is gone: whoever is left cannot end together with it, as JAX's own shutdown would try for a while."""
+
+
+@dataclass(frozen=True)
+class Hosts:
+    """The processes of a run: this one's `index`, their `count`. A single process is `Hosts()`."""
+
+    index: int = 0
+    count: int = 1
+
+    def span(self, rows: int, step: int = 1) -> tuple[int, int]:
+        """This process's share of the rows, start and stop, in multiples of a step.
+
+        Raises:
+            InputError: fewer steps than processes.
+        """
+        steps = -(-rows // step)
+        if steps < self.count:
+            raise InputError(f"each process must have rows of its own, got {rows} rows for {self.count} processes")
+        return steps * self.index // self.count * step, min(rows, steps * (self.index + 1) // self.count * step)
+
+    def add(self, sums: Any) -> Any:
+        """The sum of all processes' pytrees, by one all-reduce; every process calls this with the same shapes.
+
+        Raises:
+            InputError: a process has been lost.
+        """
+        if self.count == 1:
+            return sums
+        flat, unravel = ravel_pytree(sums)
+        mesh = _mesh()
+        own = np.asarray(flat)[None]
+        try:
+            parts = jax.make_array_from_process_local_data(NamedSharding(mesh, P("hosts")), own, (self.count, own.size))
+            return unravel(jnp.asarray(np.asarray(_total(mesh)(parts).addressable_data(0))))
+        except jax.errors.JaxRuntimeError as error:
+            raise LostError(
+                "another process of this run was lost: start all of them again, finished work is kept"
+            ) from error
+
+    def exchange(self, text: str) -> list[str]:
+        """Every process's text; all call this together."""
+        if self.count == 1:
+            return [text]
+        data = np.frombuffer(text.encode(), np.uint8)
+        lengths = np.zeros(self.count, np.int32)
+        lengths[self.index] = len(data)
+        lengths = np.asarray(self.add(lengths))
+        table = np.zeros((self.count, 1 << int(lengths.max()).bit_length()), np.int32)
+        table[self.index, : len(data)] = data
+        heard = np.asarray(self.add(table)).astype(np.uint8)
+        return [line[:length].tobytes().decode() for line, length in zip(heard, lengths, strict=True)]
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Work of every process that ends in `agree` or `merge`: where one fails with an InputError, all raise it."""
+        try:
+            yield
+        except SharedError:
+            raise
+        except InputError as error:
+            if self.count > 1:
+                self._hear(str(error))
+            raise
+
+    def agree(self) -> None:
+        """Waits until all have got so far; raises SharedError if one has failed."""
+        self._hear("")
+
+    def merge(self, sums: Any) -> Any:
+        """`agree`, then `add`."""
+        self.agree()
+        return self.add(sums)
+
+    def _hear(self, error: str) -> None:
+        failed = [text for text in self.exchange(error) if text]
+        if failed:
+            raise SharedError(failed[0])
+
+
+@contextmanager
+def connected_hosts(
+    coordinator: str | None = None, processes: int | None = None, process: int | None = None
+) -> Iterator[Hosts]:
+    """Joins the processes of a run, by address or, without one, as `jax.distributed` finds them on a cluster.
+
+    Args:
+        coordinator: "host:port" of process 0.
+        processes, process: how many there are, and which one this is.
+
+    Raises:
+        InputError: no cluster was found, or the others did not come.
+    """
+    try:
+        jax.distributed.initialize(
+            *(coordinator, processes, process),
+            initialization_timeout=_START_SECONDS,
+            heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
+        )
+    except (ValueError, RuntimeError) as error:
+        where = "no cluster was recognised" if coordinator is None else f"cannot join {coordinator}"
+        raise InputError(f"{where}: {str(error).splitlines()[0]}") from error
+    yield Hosts(jax.process_index(), jax.process_count())
+    jax.distributed.shutdown()
+
+
+def merge_moments(m: Moments, hosts: Hosts) -> Moments:
+    """Moments of the rows of all processes, from those of each one's own; every process calls this and has the result.
+
+    `with connected_hosts() as hosts: merge_moments(moments_from_batches(own), hosts)`.
+
+    Raises:
+        InputError: a process has been lost.
+    """
+    if m.shift is None:
+        return Moments(hosts.add(m.sums))
+    # All about the shift of process 0: small, and then one sum.
+    shift = hosts.add(m.shift if hosts.index == 0 else jax.tree.map(jnp.zeros_like, m.shift))
+    return Moments(hosts.add(about(m, shift)), shift)
+
+
+def _mesh() -> Mesh:
+    """One device of each process."""
+    first: dict[int, Any] = {}
+    for device in jax.devices():
+        first.setdefault(device.process_index, device)
+    return Mesh(np.array([first[index] for index in sorted(first)]), ("hosts",))
+
+
+def _total(mesh: Mesh) -> Any:
+    return jax.jit(lambda parts: jnp.sum(parts, 0), out_shardings=NamedSharding(mesh, P()))
