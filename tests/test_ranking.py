@@ -490,17 +490,21 @@ def test_progress_wraps_the_work(several):
 
 
 def programs() -> int:
-    names = ("_score_models", "_prepare_strong", "_weak_sums", "_cell_sums", "_rotate")
-    return sum(getattr(ranking, name)._cache_size() for name in names)
+    names = ("_prepare_strong", "_weak_sums", "_cell_sums", "_rotate")
+    return scoring_programs() + sum(getattr(ranking, name)._cache_size() for name in names)
+
+
+def scoring_programs() -> int:
+    return sum(ranking._scorer(3, True, cut)._cache_size() for cut in (False, True))
 
 
 def test_one_bucket_is_one_program():
     """Two models whose widths share a bucket are scored by one compiled program."""
     rng = np.random.default_rng(4)
     rows = {"34": rng.standard_normal((N, 34)), "40": rng.standard_normal((N, 40))}
-    before = ranking._score_models._cache_size()
+    before = scoring_programs()
     rank_supervisors(rows, data().strong, **RIDGES)
-    assert ranking._score_models._cache_size() == before + 1
+    assert scoring_programs() == before + 1
 
 
 def test_other_numbers_compile_nothing():
