@@ -1,6 +1,6 @@
 """All benchmarks in one run; results by device are in benchmarks/README.md.
 
-    python -m benchmarks [--quick] [--out FILE.json] [--only PART ...]
+python -m benchmarks [--quick] [--out FILE.json] [--only PART ...]
 """
 
 from benchmarks._common import run_parts
@@ -14,8 +14,7 @@ PARTS = (
     "spine.many_models",
     "pairs.many_pairs",
     "spine.command_line",
-    "large_d.decaying",
-    "large_d.noise",
+    "large_d.leading_pairs",
     "large_d.overlaps",
     "experiment.trials",
     "experiment.logistic_heads",

@@ -21,8 +21,6 @@ import w2s_jax as w2s
 from benchmarks._common import run_parts, timed
 from w2s_jax.spectrum import spectrum_of_rows
 
-SIZES = {True: (512, 1024), False: (1024, 2048, 4096)}
-
 full = jax.jit(w2s.spectrum)
 leading = jax.jit(w2s.spectrum, static_argnames="rank")
 by_rows = jax.jit(spectrum_of_rows, static_argnames="rank")
@@ -50,7 +48,7 @@ def widest_gap(values: np.ndarray, k: int) -> int:
     return int(np.argmax(gaps)) + k // 2
 
 
-def family(exponent: float, quick: bool, sizes: tuple[int, ...]) -> dict[str, Any]:
+def family(exponent: float, sizes: tuple[int, ...], ranks: tuple[int, ...]) -> dict[str, Any]:
     """Times and errors over d and k."""
     results: dict[str, Any] = {}
     for d in sizes:
@@ -60,7 +58,7 @@ def family(exponent: float, quick: bool, sizes: tuple[int, ...]) -> dict[str, An
         repeats = 5 if d <= 2048 else 1
         full_seconds = timed(lambda S=S: full(S, 1), repeats)[0]
         whole = full(S, 1)
-        for k in (16, 32) if quick else (32, 128):
+        for k in ranks:
             seconds, compiling = timed(lambda S=S, k=k: leading(S, 1, rank=k), repeats)
             rows_seconds, _ = timed(lambda h=h, k=k: by_rows(h, rank=k), repeats)
             found = leading(S, 1, rank=k)
@@ -79,25 +77,25 @@ def family(exponent: float, quick: bool, sizes: tuple[int, ...]) -> dict[str, An
     return results
 
 
-def decaying(quick: bool) -> dict[str, Any]:
-    """Variances 1/i: what representations look like."""
-    return family(1.0, quick, SIZES[quick])
-
-
-def noise(quick: bool) -> dict[str, Any]:
-    """Equal variances: the leading eigenvalues lie close together at the edge of the bulk."""
-    return family(0.0, quick, SIZES[quick])
+def leading_pairs(quick: bool) -> dict[str, Any]:
+    """Variances 1/i, as representations have, and equal ones, whose leading eigenvalues lie close together."""
+    return both(256, quick=True) if quick else both(1024, 2048, 4096)
 
 
 def full_size(quick: bool) -> dict[str, Any]:
-    """Both families where a full eigensolve takes a minute; not in the suite."""
-    sizes = (1024,) if quick else (8192,)
-    return family(1.0, quick, sizes) | family(0.0, quick, sizes)
+    """The same where a full eigensolve takes a minute; not in the suite."""
+    return both(512, quick=True) if quick else both(8192)
+
+
+def both(*sizes: int, quick: bool = False) -> dict[str, Any]:
+    """Both families."""
+    ranks = (8,) if quick else (32, 128)
+    return family(1.0, sizes, ranks) | family(0.0, sizes, ranks)
 
 
 def overlaps(quick: bool) -> dict[str, Any]:
     """A pair's overlap from rows, all of it and its leading part."""
-    n, d, k = (1024, 512, 16) if quick else (4096, 2048, 32)
+    n, d, k = (256, 128, 8) if quick else (4096, 2048, 32)
     weak, strong = rows(d, 1.0)[:n], rows(d, 0.8)[:n]
     strong = strong + weak
     y = jnp.sum(strong[:, :k], 1)
@@ -117,4 +115,4 @@ def overlaps(quick: bool) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    run_parts(__doc__, (decaying, noise, overlaps, full_size))
+    run_parts(__doc__, (leading_pairs, overlaps, full_size))

@@ -23,7 +23,7 @@ from benchmarks.spine import dense_script
 
 def many_pairs(quick: bool) -> dict[str, Any]:
     """150 x 8; dense scripts are timed on two pairs."""
-    n, weak_count, strong_count, d_s, low, high = (500, 6, 2, 96, 16, 64) if quick else (2000, 150, 8, 768, 32, 512)
+    n, weak_count, strong_count, d_s, low, high = (200, 4, 2, 48, 16, 32) if quick else (2000, 150, 8, 768, 32, 512)
     rng = np.random.default_rng(3)
     latent = latent_signal(rng, n)
     widths = np.linspace(low, high, weak_count).astype(int)

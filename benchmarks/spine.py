@@ -40,7 +40,7 @@ def dense_script(h_w: np.ndarray, h_s: np.ndarray, y: np.ndarray, alpha: float, 
 
 def single_pair(quick: bool) -> dict[str, Any]:
     """(a), (b) and (c) on one pair."""
-    n, d_w, d_s, points = (1024, 192, 256, 100) if quick else (4096, 768, 1024, 1000)
+    n, d_w, d_s, points = (256, 48, 64, 100) if quick else (4096, 768, 1024, 1000)
     rng = np.random.default_rng(0)
     latent = latent_signal(rng, n)
     h_w, h_s = representation(rng, latent, d_w, 1.0), representation(rng, latent, d_s, 0.5)
@@ -84,14 +84,14 @@ def single_pair(quick: bool) -> dict[str, Any]:
 
 def many_models(quick: bool) -> dict[str, Any]:
     """(d): the whole ranking table of many weak models against one strong model; scripts are timed on three of them."""
-    n, count, d_s, low, high = (500, 12, 128, 16, 96) if quick else (2000, 150, 768, 32, 512)
+    n, count, d_s, low, high = (200, 4, 48, 16, 32) if quick else (2000, 150, 768, 32, 512)
     rng = np.random.default_rng(1)
     latent = latent_signal(rng, n)
     widths = np.linspace(low, high, count).astype(int)
     weak = {f"weak{i}": representation(rng, latent, int(d), 2.0 * (1 - i / count)) for i, d in enumerate(widths)}
     strong = representation(rng, latent, d_s, 0.2)
     seconds, compiling = timed(lambda: w2s.rank_supervisors(weak, strong)["gap_op"], 3)
-    scripted = list(weak.values())[:: count // 3]
+    scripted = list(weak.values())[:: count // 3 + 1]
     started = time.perf_counter()
     for h in scripted:
         dense_script(h, strong, latent[:, 0].astype(np.float32), 1e-3, 1e-2)
@@ -120,7 +120,7 @@ def many_models(quick: bool) -> dict[str, Any]:
 def command_line(quick: bool) -> dict[str, Any]:
     """(e): seconds of the whole process, with an empty and with a filled compilation cache."""
     rng = np.random.default_rng(2)
-    n, d = (300, 64) if quick else (1000, 256)
+    n, d = (200, 32) if quick else (1000, 256)
     latent = latent_signal(rng, n)
     with tempfile.TemporaryDirectory() as folder:
         paths = [str(Path(folder) / f"weak{i}.npy") for i in range(5)]
