@@ -19,7 +19,7 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression, Ridge
 
 import w2s_jax as w2s
-from benchmarks.spine import run_parts, timed
+from benchmarks._common import run_parts, timed
 from w2s_jax.synthetic import GaussianFamily, power_law
 from w2s_jax.trials import Trial, simulate
 

@@ -10,15 +10,11 @@ strong model over their floor, (e) seconds from process start to the table of `w
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,32 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import w2s_jax as w2s
-
-
-def timed(call: Callable[[], Any], repeats: int) -> tuple[float, float]:
-    """Median seconds of a call, and what its first call took on top."""
-    started = time.perf_counter()
-    jax.block_until_ready(call())
-    first = time.perf_counter() - started
-    seconds = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        jax.block_until_ready(call())
-        seconds.append(time.perf_counter() - started)
-    median = float(np.median(seconds))
-    return median, first - median
-
-
-def representation(rng: np.random.Generator, latent: np.ndarray, d: int, noise: float) -> np.ndarray:
-    """A shared latent signal and noise, both with decaying spectra, in a random basis: float32 (n, d)."""
-    tail = rng.normal(size=(len(latent), d)) * noise * np.arange(1, d + 1) ** -0.5
-    signal = latent @ rng.normal(size=(latent.shape[1], d)) / 8
-    return (tail @ np.linalg.qr(rng.normal(size=(d, d)))[0] + signal).astype(np.float32)
-
-
-def latent_signal(rng: np.random.Generator, n: int, k: int = 64) -> np.ndarray:
-    """Shared latent variables (n, k) with variances 1/i."""
-    return rng.normal(size=(n, k)) * np.arange(1, k + 1) ** -0.5
+from benchmarks._common import floor_programs, latent_signal, representation, run_parts, timed
 
 
 def dense_script(h_w: np.ndarray, h_s: np.ndarray, y: np.ndarray, alpha: float, b: float) -> tuple[float, float]:
@@ -67,15 +38,9 @@ def dense_script(h_w: np.ndarray, h_s: np.ndarray, y: np.ndarray, alpha: float, 
     return float(np.linalg.norm(lost, 2)), float(np.sum((lost @ y) ** 2) / len(y))
 
 
-def floor_programs() -> dict[str, Callable]:
-    """The library's own product and eigensolve, full float32 precision."""
-    product = jax.jit(lambda a, b: jnp.matmul(a.T, b, precision="highest"))
-    return {"product": product, "eigh": jax.jit(lambda s: jax.lax.linalg.eigh(s))}
-
-
 def single_pair(quick: bool) -> dict[str, Any]:
     """(a), (b) and (c) on one pair."""
-    n, d_w, d_s, points = (1024, 192, 256, 100) if quick else (4096, 768, 1024, 1000)
+    n, d_w, d_s, points = (256, 48, 64, 100) if quick else (4096, 768, 1024, 1000)
     rng = np.random.default_rng(0)
     latent = latent_signal(rng, n)
     h_w, h_s = representation(rng, latent, d_w, 1.0), representation(rng, latent, d_s, 0.5)
@@ -118,14 +83,19 @@ def single_pair(quick: bool) -> dict[str, Any]:
 
 
 def many_models(quick: bool) -> dict[str, Any]:
-    """(d): the whole ranking table of many weak models against one strong model."""
-    n, count, d_s, low, high = (500, 12, 128, 16, 96) if quick else (2000, 150, 768, 32, 512)
+    """(d): the whole ranking table of many weak models against one strong model; scripts are timed on three of them."""
+    n, count, d_s, low, high = (200, 4, 48, 16, 32) if quick else (2000, 150, 768, 32, 512)
     rng = np.random.default_rng(1)
     latent = latent_signal(rng, n)
     widths = np.linspace(low, high, count).astype(int)
     weak = {f"weak{i}": representation(rng, latent, int(d), 2.0 * (1 - i / count)) for i, d in enumerate(widths)}
     strong = representation(rng, latent, d_s, 0.2)
     seconds, compiling = timed(lambda: w2s.rank_supervisors(weak, strong)["gap_op"], 3)
+    scripted = list(weak.values())[:: count // 3 + 1]
+    started = time.perf_counter()
+    for h in scripted:
+        dense_script(h, strong, latent[:, 0].astype(np.float32), 1e-3, 1e-2)
+    rival = (time.perf_counter() - started) / len(scripted) * count
     programs = floor_programs()
     s = jnp.asarray(strong)
     products = timed(lambda: programs["product"](s, s), 3)[0]
@@ -139,6 +109,7 @@ def many_models(quick: bool) -> dict[str, Any]:
         eigen += timed(lambda m=moment: programs["eigh"](m), 3)[0]
     return {
         "n, weak models, widths, d_s": [n, count, [low, high], d_s],
+        "dense scripts s": rival,
         "table s": seconds,
         "compile s": compiling,
         "floor s (products, eigensolves)": [products, eigen],
@@ -149,7 +120,7 @@ def many_models(quick: bool) -> dict[str, Any]:
 def command_line(quick: bool) -> dict[str, Any]:
     """(e): seconds of the whole process, with an empty and with a filled compilation cache."""
     rng = np.random.default_rng(2)
-    n, d = (300, 64) if quick else (1000, 256)
+    n, d = (200, 32) if quick else (1000, 256)
     latent = latent_signal(rng, n)
     with tempfile.TemporaryDirectory() as folder:
         paths = [str(Path(folder) / f"weak{i}.npy") for i in range(5)]
@@ -166,47 +137,6 @@ def command_line(quick: bool) -> dict[str, Any]:
             subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
             seconds.append(time.perf_counter() - started)
     return {"n, d, weak models": [n, d, 5], "(e) empty cache s": seconds[0], "(e) filled cache s": seconds[1]}
-
-
-def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
-    device = jax.devices()[0]
-    cpu = next(
-        (line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")), platform.processor()
-    )
-    return {
-        "device": device.device_kind,
-        "cpu": cpu,
-        "cores": os.cpu_count(),
-        "jax": jax.__version__,
-        "python": platform.python_version(),
-    }
-
-
-def _cpuinfo() -> list[str]:
-    path = Path("/proc/cpuinfo")
-    return path.read_text().splitlines() if path.exists() else []
-
-
-def run_parts(description: str | None, parts: Sequence[Callable[[bool], dict[str, Any]]]) -> None:
-    """The command line of a benchmark: runs its parts and prints, and optionally writes, their figures."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="small sizes, to see that it runs")
-    parser.add_argument("--out", metavar="FILE", help="also write the figures as JSON")
-    args = parser.parse_args()
-    results: dict[str, Any] = {"machine": machine()}
-    print(json.dumps(results["machine"]))
-    for part in parts:
-        results[part.__name__] = part(args.quick)
-        for name, value in results[part.__name__].items():
-            if not isinstance(value, dict):
-                shown = [
-                    f"{v:.3g}" if isinstance(v, float) else str(v)
-                    for v in (value if isinstance(value, list) else [value])
-                ]
-                print(f"{name:48} {', '.join(shown)}", flush=True)
-    if args.out:
-        Path(args.out).write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

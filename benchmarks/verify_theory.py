@@ -1,36 +1,42 @@
-"""The theory against simulation at full size: the figures of the README's verification section.
+"""The theory against simulation: the figures of the README's verification section, with seconds per setting.
 
     python -m benchmarks.verify_theory [--quick] [--out FILE.json]
 
-The same as `w2s verify`, with the machine it ran on and seconds per setting.
+The same as `w2s verify`; the suite runs a tenth of its trials, up to n = 4,000.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.spine import run_parts
+from benchmarks._common import run_parts
 from w2s_jax.verify import SETTINGS, run_verify
 
 
-def setting(name: str) -> Callable[[bool], dict[str, Any]]:
-    """One setting as a part of the benchmark."""
+def everything(quick: bool) -> dict[str, Any]:
+    """All trials at all sizes: minutes."""
+    return simulated(500, 0.02) if quick else simulated(16000, 1.0)
 
-    def part(quick: bool) -> dict[str, Any]:
+
+def verification(quick: bool) -> dict[str, Any]:
+    """A first look."""
+    return simulated(500, 0.005, list(SETTINGS)[:1]) if quick else simulated(4000, 0.1)
+
+
+def simulated(largest: int, effort: float, settings: Sequence[str] = tuple(SETTINGS)) -> dict[str, Any]:
+    """Seconds, and the equivalent's largest error of any quantity at n >= 500, by setting and over all."""
+    figures: dict[str, Any] = {}
+    for name in settings:
         started = time.perf_counter()
-        size = {"largest": 500, "effort": 0.02} if quick else {}
-        found = run_verify(settings=[name], progress=False, **size)
-        seconds = time.perf_counter() - started
-        print(found, flush=True)
-        cells = found.to_dict()["cells"]
+        cells = run_verify(settings=[name], progress=False, largest=largest, effort=effort).to_dict()["cells"]
         worst = max(abs(bias) for cell in cells if cell["n"] >= 500 for bias in cell["bias"].values())
-        return {"seconds": seconds, "equivalent's largest error, n >= 500": worst, "results": found.to_dict()}
-
-    part.__name__ = name
-    return part
+        figures[f"{name}: seconds, largest error"] = [time.perf_counter() - started, worst]
+    seconds, errors = zip(*figures.values(), strict=True)
+    total = {"seconds": sum(seconds), "largest error, n >= 500": max(errors)}
+    return {"largest n, share of the trials": [largest, effort]} | total | figures
 
 
 if __name__ == "__main__":
-    run_parts(__doc__, [setting(name) for name in SETTINGS])
+    run_parts(__doc__, (everything,))

@@ -1,0 +1,26 @@
+"""All benchmarks in one run; results by device are in benchmarks/README.md.
+
+python -m benchmarks [--quick] [--out FILE.json] [--only PART ...]
+"""
+
+from benchmarks._common import run_parts
+
+PARTS = (
+    "streaming.rates",
+    "streaming.resident",
+    "streaming.streaming_short",
+    "streaming.streaming_long",
+    "spine.single_pair",
+    "spine.many_models",
+    "pairs.many_pairs",
+    "spine.command_line",
+    "large_d.leading_pairs",
+    "large_d.overlaps",
+    "experiment.trials",
+    "experiment.logistic_heads",
+    "experiment.penalty_path",
+    "verify_theory.verification",
+)
+
+if __name__ == "__main__":
+    run_parts(__doc__, PARTS)
