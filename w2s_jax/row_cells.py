@@ -16,13 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from w2s_jax._arrays import matmul
+from w2s_jax._arrays import bucket, matmul
 from w2s_jax._checks import InputError, require_finite
 from w2s_jax.crossfit import Roles
 from w2s_jax.folds import Layout, lay_out
 from w2s_jax.moments import Tree, add_compensated
 from w2s_jax.pairs import Cells, Sums
-from w2s_jax.ranking import _bucket as bucket
 
 BLOCK_ROWS = 16384
 BLOCK_BYTES = 64 << 20  # of one block of rows of all the models that are read together
