@@ -74,15 +74,14 @@ def test_widths_share_buckets():
 
 
 @pytest.mark.parametrize("threshold", [(0.0, 0.0), (0.02, 0.03)])
-@pytest.mark.parametrize("labelled", [False, True])
-def test_a_ranking_in_the_same_buckets_compiles_nothing(threshold, labelled):
+def test_a_ranking_in_the_same_buckets_compiles_nothing(threshold):
     """Other rows, labels, widths of the same buckets, ridge strengths, thresholds, prior, noise and seed."""
-    strong, y = see(STRONG_WIDTH), LATENT[:, :2] if labelled else None
+    strong, y = see(STRONG_WIDTH), LATENT[:, :2]
     rank_supervisors({"a": see(10), "b": see(40), "c": see(70)}, strong, y, threshold=threshold[0])
     settings = {"weak_ridge": 0.1, "strong_ridge": 0.3, "prior": 1.5, "noise": 0.5, "seed": 3}
     with compilations() as seen:
         other = {"x": see(12), "y": see(33), "z": see(100)}
-        table = rank_supervisors(other, strong + 1, None if y is None else y - 2, threshold=threshold[1], **settings)
+        table = rank_supervisors(other, strong + 1, y - 2, threshold=threshold[1], **settings)
     assert seen == []
     assert np.isfinite(table["expected_error"]).all()
 
@@ -115,13 +114,13 @@ def swept(folder: Path, models: dict[str, np.ndarray], y: np.ndarray, **settings
     )
 
 
-@pytest.mark.parametrize("settings", [{}, {"threshold": 0.01}, {"folds": 3}], ids=str)
-def test_a_sweep_in_the_same_buckets_compiles_nothing(settings, tmp_path, unchecked):
-    """Other files, labels and ridge strengths."""
+@pytest.mark.parametrize(("settings", "width"), [({}, 11), ({"threshold": 0.01}, 12), ({"folds": 3}, 13)], ids=str)
+def test_a_sweep_in_the_same_buckets_compiles_nothing(settings, width, tmp_path, unchecked):
+    """Other files, widths, labels and ridge strengths."""
     y = LATENT[:, 0]
     swept(tmp_path / "first", {"a": see(10), "b": see(40), "s": see(STRONG_WIDTH)}, y, **settings)
     with compilations() as seen:
-        other = {"x": see(12), "y": see(50), "s": see(STRONG_WIDTH + 3)}
+        other = {"x": see(width), "y": see(width + 32), "s": see(width + 16)}
         swept(tmp_path / "second", other, 1 - 2 * y, weak_ridge=0.1, strong_ridge=0.2, **settings)
     assert seen == []
 

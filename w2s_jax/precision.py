@@ -64,7 +64,7 @@ def supported_precisions(device: jax.Device | None = None) -> tuple[str, ...]:
 
     "float32" is always there; "tf32_x3", "bf16_x3", "bf16_x6" and "bf16_x9" are sums of 3, 6 or 9 low-precision products.
     """
-    return _supported(device or _default_device())
+    return _supported(_default_device() if device is None else device)
 
 
 def fastest_precision(
@@ -87,7 +87,7 @@ def fastest_precision(
     for name, value in {"rows": rows, "width": width, "within": within, "repeats": repeats}.items():
         if not value >= 1:
             raise InputError(f"{name} must be at least 1, got {value}")
-    device = device or _default_device()
+    device = _default_device() if device is None else device
     samples = _samples(rows, width)
     exact = [h.astype(float).T @ h for h in samples]
     on_device = [jax.device_put(h, device) for h in samples]
@@ -120,7 +120,7 @@ def resolved(precision: str | None, device: jax.Device | None = None) -> str:
     Raises:
         InputError: an unknown name, or one that the device does not have, with those that it has.
     """
-    device = device or _default_device()
+    device = _default_device() if device is None else device
     if precision is None:
         return DEFAULTS.get(device.platform, "float32")
     supported = ("float32",) if precision == "float32" else supported_precisions(device)

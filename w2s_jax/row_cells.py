@@ -180,7 +180,8 @@ def model_sums(
     for (block,), y, index in _blocks([[model]], [bucket(model.width)], rows, span, digest):
         total = _plus(total, _model_block, block, y, index)
     first, second, hy = merge(total[0])
-    return Sums(jnp.pad(jnp.asarray(model.shift[0]), (0, first.shape[1] - model.width)), first, second, hy)
+    shift = np.pad(model.shift[0], (0, first.shape[1] - model.width))  # by JAX each width would compile
+    return Sums(jnp.asarray(shift), first, second, hy)
 
 
 def cross_sums(
