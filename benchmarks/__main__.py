@@ -19,6 +19,8 @@ PARTS = (
     "experiment.trials",
     "experiment.logistic_heads",
     "experiment.penalty_path",
+    "precision.precision_of_products",
+    "precision.precision_of_moments",
     "verify_theory.verification",
 )
 

@@ -37,5 +37,5 @@ def test_table_names_every_public_function():
         "RidgeChoice",
         "Tail",
     }
-    results |= {"Hosts", "Sweep", "TrainedProbe", "WeakToStrong"}
+    results |= {"Hosts", "PrecisionReport", "Sweep", "TrainedProbe", "WeakToStrong"}
     assert [name for name in w2s_jax.__all__ if name not in results and f"`{name}" not in README] == []

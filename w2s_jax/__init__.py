@@ -1,6 +1,7 @@
 """Weak-to-strong generalization from representations: how much is lost, and which weak model should teach."""
 
 from w2s_jax._checks import InputError
+from w2s_jax.compilation import cache_compiled_programs
 from w2s_jax.decomposability import DecomposabilityReport, decomposability, decomposability_from_moments
 from w2s_jax.deterministic import (
     Equivalent,
@@ -34,6 +35,7 @@ from w2s_jax.hosts import Hosts, connected_hosts, merge_moments
 from w2s_jax.moments import Moments, moments, moments_from_batches
 from w2s_jax.outcome import WeakToStrong
 from w2s_jax.overlap import Overlap, overlap, overlap_from_kernels, overlap_from_moments
+from w2s_jax.precision import PrecisionReport, fastest_precision, supported_precisions
 from w2s_jax.ranking import rank_supervisors
 from w2s_jax.sharding import device_mesh, spread
 from w2s_jax.spectrum import Spectrum, principal_rank, spectrum, tail_gamma
@@ -53,6 +55,7 @@ __all__ = [
     "Moments",
     "Overlap",
     "Population",
+    "PrecisionReport",
     "PrincipalKernel",
     "RidgeChoice",
     "Spectrum",
@@ -61,6 +64,7 @@ __all__ = [
     "Tail",
     "TrainedProbe",
     "WeakToStrong",
+    "cache_compiled_programs",
     "connected_hosts",
     "cross_fit_pseudo_labels",
     "cross_validate_ridge",
@@ -74,6 +78,7 @@ __all__ = [
     "equivalent_errors_from_moments",
     "example_scores",
     "expected_experiment",
+    "fastest_precision",
     "gap_bound",
     "gap_norm",
     "gradient_flow",
@@ -96,6 +101,7 @@ __all__ = [
     "run_sweep",
     "spectrum",
     "spread",
+    "supported_precisions",
     "tail_gamma",
     "train_probe",
     "weak_to_strong",

@@ -105,9 +105,10 @@ def _rank(args: argparse.Namespace) -> None:
     require_same_ids(carriers)
     _require_writable(args.json, args.plot)
     _require_figure(args.plot)
+    from w2s_jax.compilation import cache_compiled_programs
     from w2s_jax.ranking import rank_supervisors
 
-    _cache_compiled_programs()
+    cache_compiled_programs()
     settings: dict[str, Any] = {name: getattr(args, name) for name in ("threshold", "prior", "noise", "folds", "seed")}
     settings |= {"weak_ridge": args.ridge[0], "strong_ridge": args.ridge[-1], "normalize": not args.raw}
     table = rank_supervisors(weak, strong, y, groups=groups, progress=not args.quiet, **settings)
@@ -124,9 +125,10 @@ def _rank(args: argparse.Namespace) -> None:
 def _demo(args: argparse.Namespace) -> None:
     _require_writable(args.plot)
     _require_figure(args.plot)
+    from w2s_jax.compilation import cache_compiled_programs
     from w2s_jax.demo import run_demo
 
-    _cache_compiled_programs()
+    cache_compiled_programs()
     result = run_demo(args.seed, progress=not args.quiet)
     result.figure(args.plot)
     print(result.report())
@@ -138,10 +140,11 @@ def _verify(args: argparse.Namespace) -> None:
 
     _require_writable(args.json, args.plot)
     _require_figure(args.plot)
+    from w2s_jax.compilation import cache_compiled_programs
     from w2s_jax.plots import plot_verification
     from w2s_jax.verify import SETTINGS, run_verify
 
-    _cache_compiled_programs()
+    cache_compiled_programs()
     settings = list(SETTINGS) if args.settings is None else args.settings
     numbers = {"largest": args.largest, "effort": args.effort, "seed": args.seed}
     found = run_verify(settings=settings, out=args.out, progress=not args.quiet, **numbers)
@@ -184,14 +187,3 @@ def _require_figure(path: str | None) -> None:
         from w2s_jax.plots import require_figure_path
 
         require_figure_path(path)
-
-
-def _cache_compiled_programs() -> None:
-    """Compiled programs are kept between runs, unless the user has chosen a cache (or none) by JAX's own settings."""
-    import jax
-
-    if "JAX_COMPILATION_CACHE_DIR" in os.environ or jax.config.values["jax_compilation_cache_dir"]:
-        return
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    jax.config.update("jax_compilation_cache_dir", str(root / "w2s_jax" / "compiled"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)

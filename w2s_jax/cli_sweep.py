@@ -62,14 +62,14 @@ def run(args: argparse.Namespace) -> None:
         return
     if len(args.what) > 1 or args.to is not None:
         raise InputError(f"usage: {_USAGE}")
-    from w2s_jax.cli import _cache_compiled_programs
+    from w2s_jax.compilation import cache_compiled_programs
     from w2s_jax.hosts import LostError, connected_hosts
     from w2s_jax.sweep import run_sweep
     from w2s_jax.sweep_config import read_toml, sweep_config
 
     table, folder = ({}, Path()) if not args.what else (read_toml(args.what[0]), Path(args.what[0]).parent)
     config = sweep_config(_with_options(table, args, folder), folder)
-    _cache_compiled_programs()
+    cache_compiled_programs()
     if args.coordinator is None:
         sweep = run_sweep(config, progress=not args.quiet)
     else:

@@ -21,9 +21,10 @@ from jax.sharding import PartitionSpec as P
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from w2s_jax._arrays import accumulation_dtype, as_labels, as_matrix, matmul, outer, require_same_rows
+from w2s_jax._arrays import accumulation_dtype, as_labels, as_matrix, gram, matmul, outer, require_same_rows
 from w2s_jax._checks import InputError
 from w2s_jax._progress import track
+from w2s_jax.precision import resolved
 from w2s_jax.sharding import put, require_mesh
 
 BLOCK_ROWS = 8192
@@ -143,6 +144,7 @@ def moments(
     *,
     weights: Float[ArrayLike, " n"] | None = None,
     center: bool = False,
+    precision: str | None = None,
 ) -> Moments:
     """Second moments of a weak and a strong representation of the same rows.
 
@@ -152,9 +154,14 @@ def moments(
         y: labels (n,), or (n, c) for c outputs (classification: one-hot or +-1 targets).
         weights: weight of each row (n,); 0 leaves a row out (padding), default all 1.
         center: take moments about the mean (heads with an intercept), safely for any ratio of mean to spread.
+        precision: of the products of features, for float32 sums: "float32", or one of `supported_precisions` that splits
+            every number into low-precision parts; `fastest_precision` measures them. Default: the fastest known to be as
+            accurate on this platform, which is "float32" where none has been measured (all but CPUs). float64 sums are
+            always at full precision, and so are products with labels.
 
     Raises:
-        InputError: shapes that do not fit, or (outside jit) NaN or infinite entries, named with the first row.
+        InputError: shapes that do not fit, a precision that the platform does not have, or (outside jit) NaN or infinite
+            entries, named with the first row.
 
     Source: Xue et al. 2025, the kernels `K_w`, `K_s` on the student's examples, through their sufficient moments.
     """
@@ -163,7 +170,7 @@ def moments(
     y = None if y is None else as_labels("labels", y, h_w.shape[0])
     weights = None if weights is None else as_labels("weights", weights, h_w.shape[0])
     rows = (h_w, h_s, y, weights)
-    return _moments(rows, _shift_of(rows) if center else None)
+    return _moments(rows, _shift_of(rows) if center else None, resolved(precision))
 
 
 def moments_from_batches(
@@ -172,6 +179,7 @@ def moments_from_batches(
     center: bool = False,
     progress: bool | Callable[[Iterable], Iterable] = False,
     mesh: Mesh | None = None,
+    precision: str | None = None,
 ) -> Moments:
     """Moments of any number of rows, in memory that does not grow with them.
 
@@ -180,13 +188,18 @@ def moments_from_batches(
         center: as in `moments`.
         progress: True for a progress bar, or a function that wraps the iterable (such as `tqdm.tqdm`).
         mesh: devices that share each batch's rows (see `device_mesh`); each adds up its own, the sums meet once, at the end.
+        precision: as in `moments`.
 
     Raises:
-        InputError: no batches, a batch that does not fit the first, with its number, or a mesh without the axis "rows".
+        InputError: no batches, a batch that does not fit the first, with its number, a mesh without the axis "rows", or a
+            precision that the platform does not have.
     """
     require_mesh(mesh)
+    precision = resolved(precision, None if mesh is None else mesh.devices.flat[0])
     start, accumulate, total = (
-        (lambda zeros: zeros, _accumulate, lambda sums: sums) if mesh is None else _over_rows(mesh)
+        (lambda zeros: zeros, partial(_accumulate, precision=precision), lambda sums: sums)
+        if mesh is None
+        else _over_rows(mesh, precision)
     )
     state: tuple[Sums, Sums] | None = None
     shift: Columns | None = None
@@ -222,38 +235,40 @@ def _checked_batch(batch: tuple, number: int, first: Columns | None) -> tuple:
     return h_w, h_s, y, None
 
 
-@jax.jit
-def _moments(rows: tuple, shift: Columns | None) -> Moments:
+@partial(jax.jit, static_argnames="precision")
+def _moments(rows: tuple, shift: Columns | None, precision: str = "float32") -> Moments:
     n = rows[0].shape[0]
     if n <= BLOCK_ROWS:
-        return Moments(block_sums(rows, shift), shift)
+        return Moments(block_sums(rows, shift, precision), shift)
 
     def step(carry: tuple[Sums, Sums], start: Array) -> tuple[tuple[Sums, Sums], None]:
         block = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, BLOCK_ROWS), rows)
-        return add_compensated(carry[0], carry[1], block_sums(block, shift)), None
+        return add_compensated(carry[0], carry[1], block_sums(block, shift, precision)), None
 
     full = n - n % BLOCK_ROWS
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(block_sums, rows, shift))
     carry, _ = jax.lax.scan(step, (zeros, zeros), jnp.arange(0, full, BLOCK_ROWS))
     if full < n:
         rest = jax.tree.map(lambda x: x[full:], rows)
-        carry = add_compensated(carry[0], carry[1], block_sums(rest, shift))
+        carry = add_compensated(carry[0], carry[1], block_sums(rest, shift, precision))
     return Moments(carry[0], shift)
 
 
-@partial(jax.jit, donate_argnums=(0, 1))
-def _accumulate(total: Sums, lost: Sums, rows: tuple, shift: Columns | None) -> tuple[Sums, Sums]:
-    return add_compensated(total, lost, _moments(rows, shift).sums)
+@partial(jax.jit, donate_argnums=(0, 1), static_argnames="precision")
+def _accumulate(
+    total: Sums, lost: Sums, rows: tuple, shift: Columns | None, precision: str = "float32"
+) -> tuple[Sums, Sums]:
+    return add_compensated(total, lost, _moments(rows, shift, precision).sums)
 
 
 @lru_cache
-def _adder(mesh: Mesh) -> Callable:
+def _adder(mesh: Mesh, precision: str = "float32") -> Callable:
     """`_accumulate` on each device's own rows and sums (devices, ...): no communication."""
     every = P(mesh.axis_names)
 
     def local(total: Sums, lost: Sums, rows: tuple, shift: Columns | None) -> tuple[Sums, Sums]:
         total, lost = jax.tree.map(lambda x: x[0], (total, lost))
-        return jax.tree.map(lambda x: x[None], add_compensated(total, lost, _moments(rows, shift).sums))
+        return jax.tree.map(lambda x: x[None], add_compensated(total, lost, _moments(rows, shift, precision).sums))
 
     return jax.jit(
         jax.shard_map(local, mesh=mesh, in_specs=(every, every, every, P()), out_specs=every, check_vma=False),
@@ -261,9 +276,9 @@ def _adder(mesh: Mesh) -> Callable:
     )
 
 
-def _over_rows(mesh: Mesh) -> tuple[Callable, Callable, Callable]:
+def _over_rows(mesh: Mesh, precision: str = "float32") -> tuple[Callable, Callable, Callable]:
     """Zeros for each device, `_accumulate` with a batch's rows spread over all devices, and the devices' total."""
-    every, add = P(mesh.axis_names), _adder(mesh)
+    every, add = P(mesh.axis_names), _adder(mesh, precision)
 
     def start(zeros: Sums) -> Sums:
         return jax.tree.map(lambda x: put(np.zeros((mesh.size, *x.shape), x.dtype), mesh, every), zeros)
@@ -290,7 +305,7 @@ def add_compensated(total: Tree, lost: Tree, block: Tree) -> tuple[Tree, Tree]:
     return new, lost
 
 
-def block_sums(rows: tuple, shift: Columns | None) -> Sums:
+def block_sums(rows: tuple, shift: Columns | None, precision: str = "float32") -> Sums:
     """Sums about the shift over a block `(h_w, h_s, y or None, weights or None)`; unused ones cost nothing under jit."""
     h_w, h_s, y, weights = rows
     dtype = accumulation_dtype(*(x.dtype for x in rows if x is not None))
@@ -306,7 +321,8 @@ def block_sums(rows: tuple, shift: Columns | None) -> Sums:
         vt = None if t is None else t * column.reshape(-1, *(1,) * (t.ndim - 1))
     labels: Any = (None, None, None) if t is None else (matmul(w.T, vt), matmul(s.T, vt), jnp.sum(t * vt, 0))
     first = Columns(vw.sum(0), vs.sum(0), None if vt is None else vt.sum(0))
-    return Sums(n, first, Products(matmul(w.T, vw), matmul(s.T, vs), matmul(s.T, vw), *labels))
+    ww, ss = gram(w, vw, precision), gram(s, vs, precision)
+    return Sums(n, first, Products(ww, ss, matmul(s.T, vw, precision), *labels))
 
 
 def _shift_of(rows: tuple) -> Columns:

@@ -133,8 +133,8 @@ def _score(
         rotated = matmul(matmul(vectors_s.T, pool(chosen, cross, cells.n)), vectors_w)
         weak_side, strong_side = (Side(x, jnp.zeros((len(x), len(x)), x.dtype), n) for x in (values_w, values_s))
         overlap = whitened(weak_side, strong_side, rotated, labels_w, labels_s, energy)
-        norms = (gap_norm(overlap, weak_head, strong_head, ord) for ord in ("op", "fro"))
-        return *norms, prediction_gap(overlap, weak_head, strong_head)
+        op, fro = (gap_norm(overlap, weak_head, strong_head, ord) for ord in ("op", "fro"))
+        return op, fro, prediction_gap(overlap, weak_head, strong_head)
 
     sides = (weak.values, weak.vectors, weak.labels, strong.values, strong.vectors, strong.labels)
     op, fro, gap = jax.lax.map(of_set, (cells.sets, *sides, energy))

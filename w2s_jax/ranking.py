@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from w2s_jax import crossfit, insample
-from w2s_jax._arrays import accumulation_dtype, matmul, outer
+from w2s_jax._arrays import accumulation_dtype, bucket, matmul, outer
 from w2s_jax._checks import InputError, require_finite
 from w2s_jax._factor import inverse
 from w2s_jax._progress import track
@@ -28,6 +28,7 @@ from w2s_jax.crossfit import Roles, Score, Settings, StrongCells, WeakCells
 from w2s_jax.folds import Layout, lay_out
 from w2s_jax.insample import Blocks, Pair
 from w2s_jax.moments import Columns, Sums, Tree, add_compensated, block_sums
+from w2s_jax.precision import resolved
 from w2s_jax.sharding import MODELS, ROWS, filled, put, require_mesh, spread
 from w2s_jax.spectrum import require_range, spectrum
 from w2s_jax.table import SupervisorTable
@@ -53,6 +54,7 @@ def rank_supervisors(
     seed: int = 0,
     progress: bool | Callable[[Iterable], Iterable] = False,
     mesh: Mesh | None = None,
+    precision: str | None = None,
 ) -> SupervisorTable:
     """Ranks weak models as supervisors of one or several strong models; the first row is the best teacher.
 
@@ -78,6 +80,7 @@ def rank_supervisors(
         seed: of the random folds.
         progress: True for a progress bar, or a function that wraps an iterable.
         mesh: devices that share the work (see `device_mesh`): rows over one axis, weak models over the other.
+        precision: of the products over rows, as in `moments`; solves and spectra are always at full precision.
 
     Returns:
         A table with columns `expected_error`, `expected_gap`, `gap_op`, `gap_fro` (`||P_s (I - P_w)||`), `cka`, and with labels
@@ -85,7 +88,7 @@ def rank_supervisors(
 
     Raises:
         InputError: representations that do not fit each other or hold NaN, infinities or nothing but a constant;
-            parameters out of range; too few rows for the folds.
+            parameters out of range; too few rows for the folds; a precision that the platform does not have.
 
     Source: Xue et al. 2025 for the norms and the predicted gap; Kornblith et al. 2019 for CKA.
     """
@@ -108,7 +111,8 @@ def rank_supervisors(
     if mesh is not None:
         layout = replace(layout, capacity=-(-layout.capacity // mesh.shape[ROWS]) * mesh.shape[ROWS])
     settings = Settings(*(jnp.asarray(value, _dtype(weak_rows, strong_rows)) for value in given.values()))
-    work = _Work(layout, targets, settings, normalize, threshold > 0, mesh)
+    precision = resolved(precision, None if mesh is None else mesh.devices.flat[0])
+    work = _Work(layout, targets, settings, normalize, threshold > 0, mesh, precision)
     pairs: dict[tuple[str, str], dict[str, Score]] = {}
     tasks = [
         (name, group)
@@ -133,7 +137,7 @@ def rank_supervisors(
 
 
 class _Work(NamedTuple):
-    """What all pairs share: the rows' layout, labels (n, c), settings, the two static choices, and the devices."""
+    """What all pairs share: the rows' layout, labels (n, c), settings, static choices, devices, the products' precision."""
 
     layout: Layout
     targets: np.ndarray | None
@@ -141,6 +145,7 @@ class _Work(NamedTuple):
     normalize: bool
     cut: bool
     mesh: Mesh | None
+    precision: str
 
 
 class _Shared(NamedTuple):
@@ -174,7 +179,7 @@ def _prepare(name: str, rows: Any, work: _Work) -> _Strong:
                 shift = Columns(block[0, 0, :0], block[0, 0], None if y is None else jnp.zeros_like(y[0, 0]))
             yield cell_sums(block[..., :0], block, y, weight, shift if work.normalize else None)
 
-    cell_sums = _cell_sums if work.mesh is None else _over_rows(_cell_sums, work.mesh, (_BY_CELL,) * 4 + (P(),), P())
+    cell_sums = _summed(_cell_sums, work, (_BY_CELL,) * 4 + (P(),), P())
     sums = _total(sums_of_blocks())
     if work.mesh is not None:
         sums = jax.device_put(sums, work.mesh.devices.flat[0])  # one device prepares what all share
@@ -241,7 +246,7 @@ def _score(
             yield weak_sums(block, _rotated(strong, work, place), y, weight, shift)
 
     by_model = (P(MODELS, *_BY_CELL), _BY_CELL, _BY_CELL, _BY_CELL, P(MODELS))
-    weak_sums = _weak_sums if work.mesh is None else _over_rows(_weak_sums, work.mesh, by_model, P(MODELS))
+    weak_sums = _summed(_weak_sums, work, by_model, P(MODELS))
     sums = _total(sums_of_blocks())
     dtype = work.settings.noise.dtype
     roles = _as_arrays(work.layout.expected, dtype), _as_arrays(work.layout.trial, dtype)
@@ -385,30 +390,37 @@ def _total(parts: Iterable[Tree]) -> Tree:
     return total
 
 
-@jax.jit
-def _cell_sums(h_w: Array, h_s: Array, y: Array | None, weights: Array, shift: Columns | None) -> Sums:
-    return jax.vmap(lambda *rows: block_sums(rows, shift))(h_w, h_s, y, weights)
+@partial(jax.jit, static_argnames="precision")
+def _cell_sums(h_w: Array, h_s: Array, y: Array | None, weights: Array, shift: Columns | None, precision: str) -> Sums:
+    return jax.vmap(lambda *rows: block_sums(rows, shift, precision))(h_w, h_s, y, weights)
 
 
-@jax.jit
-def _weak_sums(blocks: Array, z: Array, y: Array | None, weights: Array, shifts: Array) -> WeakCells:
+@partial(jax.jit, static_argnames="precision")
+def _weak_sums(blocks: Array, z: Array, y: Array | None, weights: Array, shifts: Array, precision: str) -> WeakCells:
     """Sums per model and cell; the strong side's own products are not computed again."""
 
     def one(args: tuple[Array, Array]) -> WeakCells:
         block, shift = args
         about = Columns(shift, jnp.zeros_like(z[0, 0]), None if y is None else jnp.zeros_like(y[0, 0]))
-        sums = _cell_sums(block, z, y, weights, about)
+        sums = _cell_sums(block, z, y, weights, about, precision)
         return WeakCells(sums.first.w, sums.second.ww, sums.second.sw, sums.second.wy)
 
     return jax.lax.map(one, (blocks, shifts), batch_size=None if jax.default_backend() == "cpu" else 16)
 
 
+def _summed(function: Callable, work: _Work, specs: tuple, out: P) -> Callable:
+    """A function of rows at the products' precision, over the devices if there are several."""
+    if work.mesh is None:
+        return partial(function, precision=work.precision)
+    return _over_rows(function, work.mesh, specs, out, work.precision)
+
+
 @lru_cache
-def _over_rows(function: Callable, mesh: Mesh, specs: tuple, out: P) -> Callable:
+def _over_rows(function: Callable, mesh: Mesh, specs: tuple, out: P, precision: str) -> Callable:
     """A function of rows that each device calls with its own; the sums of a block meet in one all-reduce."""
 
     def local(*rows: Any) -> Any:
-        return jax.lax.psum(function(*rows), ROWS)
+        return jax.lax.psum(function(*rows, precision=precision), ROWS)
 
     return jax.jit(jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=out, check_vma=False))
 
@@ -541,19 +553,13 @@ def _dtype(*models: Mapping[str, Any]) -> Any:
     return jnp.float64 if wide and jnp.result_type(float) == jnp.float64 else jnp.float32
 
 
-def _bucket(width: int) -> int:
-    """Widths share compiled programs in steps of a quarter to an eighth of their size, at least 64."""
-    step = max(64, 2 ** (width.bit_length() - 3))
-    return -(-width // step) * step
-
-
 def _grouped(weak: Mapping[str, Any], d_s: int, layout: Layout, devices: int) -> Iterator[tuple[int, list[str]]]:
     """Weak models in groups that run as one program: one padded width, and within the memory for a group."""
     widths = {name: rows.shape[1] for name, rows in weak.items()}
     alone = len(set(widths.values())) == 1
     buckets: dict[int, list[str]] = {}
     for name, width in widths.items():
-        buckets.setdefault(width if alone else _bucket(width), []).append(name)
+        buckets.setdefault(width if alone else bucket(width), []).append(name)
     for width, names in sorted(buckets.items()):
         entries = layout.cells * (layout.capacity * width + 3 * width * (width + d_s))
         size = max(1, devices * GROUP_BYTES // (4 * entries))

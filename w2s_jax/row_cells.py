@@ -16,14 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from w2s_jax._arrays import matmul
+from w2s_jax._arrays import bucket, matmul
 from w2s_jax._checks import InputError, require_finite
 from w2s_jax._row_digest import RowDigest
 from w2s_jax.crossfit import Roles
 from w2s_jax.folds import Layout, lay_out
 from w2s_jax.moments import Tree, add_compensated
 from w2s_jax.pairs import Cells, Sums
-from w2s_jax.ranking import _bucket as bucket
 
 BLOCK_ROWS = 16384
 BLOCK_BYTES = 64 << 20  # of one block of rows of all the models that are read together
@@ -177,7 +176,8 @@ def model_sums(
     for (block,), y, index in _blocks([[model]], [bucket(model.width)], rows, span, digest):
         total = _plus(total, _model_block, block, y, index)
     first, second, hy = merge(total[0])
-    return Sums(jnp.pad(jnp.asarray(model.shift[0]), (0, first.shape[1] - model.width)), first, second, hy)
+    shift = np.pad(model.shift[0], (0, first.shape[1] - model.width))  # by JAX each width would compile
+    return Sums(jnp.asarray(shift), first, second, hy)
 
 
 def cross_sums(

@@ -21,7 +21,7 @@ from w2s_jax._checks import InputError
 ROWS, MODELS = "rows", "models"
 
 
-def device_mesh(rows: int | None = None, models: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
+def device_mesh(rows: int | None = None, models: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
     """A mesh of this process's devices with the axes "rows" and "models" that the package looks for.
 
     Args:

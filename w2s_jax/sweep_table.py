@@ -16,7 +16,7 @@ import numpy as np
 from w2s_jax._checks import InputError
 from w2s_jax.io import replacing, write_text_atomically
 from w2s_jax.store import COLUMNS, DATABASE, read_results
-from w2s_jax.table import _aligned
+from w2s_jax.table import aligned
 
 FORMATS = (".csv", ".parquet", ".json")
 _KINDS = {"TEXT": "string", "INTEGER": "int64", "REAL": "float64"}
@@ -107,7 +107,7 @@ class Sweep:
             value, weak = min(scores)
             body.append([*(_cell(key[i]) for i in several), weak, f"{value:.4g}"])
         header = [*(context[i].replace("_", " ") for i in several), "best weak", score.replace("_", " ")]
-        return "\n".join([title, _aligned(header, body, left=len(several) + 1)]) if body else title
+        return "\n".join([title, aligned(header, body, left=len(several) + 1)]) if body else title
 
     __repr__ = __str__
 

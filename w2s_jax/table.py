@@ -92,7 +92,7 @@ class SupervisorTable:
             place = place + 1 if i and self.strong[i] == self.strong[i - 1] else 1
             scores = [_with_error(self.values[c][i], self.errors[c][i]) for c in order]
             body.append([str(place), name, *([self.strong[i]] if several else []), str(self.widths[i]), *scores])
-        return _aligned(header, body, left=2 + several)
+        return aligned(header, body, left=2 + several)
 
     __repr__ = __str__
 
@@ -112,7 +112,7 @@ def _with_error(value: float, error: float) -> str:
     return f"{value:.4g} ±{error:.1g}" if np.isfinite(error) else f"{value:.4g}"
 
 
-def _aligned(header: Sequence[str], body: Sequence[Sequence[str]], left: int) -> str:
+def aligned(header: Sequence[str], body: Sequence[Sequence[str]], left: int) -> str:
     """Columns padded to their widest cell, the first `left` flush left, two blanks between."""
     widths = [max(len(row[i]) for row in (header, *body)) for i in range(len(header))]
     pad = lambda i, cell: cell.ljust(widths[i]) if i < left else cell.rjust(widths[i])

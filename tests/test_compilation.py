@@ -1,0 +1,262 @@
+"""What is compiled: nothing twice, no eigensolver where none is needed, and where programs are kept."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import w2s_jax
+from w2s_jax import (
+    InputError,
+    cache_compiled_programs,
+    lanczos,
+    moments_from_batches,
+    rank_supervisors,
+    ranking,
+    run_sweep,
+)
+from w2s_jax._arrays import bucket
+
+RNG = np.random.default_rng(0)
+N, STRONG_WIDTH = 90, 24
+LATENT = RNG.standard_normal((N, 6))
+
+
+def see(d: int, noise: float = 0.5, n: int = N) -> np.ndarray:
+    """Rows (n, d) that share the latent, float32."""
+    return (LATENT[:n] @ RNG.standard_normal((6, d)) + noise * RNG.standard_normal((n, d))).astype(np.float32)
+
+
+@contextmanager
+def compilations() -> Iterator[list[str]]:
+    """The programs that XLA is asked for."""
+    seen: list[str] = []
+
+    def listen(event: str, duration_secs: float, **kwargs: str | int) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            seen.append(str(kwargs.get("fun_name", event)))
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        yield seen
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+
+
+def test_compilations_are_seen():
+    """A new program counts, the same again does not."""
+    program = jax.jit(lambda x: jnp.sin(x) * 3)
+    for expected in (1, 0):
+        with compilations() as seen:
+            program(np.float32(1))
+        assert len(seen) == expected
+
+
+# The second call
+
+
+def test_widths_share_buckets():
+    """A width's bucket holds it, with at most a quarter (or 64) to spare."""
+    for width in range(1, 3000, 7):
+        assert width <= bucket(width) <= max(width + 63, width * 1.25)
+        assert bucket(bucket(width)) == bucket(width)
+
+
+@pytest.mark.parametrize("threshold", [(0.0, 0.0), (0.02, 0.03)])
+def test_a_ranking_in_the_same_buckets_compiles_nothing(threshold):
+    """Other rows, labels, widths of the same buckets, ridge strengths, thresholds, prior, noise and seed."""
+    strong, y = see(STRONG_WIDTH), LATENT[:, :2]
+    rank_supervisors({"a": see(10), "b": see(40), "c": see(70)}, strong, y, threshold=threshold[0])
+    settings = {"weak_ridge": 0.1, "strong_ridge": 0.3, "prior": 1.5, "noise": 0.5, "seed": 3}
+    with compilations() as seen:
+        other = {"x": see(12), "y": see(33), "z": see(100)}
+        table = rank_supervisors(other, strong + 1, y - 2, threshold=threshold[1], **settings)
+    assert seen == []
+    assert np.isfinite(table["expected_error"]).all()
+
+
+@pytest.mark.parametrize("center", [False, True])
+def test_batches_of_one_length_compile_once(center):
+    """The first batch compiles; further ones, of any number, and a second pass over other rows do not."""
+    batches = [(see(7, n=30), see(9, n=30)) for _ in range(3)]
+    with compilations() as seen:
+        moments_from_batches(batches[:1], center=center)
+    assert seen != []
+    with compilations() as seen:
+        moments_from_batches(batches, center=center)
+    assert seen == []
+
+
+def swept(folder: Path, models: dict[str, np.ndarray], y: np.ndarray, **settings: object) -> w2s_jax.Sweep:
+    folder.mkdir()
+    for name, rows in {**models, "labels": y}.items():
+        np.save(folder / f"{name}.npy", rows)
+    weak = [str(folder / f"{name}.npy") for name in models if name != "s"]
+    return run_sweep(
+        {
+            "output": str(folder / "out"),
+            "weak": weak,
+            "strong": [str(folder / "s.npy")],
+            "labels": {"t": str(folder / "labels.npy")},
+            **settings,
+        }
+    )
+
+
+@pytest.mark.parametrize(("settings", "width"), [({}, 11), ({"threshold": 0.01}, 12), ({"folds": 3}, 13)], ids=str)
+def test_a_sweep_in_the_same_buckets_compiles_nothing(settings, width, tmp_path, unchecked):
+    """Other files, widths, labels and ridge strengths."""
+    y = LATENT[:, 0]
+    swept(tmp_path / "first", {"a": see(10), "b": see(40), "s": see(STRONG_WIDTH)}, y, **settings)
+    with compilations() as seen:
+        other = {"x": see(width), "y": see(width + 32), "s": see(width + 16)}
+        swept(tmp_path / "second", other, 1 - 2 * y, weak_ridge=0.1, strong_ridge=0.2, **settings)
+    assert seen == []
+
+
+# No eigensolver where no cut is asked
+
+WEAK_WIDTH = 40
+
+
+def eigensolves(monkeypatch: pytest.MonkeyPatch, threshold: float) -> list[int]:
+    """Widths of the eigensolves in the program that scores models of WEAK_WIDTH against a strong one of STRONG_WIDTH."""
+    texts: list[str] = []
+    scorer: Any = ranking._scorer
+
+    def spying(*choices: object):
+        def score(*arguments: object):
+            texts.append(scorer(*choices).lower(*arguments).as_text())
+            return scorer(*choices)(*arguments)
+
+        return score
+
+    monkeypatch.setattr(ranking, "_scorer", spying)
+    rank_supervisors({"a": see(WEAK_WIDTH)}, see(STRONG_WIDTH), LATENT[:, :2], threshold=threshold)
+    (text,) = texts
+    solvers = [line for line in text.splitlines() if re.search(r"custom_call @\w*(syevd|eigh)", line, re.IGNORECASE)]
+    return [int(re.findall(r"tensor<(?:\d+x)*?(\d+)x\1xf32>", line)[0]) for line in solvers]
+
+
+def test_no_weak_eigensolve_without_a_cut(monkeypatch):
+    """Without a cut the one eigensolve in the program is what Lanczos falls back on, of the strong width."""
+    assert eigensolves(monkeypatch, 0.0) == [STRONG_WIDTH]
+
+
+def test_a_cut_needs_the_weak_spectrum(monkeypatch):
+    """With a cut there are eigensolves of the weak width: the look at the program can fail."""
+    assert WEAK_WIDTH in eigensolves(monkeypatch, 0.02)
+
+
+def matrices(decay: float) -> np.ndarray:
+    """Five PSD matrices (5, 60, 60) with eigenvalues j^-decay."""
+    q = np.linalg.qr(np.random.default_rng(1).standard_normal((5, 60, 60)))[0]
+    return (q * np.arange(1, 61.0) ** -decay) @ np.swapaxes(q, 1, 2)
+
+
+def problem(matrices: np.ndarray) -> lanczos.Problem:
+    A = jnp.asarray(matrices)
+    product = lambda x: jnp.einsum("bij,jb->ib", A, x, precision="highest")
+    return lanczos.Problem(product, lanczos.random_start((60, 5), A.dtype), (A,), lambda m: m)
+
+
+@pytest.mark.parametrize("steps", [4, 8, 16, 96])
+@pytest.mark.parametrize("decay", [0.1, 1.0])
+def test_lanczos_bounds_its_error(steps, decay, monkeypatch, x64):
+    """After any number of steps an eigenvalue lies within the bound of the value, and the value does not exceed the largest."""
+    monkeypatch.setattr(lanczos, "MAX_STEPS", steps)
+    A = matrices(decay)
+    top, _ = lanczos._lanczos(problem(A), with_basis=False)
+    exact = np.linalg.eigvalsh(A)
+    assert (np.abs(exact - np.asarray(top.value)[:, None]).min(1) <= top.residual + 1e-12).all()
+    assert (np.asarray(top.value) <= exact[:, -1] * (1 + 1e-12)).all()
+    assert steps < 96 or (np.asarray(top.residual) <= 1e-10 * exact[:, -1]).all()
+
+
+@pytest.mark.parametrize("steps", [4, 96])
+def test_what_lanczos_cannot_bound_is_solved(steps, monkeypatch, x64):
+    """Stopped far too early it falls back on the eigensolver: the result is right to 1e-10 either way."""
+    monkeypatch.setattr(lanczos, "MAX_STEPS", steps)
+    A = matrices(0.1)
+    found = np.asarray(lanczos.leading_values(problem(A)))
+    assert np.abs(found / np.linalg.eigvalsh(A)[:, -1] - 1).max() <= 1e-10
+
+
+# Programs on disk
+
+PROGRAM = """
+import sys
+from pathlib import Path
+import jax
+import w2s_jax
+assert jax.config.jax_compilation_cache_dir is None or "JAX_COMPILATION_CACHE_DIR" in __import__("os").environ
+jax.jit(lambda x: x + 1)(1.0)
+for folder in sys.argv[1:]:
+    jax.clear_caches()
+    used = w2s_jax.cache_compiled_programs(None if folder == "default" else folder)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.jit(lambda x: x * 3 + 2)(1.0)
+    print(used, used is not None and any(used.glob("*-cache")))
+"""
+
+
+def kept(folder: Path, *folders: str, **env: str) -> list[str]:
+    """What a process that asks for these folders one after another prints: the folder in use, and whether it has programs."""
+    here = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_", "XDG_"))}
+    here |= {
+        "PYTHONPATH": str(Path(w2s_jax.__file__).parent.parent),
+        "JAX_PLATFORMS": "cpu",
+        "XDG_CACHE_HOME": str(folder),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, *folders],
+        capture_output=True,
+        text=True,
+        env=here | env,
+        timeout=120,
+        check=True,
+    )
+    return done.stdout.splitlines()
+
+
+def test_programs_are_kept_where_asked(tmp_path):
+    """By default in the user's cache; in a folder that is given, also after another one has been in use."""
+    a, b = tmp_path / "a", tmp_path / "deep" / "b"
+    default = tmp_path / "w2s_jax" / "compiled"
+    assert kept(tmp_path, "default", str(a), str(b)) == [f"{default} True", f"{a} True", f"{b} True"]
+
+
+@pytest.mark.parametrize(
+    ("env", "expected"),
+    [
+        ({"JAX_COMPILATION_CACHE_DIR": ""}, "None False"),
+        ({"JAX_ENABLE_COMPILATION_CACHE": "0"}, "None False"),
+        ({"JAX_COMPILATION_CACHE_DIR": "{}/mine"}, "{}/mine True"),
+    ],
+    ids=["no folder", "off", "own folder"],
+)
+def test_the_environment_decides(env, expected, tmp_path):
+    """JAX's own variables turn the cache off or say where it is, and nothing is written elsewhere."""
+    there = {name: value.format(tmp_path) for name, value in env.items()}
+    assert kept(tmp_path, "default", **there) == [expected.format(tmp_path)]
+    assert not (tmp_path / "w2s_jax").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path):
+    """A file stands in the way: nothing changes."""
+    (tmp_path / "file").write_text("")
+    before = jax.config.values["jax_compilation_cache_dir"]
+    with pytest.raises(InputError, match=r"^folder .*file for compiled programs cannot be made: File exists$"):
+        cache_compiled_programs(tmp_path / "file")
+    assert jax.config.values["jax_compilation_cache_dir"] == before
