@@ -17,6 +17,7 @@ from w2s_jax import (
     device_mesh,
     moments_from_batches,
     rank_supervisors,
+    run_sweep,
     spectrum,
     spread,
     train_probe,
@@ -83,6 +84,20 @@ def test_ranking_over_devices_is_that_of_one(labelled, x64):
     for column, values in expected.values.items():
         assert relative_error(found[column], values) <= 1e-9, column
         assert relative_error(found.errors[column], expected.errors[column]) <= 1e-9, column
+
+
+def test_a_sweep_over_devices_is_that_of_one(x64, tmp_path):
+    """Rows of every block and weak models are dealt to all devices: the same table, and the same hash of the inputs."""
+    weak, strong, y = sample()
+    for name, rows in {**weak, "strong": strong, "y": np.where(np.arange(ROWS) % 4 > 0, y, np.nan)}.items():
+        np.save(tmp_path / f"{name}.npy", rows)
+    files = {"weak": [str(tmp_path / "weak*.npy")], "strong": [str(tmp_path / "strong.npy")]}
+    files |= {"labels": {"some": str(tmp_path / "y.npy")}, "threshold": [0.0, 0.01], "folds": 3}
+    expected = run_sweep({**files, "output": str(tmp_path / "one")})
+    found = run_sweep({**files, "output": str(tmp_path / "eight")}, mesh=mesh_of(4, 2))
+    assert list(found["inputs"]) == list(expected["inputs"])
+    for column in ("gap_op", "gap_fro", "cka", "predicted_gap", "expected_error", "expected_gap", "trial_error"):
+        assert relative_error(found[column], expected[column]) <= 1e-9, column
 
 
 @pytest.mark.parametrize("shape", SHAPES)

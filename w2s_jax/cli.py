@@ -107,11 +107,12 @@ def _rank(args: argparse.Namespace) -> None:
     _require_figure(args.plot)
     from w2s_jax.compilation import cache_compiled_programs
     from w2s_jax.ranking import rank_supervisors
+    from w2s_jax.sharding import all_devices
 
     cache_compiled_programs()
     settings: dict[str, Any] = {name: getattr(args, name) for name in ("threshold", "prior", "noise", "folds", "seed")}
     settings |= {"weak_ridge": args.ridge[0], "strong_ridge": args.ridge[-1], "normalize": not args.raw}
-    table = rank_supervisors(weak, strong, y, groups=groups, progress=not args.quiet, **settings)
+    table = rank_supervisors(weak, strong, y, groups=groups, progress=not args.quiet, mesh=all_devices(), **settings)
     table = table if args.sort is None else table.sort_by(args.sort)
     if args.plot is not None:
         from w2s_jax.plots import plot_table

@@ -64,6 +64,7 @@ def run(args: argparse.Namespace) -> None:
         raise InputError(f"usage: {_USAGE}")
     from w2s_jax.compilation import cache_compiled_programs
     from w2s_jax.hosts import LostError, connected_hosts
+    from w2s_jax.sharding import all_devices
     from w2s_jax.sweep import run_sweep
     from w2s_jax.sweep_config import read_toml, sweep_config
 
@@ -71,11 +72,11 @@ def run(args: argparse.Namespace) -> None:
     config = sweep_config(_with_options(table, args, folder), folder)
     cache_compiled_programs()
     if args.coordinator is None:
-        sweep = run_sweep(config, progress=not args.quiet)
+        sweep = run_sweep(config, progress=not args.quiet, mesh=all_devices())
     else:
         try:
             with connected_hosts(args.coordinator or None, args.processes, args.process) as hosts:
-                sweep = run_sweep(config, progress=not args.quiet, hosts=hosts)
+                sweep = run_sweep(config, progress=not args.quiet, hosts=hosts, mesh=all_devices())
         except LostError as error:
             print(f"w2s sweep: {error}", file=sys.stderr, flush=True)
             os._exit(2)  # a normal exit would wait for the lost process

@@ -2,29 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import Mesh
 
 from w2s_jax.folds import Layout
 from w2s_jax.pairs import Cells, Model, Student, prepare_student, run_experiments, score_pairs
 from w2s_jax.row_cells import LabelSet, RowCells, squares_per_cell
+from w2s_jax.sharding import spread
 from w2s_jax.sweep_config import Setting, SweepConfig
 
 BATCH = 16  # weak models at once on an accelerator
 
 
 def score_strong(
-    strong: Model, weak: Mapping[str, Model], cross: Mapping[str, np.ndarray], rows: RowCells, config: SweepConfig
+    strong: Model,
+    weak: Mapping[str, Model],
+    cross: Mapping[str, np.ndarray],
+    rows: RowCells,
+    config: SweepConfig,
+    mesh: Mesh | None = None,
 ) -> dict[str, list[dict[str, Any]]]:
-    """A strong model's rows with each of the weak ones, settings then label sets, from cross sums (J, d_s, d_w) by name."""
+    """A strong model's rows with each of the weak ones, settings then label sets, from cross sums (J, d_s, d_w) by name.
+
+    Weak models are spread over the mesh's devices.
+    """
     padded = {name: _padded(cross[name], strong, model) for name, model in weak.items()}
-    scores = _scores(strong, weak, padded, rows, config)
-    trials = _trials(strong, weak, padded, rows, config) if config.folds else {}
+    scores = _scores(strong, weak, padded, rows, config, mesh)
+    trials = _trials(strong, weak, padded, rows, config, mesh) if config.folds else {}
     return {name: list(_rows(scores[name], trials.get(name), rows, config)) for name in weak}
 
 
@@ -35,27 +46,48 @@ def _padded(cross: np.ndarray, strong: Model, weak: Model) -> Array:
 
 
 def _scores(
-    strong: Model, weak: Mapping[str, Model], cross: Mapping[str, Array], rows: RowCells, config: SweepConfig
+    strong: Model,
+    weak: Mapping[str, Model],
+    cross: Mapping[str, Array],
+    rows: RowCells,
+    config: SweepConfig,
+    mesh: Mesh | None,
 ) -> dict[str, dict[str, np.ndarray]]:
     """What `score_pairs` makes of every weak model, those of one width together."""
     light = lambda model: model._replace(second=None, hy=None)
     dtype = strong.mean.dtype
-    energy, grid = jnp.asarray(rows.energy, dtype), jnp.asarray(config.grid, dtype)
+    common = light(strong), *_on_device((rows.cells, np.asarray(config.grid), rows.energy), dtype)
     found: dict[str, dict[str, np.ndarray]] = {}
-    for names in _batches(weak):
-        stacked = jax.tree.map(lambda *x: jnp.stack(x), *(light(weak[name]) for name in names))
-        sums = jnp.stack([cross[name] for name in names])
-        scores = score_pairs(
-            stacked, light(strong), sums, _on_device(rows.cells, dtype), grid, energy, config.normalize
-        )
+    for names in _batches(weak, mesh):
+        entries = _stacked([light(weak[name]) for name in names]), jnp.stack([cross[name] for name in names])
+        scores = _over(mesh, _pairs_scorer(config.normalize))(entries, *common)
         scores = {key: np.asarray(x, float) for key, x in jax.device_get(scores).items()}
-        found |= {name: {key: x[i] for key, x in scores.items()} for i, name in enumerate(names)}
+        found |= {name: {key: np.asarray(x[i]) for key, x in scores.items()} for i, name in enumerate(names)}
     return found
 
 
-def _batches(weak: Mapping[str, Model]) -> Iterator[list[str]]:
-    """Models of one width, a batch at a time; the last one is filled up with its last model. A CPU takes one at a time."""
-    size = 1 if jax.default_backend() == "cpu" else BATCH
+@lru_cache
+def _pairs_scorer(normalize: bool) -> Callable:
+    def run(entries: tuple[Model, Array], strong: Model, *common: Any) -> dict[str, Array]:
+        return score_pairs(entries[0], strong, entries[1], *common, normalize=normalize)
+
+    return run
+
+
+def _over(mesh: Mesh | None, function: Callable) -> Callable:
+    return function if mesh is None else spread(function, mesh)
+
+
+def _stacked(trees: list[Any]) -> Any:
+    return jax.tree.map(lambda *x: jnp.stack(x), *trees)
+
+
+def _batches(weak: Mapping[str, Model], mesh: Mesh | None) -> Iterator[list[str]]:
+    """Models of one width, a batch at a time; the last one is filled up with its last model.
+
+    A CPU takes one at a time on each of its devices.
+    """
+    size = (1 if jax.default_backend() == "cpu" else BATCH) * (1 if mesh is None else mesh.size)
     by_width: dict[int, list[str]] = {}
     for name, model in weak.items():
         by_width.setdefault(model.mean.shape[0], []).append(name)
@@ -76,7 +108,12 @@ class _Experiment(NamedTuple):
 
 
 def _trials(
-    strong: Model, weak: Mapping[str, Model], cross: Mapping[str, Array], rows: RowCells, config: SweepConfig
+    strong: Model,
+    weak: Mapping[str, Model],
+    cross: Mapping[str, Array],
+    rows: RowCells,
+    config: SweepConfig,
+    mesh: Mesh | None,
 ) -> dict[str, list[dict[str, np.ndarray]]]:
     """What `run_experiments` makes of every weak model, by layout."""
     dtype = strong.mean.dtype
@@ -87,10 +124,25 @@ def _trials(
         where, cells, roles, y, columns = _experiment(rows, number, dtype)
         part, size = _part(strong, where), _test_rows(layout, strong)
         student: Student = prepare_student(part, cells, roles, ridges[1], shared, y, size, bool(columns))
-        for name, model in weak.items():
-            args = (_part(model, where), part, cross[name][where], cells, student, roles, ridges, shared)
-            found[name].append(jax.device_get(run_experiments(*args, columns, config.normalize)))
+        run = _over(mesh, _experiments(columns, config.normalize))
+        for names in _batches(weak, mesh):
+            entries = _stacked([(_part(weak[name], where), cross[name][where]) for name in names])
+            errors = jax.device_get(run(entries, part, cells, student, roles, ridges, shared))
+            for i, name in enumerate(dict.fromkeys(names)):
+                found[name].append({key: x[i] for key, x in errors.items()})
     return found
+
+
+@lru_cache
+def _experiments(columns: tuple[tuple[int, int], ...], normalize: bool) -> Callable:
+    """`run_experiments` of a batch of weak models, one after another on each device."""
+
+    @jax.jit
+    def run(entries: tuple[Model, Array], part: Model, *common: Any) -> dict[str, Array]:
+        one = lambda entry: run_experiments(entry[0], part, entry[1], *common, columns=columns, normalize=normalize)
+        return jax.lax.map(one, entries)
+
+    return run
 
 
 def _experiment(rows: RowCells, number: int, dtype: Any) -> _Experiment:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from jax.sharding import Mesh
 
 from w2s_jax._row_digest import RowDigest, chunk_rows
 from w2s_jax.hosts import Hosts, SharedError
@@ -17,7 +18,7 @@ from w2s_jax.row_cells import BLOCK_BYTES, RowCells, Source, cross_sums, model_s
 
 @dataclass(frozen=True)
 class Readers:
-    """The processes, the models' rows, their files' stamps, the rows' cells, and the hash of all that is in those.
+    """The processes, the models' rows, their files' stamps, the rows' cells, the hash of all that is in those, devices.
 
     Process 0 calls `model`, `hash_of` and `cross`; the others follow.
     """
@@ -27,6 +28,7 @@ class Readers:
     stamps: Mapping[str, str]
     rows: RowCells
     rows_key: str
+    mesh: Mesh | None = None
 
     @property
     def dtype(self) -> np.dtype:
@@ -38,7 +40,9 @@ class Readers:
         self._say("model", [name])
         digest, model = self._digest(name), self.sources[name]
         with self.hosts.together():
-            sums = model_sums(model, self.rows, span=self._span(), merge=self.hosts.merge, digest=digest)
+            sums = model_sums(
+                model, self.rows, span=self._span(), merge=self.hosts.merge, digest=digest, mesh=self.mesh
+            )
         return sums, digest.finish(self.hosts.add)
 
     def hash_of(self, name: str) -> str:
@@ -58,7 +62,7 @@ class Readers:
         self._say("cross", [list(strong), list(weak)])
         left, right = ([self.sources[name] for name in names] for names in (strong, weak))
         with self.hosts.together():
-            return cross_sums(left, right, self.rows, span=self._span(), merge=self.hosts.merge)
+            return cross_sums(left, right, self.rows, span=self._span(), merge=self.hosts.merge, mesh=self.mesh)
 
     def _say(self, task: str, arguments: list[Any]) -> None:
         if self.hosts.index == 0:

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 
 from w2s_jax._arrays import bucket, matmul
 from w2s_jax._checks import InputError, require_finite
@@ -162,20 +164,23 @@ def model_sums(
     span: tuple[int, int] | None = None,
     merge: Merge = lambda sums: sums,
     digest: RowDigest | None = None,
+    mesh: Mesh | None = None,
 ) -> Sums:
     """A model's sums per cell over the rows `span` (default all), padded to its bucket's width.
 
     Args:
         merge: takes the sums over this process's rows and returns those over all.
         digest: is fed the rows.
+        mesh: devices that share the rows of every block.
 
     Raises:
         InputError: NaN or infinite entries.
     """
     total: Any = None
-    for (block,), y, index in _blocks([[model]], [bucket(model.width)], rows, span, digest):
-        total = _plus(total, _model_block, block, y, index)
-    first, second, hy = merge(total[0])
+    add = _model_block if mesh is None else _over_rows(_model_block, mesh)
+    for (block,), y, index in _blocks([[model]], [bucket(model.width)], rows, span, mesh, digest):
+        total = _plus(total, add, block, y, index)
+    first, second, hy = merge(total[0] if mesh is None else jax.device_get(total[0]))
     shift = np.pad(model.shift[0], (0, first.shape[1] - model.width))  # by JAX each width would compile
     return Sums(jnp.asarray(shift), first, second, hy)
 
@@ -187,13 +192,15 @@ def cross_sums(
     *,
     span: tuple[int, int] | None = None,
     merge: Merge = lambda sums: sums,
+    mesh: Mesh | None = None,
 ) -> np.ndarray:
     """Sums of strong times weak features per cell, all models side by side, (J, sum d_s, sum d_w); arguments as above."""
     widths = [sum(model.width for model in side) for side in (strong, weak)]
     total: Any = None
-    for (s, w), _, index in _blocks([strong, weak], [bucket(width) for width in widths], rows, span):
-        total = _plus(total, _cross_block, s, w, index)
-    return np.asarray(merge(total[0]))[:, : widths[0], : widths[1]]
+    add = _cross_block if mesh is None else _over_rows(_cross_block, mesh)
+    for (s, w), _, index in _blocks([strong, weak], [bucket(width) for width in widths], rows, span, mesh):
+        total = _plus(total, add, s, w, index)
+    return np.asarray(merge(total[0] if mesh is None else jax.device_get(total[0])))[:, : widths[0], : widths[1]]
 
 
 def _plus(total: tuple[Tree, Tree] | None, function: Callable[..., Tree], *block: Any) -> tuple[Tree, Tree]:
@@ -207,6 +214,18 @@ def _plus(total: tuple[Tree, Tree] | None, function: Callable[..., Tree], *block
 @partial(jax.jit, static_argnums=2, donate_argnums=(0, 1))
 def _add(total: Tree, lost: Tree, function: Callable[..., Tree], *block: Any) -> tuple[Tree, Tree]:
     return add_compensated(total, lost, function(*block))
+
+
+@lru_cache
+def _over_rows(function: Callable[..., Tree], mesh: Mesh) -> Callable[..., Tree]:
+    """The function of blocks and of which of their rows are in a cell, those dealt to all devices; one all-reduce."""
+    every = mesh.axis_names
+
+    def local(blocks: tuple[Array, ...], index: tuple[Array, ...]) -> Tree:
+        return jax.lax.psum(function(*blocks, index), every)
+
+    spread_out = jax.shard_map(local, mesh=mesh, in_specs=(P(), P(None, every)), out_specs=P(), check_vma=False)
+    return jax.jit(lambda *args: spread_out(args[:-1], args[-1]))
 
 
 @jax.jit
@@ -231,6 +250,7 @@ def _blocks(
     widths: Sequence[int],
     rows: RowCells,
     span: tuple[int, int] | None,
+    mesh: Mesh | None = None,
     digest: RowDigest | None = None,
 ) -> Iterator[tuple[list[Array], Array, tuple[Array, ...]]]:
     """Blocks of rows: each side's models side by side (rows + 1, width), labels, and the rows of every cell by layout.
@@ -241,7 +261,8 @@ def _blocks(
     dtype = sides[0][0].shift.dtype
     size = min(BLOCK_ROWS, -(-(last - first) // 8) * 8, max(256, BLOCK_BYTES // (dtype.itemsize * sum(widths))))
     starts = range(first, last, size)
-    capacity = [_capacity(layout, starts, last, size) for layout in rows.layouts]
+    share = 1 if mesh is None else mesh.size
+    capacity = [-(-_capacity(layout, starts, last, size) // share) * share for layout in rows.layouts]
     for start in starts:
         stop = min(start + size, last)
         sized = zip(sides, widths, strict=True)

@@ -41,6 +41,11 @@ def device_mesh(rows: int | None = None, models: int = 1, devices: Sequence[Any]
     return Mesh(np.array(devices[: rows * models]).reshape(rows, models), (ROWS, MODELS))
 
 
+def all_devices() -> Mesh | None:
+    """All of this process's accelerators along the rows; None for a single one, and for CPUs, which share their cores."""
+    return device_mesh() if jax.local_device_count() > 1 and jax.default_backend() != "cpu" else None
+
+
 @lru_cache
 def spread(function: Callable, mesh: Mesh) -> Callable:
     """The function with its first argument's leading axis (models, seeds, penalties) spread over all devices.

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from w2s_jax._checks import InputError
 from w2s_jax._progress import track
@@ -29,6 +30,7 @@ from w2s_jax.pair_rows import score_strong
 from w2s_jax.pairs import Cells, Model, model_from_sums
 from w2s_jax.readers import Readers, follow
 from w2s_jax.row_cells import RowCells, Source, row_cells, source
+from w2s_jax.sharding import require_mesh
 from w2s_jax.store import COLUMNS, Store, key_of, now_ns, open_store, stamp_of
 from w2s_jax.sweep_config import SweepConfig, read_config, sweep_config
 from w2s_jax.sweep_table import Sweep, read_sweep
@@ -41,6 +43,7 @@ def run_sweep(
     *,
     progress: bool | Callable[[Iterable], Iterable] = False,
     hosts: Hosts = _ALONE,
+    mesh: Mesh | None = None,
 ) -> Sweep:
     """Runs a sweep, or what is missing of it, and returns its table.
 
@@ -52,6 +55,7 @@ def run_sweep(
         progress: True for progress bars, or a function that wraps an iterable.
         hosts: the processes that share the rows (see `connected_hosts`), each of them calling this with the same configuration
             and files. Process 0 keeps the results and returns the table, the others an empty one.
+        mesh: devices of this process that share the work (see `device_mesh`).
 
     Returns:
         A table of `gap_op`, `gap_fro` (`||P_s (I - P_w)||`), `cka`; with labels `gap_bound`, `predicted_gap`, `label_energy`
@@ -64,17 +68,18 @@ def run_sweep(
 
     Source: Xue et al. 2025 for norms, bound and predicted gap; Kornblith et al. 2019 for CKA.
     """
+    require_mesh(mesh)
     with hosts.together():
         config = config if isinstance(config, SweepConfig) else _checked(config)
         inputs = _opened(config)  # before anything is written
         hosts.agree()
     _require_same_inputs(hosts, config, *inputs)
     if hosts.index > 0:
-        follow(Readers(hosts, *inputs))
+        follow(Readers(hosts, *inputs, mesh))
         return Sweep(tuple(COLUMNS), (), 0, 0, config.output)
     try:
         with open_store(config.output) as store:
-            run = _Run(config, store, progress, Readers(hosts, *inputs))
+            run = _Run(config, store, progress, Readers(hosts, *inputs, mesh))
             keys, changed = _keep_models(run)
             computed = _keep_pairs(run, keys)
             result = replace(read_sweep(config.output), computed=computed, changed=changed)
@@ -269,7 +274,9 @@ def _results(run: _Run, group: _Group, keys: Mapping[str, str]) -> dict[str, lis
     for name in group.strong:
         chosen = {other: models[other] for other in group.weak if (name, other) in group.missing}
         parts = {other: cross[:, places[0][name], places[1][other]] for other in chosen}
-        for other, rows in score_strong(models[name], chosen, parts, run.readers.rows, run.config).items():
+        for other, rows in score_strong(
+            models[name], chosen, parts, run.readers.rows, run.config, run.readers.mesh
+        ).items():
             key, widths = (
                 group.missing[name, other],
                 (run.readers.sources[other].width, run.readers.sources[name].width),
