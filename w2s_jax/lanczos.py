@@ -141,9 +141,9 @@ def _step(product: Callable[[Array], Array], state: State) -> State:
         components = matmul(basis, image.T[..., None])
         image = image - matmul(jnp.swapaxes(components, 1, 2), basis)[:, 0].T
     beta = jnp.linalg.norm(image, axis=0)
-    # Near rounding the space is exhausted: a zero vector ends the recurrence, the rest of T is zero. Going on with what
-    # is mostly rounding would push Ritz values beyond the spectrum.
-    alive = beta > 32 * jnp.finfo(image.dtype).eps * size
+    # Near rounding the space is exhausted: a zero vector ends the recurrence, the rest of T is zero. Without a basis to
+    # hold it against, what is mostly rounding would push Ritz values beyond the spectrum.
+    alive = beta > (32 if basis is None else 4) * jnp.finfo(image.dtype).eps * size
     beta = jnp.where(alive, beta, 0)
     image = jnp.where(alive, image / jnp.where(alive, beta, 1), 0)
     return State(Tridiagonal(diagonal.at[j].set(alpha), off.at[j].set(beta), j + 1), image, vector, basis)
