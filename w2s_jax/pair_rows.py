@@ -34,9 +34,20 @@ def score_strong(
     Weak models are spread over the mesh's devices.
     """
     padded = {name: _padded(cross[name], strong, model) for name, model in weak.items()}
-    scores = _scores(strong, weak, padded, rows, config, mesh)
-    trials = _trials(strong, weak, padded, rows, config, mesh) if config.folds else {}
+    task = _Task(strong, weak, padded, rows, config, mesh)
+    scores, trials = _scores(task), _trials(task) if config.folds else {}
     return {name: list(_rows(scores[name], trials.get(name), rows, config)) for name in weak}
+
+
+class _Task(NamedTuple):
+    """A strong model's pairs: cross sums are padded to the models' widths."""
+
+    strong: Model
+    weak: Mapping[str, Model]
+    cross: Mapping[str, Array]
+    rows: RowCells
+    config: SweepConfig
+    mesh: Mesh | None
 
 
 def _padded(cross: np.ndarray, strong: Model, weak: Model) -> Array:
@@ -45,15 +56,9 @@ def _padded(cross: np.ndarray, strong: Model, weak: Model) -> Array:
     return jnp.asarray(np.pad(cross, [(0, 0), *((0, more) for more in missing)]))
 
 
-def _scores(
-    strong: Model,
-    weak: Mapping[str, Model],
-    cross: Mapping[str, Array],
-    rows: RowCells,
-    config: SweepConfig,
-    mesh: Mesh | None,
-) -> dict[str, dict[str, np.ndarray]]:
+def _scores(task: _Task) -> dict[str, dict[str, np.ndarray]]:
     """What `score_pairs` makes of every weak model, those of one width together."""
+    strong, weak, cross, rows, config, mesh = task
     light = lambda model: model._replace(second=None, hy=None)
     dtype = strong.mean.dtype
     common = light(strong), *_on_device((rows.cells, np.asarray(config.grid), rows.energy), dtype)
@@ -107,15 +112,9 @@ class _Experiment(NamedTuple):
     columns: tuple[tuple[int, int], ...]
 
 
-def _trials(
-    strong: Model,
-    weak: Mapping[str, Model],
-    cross: Mapping[str, Array],
-    rows: RowCells,
-    config: SweepConfig,
-    mesh: Mesh | None,
-) -> dict[str, list[dict[str, np.ndarray]]]:
+def _trials(task: _Task) -> dict[str, list[dict[str, np.ndarray]]]:
     """What `run_experiments` makes of every weak model, by layout."""
+    strong, weak, cross, rows, config, mesh = task
     dtype = strong.mean.dtype
     ridges = tuple(jnp.asarray(side, dtype) for side in _ridges(config.grid))
     shared = jnp.asarray([config.prior, config.noise], dtype)

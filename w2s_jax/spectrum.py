@@ -54,7 +54,8 @@ class Spectrum:
     def all_values(self) -> Float[Array, " d"]:
         """Eigenvalues (d,), those beyond the leading k by their stand-ins: for `principal_rank` and `tail_gamma`.
 
-        Sums over a tail that starts within the k are exact, and a rank above k says that the k do not reach.
+        Sums over a tail that starts within the k are exact, and a rank above k says that the k do not reach. The rule
+        "hard_threshold" looks at the median of all eigenvalues and needs a whole spectrum.
         """
         return _whole(self.values, self.rest)
 
