@@ -191,7 +191,7 @@ def moments_from_batches(
         precision: as in `moments`.
 
     Raises:
-        InputError: no batches, a batch that does not fit the first, with its number, a mesh without the axis "rows", or a
+        InputError: no batches, a batch that does not fit the first, with its number, a mesh without the axes of `device_mesh`, or a
             precision that the platform does not have.
     """
     require_mesh(mesh)
