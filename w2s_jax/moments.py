@@ -191,8 +191,8 @@ def moments_from_batches(
         precision: as in `moments`.
 
     Raises:
-        InputError: no batches, a batch that does not fit the first, with its number, a mesh without the axes of `device_mesh`, or a
-            precision that the platform does not have.
+        InputError: no batches, a batch that does not fit the first, with its number, a mesh without the axes of
+            `device_mesh`, or a precision that the platform does not have.
     """
     require_mesh(mesh)
     precision = resolved(precision, None if mesh is None else mesh.devices.flat[0])
