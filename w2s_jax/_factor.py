@@ -19,6 +19,8 @@ from jax.typing import ArrayLike
 
 from w2s_jax._arrays import matmul
 
+BLOCK = 32  # the largest matrix that LAPACK's triangular solves leave to one thread; measured
+
 
 def _one_at_a_time(function: Callable) -> Callable:
     """The function of arrays with a batching rule: a loop on a CPU, one call elsewhere."""
@@ -66,9 +68,51 @@ def cholesky_solve(factor: Array, b: Array) -> Array:
 
 
 @_one_at_a_time
-def triangular_inverse(factor: Array) -> Array:
-    """Inverse (k, k) of a lower triangular matrix."""
-    return jax.scipy.linalg.solve_triangular(factor, jnp.eye(len(factor), dtype=factor.dtype), lower=True)
+def inverse_factor(matrix: Array) -> Array:
+    """Inverse (k, k) of the lower Cholesky factor, NaN where the matrix is not positive definite.
+
+    On a CPU LAPACK's threads spin for milliseconds after every call that is large enough for them, and take the cores from
+    the products that follow (a ranking with them takes twice as long), so blocks that one thread factorises are put
+    together by products.
+    """
+    return jax.lax.platform_dependent(matrix, cpu=_inverse_factor_by_blocks, default=_inverse_factor_at_once)
+
+
+def _inverse_factor_at_once(matrix: Array) -> Array:
+    eye = jnp.eye(len(matrix), dtype=matrix.dtype)
+    return jax.scipy.linalg.solve_triangular(cholesky(matrix), eye, lower=True)
+
+
+def _inverse_factor_by_blocks(matrix: Array) -> Array:
+    """Rows above `block i` are the result's; below, columns left of it are its right-hand sides and the rest what is left."""
+    k = len(matrix)
+    steps = -(-k // BLOCK)
+    index = jnp.arange(steps * BLOCK)
+    padded = jnp.pad(matrix, (0, steps * BLOCK - k)) + jnp.diag((index >= k).astype(matrix.dtype))
+
+    def step(i: Array, state: Array) -> Array:
+        rows = jax.lax.dynamic_slice_in_dim(state, i * BLOCK, BLOCK)
+        pivot = _inverse_factor_of_block(jax.lax.dynamic_slice_in_dim(rows, i * BLOCK, BLOCK, 1))
+        rows = matmul(pivot, rows)
+        below = jnp.where(index >= (i + 1) * BLOCK, rows, 0)
+        rows = jax.lax.dynamic_update_slice_in_dim(rows - below, pivot, i * BLOCK, 1)
+        state = jax.lax.dynamic_update_slice_in_dim(state, jnp.zeros_like(rows.T), i * BLOCK, 1)
+        state = state - matmul(below.T, rows + below)
+        return jax.lax.dynamic_update_slice_in_dim(state, rows, i * BLOCK, 0)
+
+    return jax.lax.fori_loop(0, steps, step, padded)[:k, :k]
+
+
+def _inverse_factor_of_block(matrix: Array) -> Array:
+    """By halves that double: the off-diagonal quarter of every diagonal block from the inverses of its halves."""
+    factor = cholesky(matrix)
+    place = jnp.arange(len(matrix))
+    inverted = jnp.diag(1 / jnp.diagonal(factor))
+    for level in range((len(matrix) - 1).bit_length()):
+        half = place >> level
+        quarter = (half[:, None] >> 1 == half >> 1) & (half[:, None] > half)
+        inverted = inverted - matmul(matmul(inverted, jnp.where(quarter, factor, 0)), inverted)
+    return inverted
 
 
 @_one_at_a_time
@@ -94,16 +138,21 @@ def solve(matrix: Array, strength: ArrayLike, b: Array) -> Array:
     return jax.lax.custom_linear_solve(lambda x: matmul(regular, x), b, backward, symmetric=True)
 
 
-def _regularised(matrix: Array, strength: ArrayLike) -> Array:
+def sound_strength(matrix: Array, strength: ArrayLike) -> Array:
+    """The strength that `inverse` and `solve` use."""
     floor = jnp.finfo(matrix.dtype).eps * jnp.trace(matrix)
     # The last term keeps a matrix of zeros (a padded model) from dividing by zero.
-    strength = jnp.maximum(jnp.asarray(strength, matrix.dtype), floor) + jnp.finfo(matrix.dtype).tiny
-    return matrix + strength * jnp.eye(matrix.shape[0], dtype=matrix.dtype)
+    return jnp.maximum(jnp.asarray(strength, matrix.dtype), floor) + jnp.finfo(matrix.dtype).tiny
+
+
+def _regularised(matrix: Array, strength: ArrayLike) -> Array:
+    return matrix + sound_strength(matrix, strength) * jnp.eye(matrix.shape[0], dtype=matrix.dtype)
 
 
 @jax.custom_jvp
 def _inverse(matrix: Array) -> Array:
-    return cholesky_solve(cholesky(matrix), jnp.eye(len(matrix), dtype=matrix.dtype))
+    factor = inverse_factor(matrix)
+    return matmul(factor.T, factor)
 
 
 @_inverse.defjvp

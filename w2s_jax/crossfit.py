@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from w2s_jax._arrays import matmul, outer
-from w2s_jax._factor import inverse, solve
+from w2s_jax._factor import inverse, solve, sound_strength
 from w2s_jax.moments import Columns, Moments, Products, Sums
 from w2s_jax.spectrum import numerically_zero, spectrum
 from w2s_jax.teaching import mean_square, ridge_heads
@@ -72,38 +72,38 @@ class ExpectedStrong(NamedTuple):
     student: Array
     target: Array
     ceiling: Array
-    prior_root: Array
+    prior: Array
 
 
-def pool(role: Array, sums: Array, n: Array) -> Array:
-    """Mean over the rows of a role's cells of what `sums` (J, ...) adds up."""
-    pooled = matmul(role[None], sums.reshape(sums.shape[0], -1)).reshape(sums.shape[1:])
-    return pooled / jnp.sum(role * n)
+def pool(roles: Array, sums: Array, n: Array) -> Array:
+    """Means over the rows of a role's cells of what `sums` (J, ...) adds up, for one role (J,) or several (..., J)."""
+    weights = roles / matmul(roles, n)[..., None]
+    return matmul(weights, sums.reshape(len(n), -1)).reshape(*roles.shape[:-1], *sums.shape[1:])
 
 
 def prepare_expected(
     cells: StrongCells, values: Array, roles: Roles, settings: Settings, test_rows: int | None = None
 ) -> ExpectedStrong:
-    """The strong model's part of `expected_experiment`: `R = (S^C)^{1/2}` times the student's map, the prior, the ceiling.
+    """The strong model's part of `expected_experiment`: `(S^C)^{1/2}` times the student's map, itself, and times the ceiling's,
+    and the prior's variances (d_s,).
 
     `values` (d_s,): eigenvalues of the pooled second moment. The prior is `theta ~ N(0, S_s^{p-1})`, scaled so that the
     labels `h_s^T theta` have mean square 1. `test_rows`: no more than so many eigenvalues of `S^C` are not zero.
     """
     nonzero = values > numerically_zero(values)
     # p = 1 is flat, also where an eigenvalue is zero; any other power leaves those directions out.
-    power = jnp.where(nonzero, values, 1) ** ((settings.prior - 1) / 2)
-    root = jnp.where(nonzero | (settings.prior == 1), power, 0)
-    root = root / jnp.sqrt(jnp.sum(root * root * values))
+    power = jnp.where(nonzero, values, 1) ** (settings.prior - 1)
+    prior = jnp.where(nonzero | (settings.prior == 1), power, 0)
 
     def one(role: tuple[Array, Array]) -> tuple[Array, Array, Array]:
         S_student, S_test = (pool(r, cells.zz, cells.n) for r in role)
         eigen = spectrum(S_test, 1)
         half = (jnp.sqrt(eigen.values)[:, None] * eigen.vectors.T)[:test_rows]
         response = matmul(half, inverse(S_student, settings.strong_ridge))
-        return response, half * root, matmul(response, S_student) * root
+        return response, half, matmul(response, S_student)
 
     student, target, ceiling = jax.lax.map(one, (roles.student, roles.test))
-    return ExpectedStrong(student, target, ceiling, root)
+    return ExpectedStrong(student, target, ceiling, prior / jnp.sum(prior * values))
 
 
 def expected_experiment(
@@ -117,18 +117,16 @@ def expected_experiment(
     the response to the noise that the weak heads pick up. Errors are in units of the labels' mean square.
     """
 
-    def one(args: tuple[Array, ...]) -> tuple[Array, Array]:
-        fit, student, response, target, ceiling = args
-        S_fit, X_fit = pool(fit, weak.hh, n), pool(fit, weak.zh, n)
-        heads = inverse(S_fit, settings.weak_ridge)
-        carried = matmul(matmul(response, pool(student, weak.zh, n)), heads)
-        taught = matmul(carried, X_fit.T) * strong.prior_root
-        picked_up = settings.noise / jnp.sum(fit * n) * jnp.sum(matmul(carried, S_fit) * carried)
-        return jnp.sum(jnp.square(taught - target)) + picked_up, jnp.sum(jnp.square(taught - ceiling)) + picked_up
-
-    per_role = (roles.fit, roles.student, strong.student, strong.target, strong.ceiling)
-    errors, gaps = jax.lax.map(one, per_role)
-    return _over_blocks(errors), _over_blocks(gaps)
+    fitted, crossed = (pool(roles.fit, x, n) for x in (weak.hh, weak.zh))
+    beta = jax.vmap(partial(sound_strength, strength=settings.weak_ridge))(fitted)
+    uncarried = matmul(strong.student, pool(roles.student, weak.zh, n))
+    carried = matmul(uncarried, jax.vmap(inverse)(fitted, beta))
+    taught = matmul(carried, jnp.swapaxes(crossed, 1, 2))
+    # `S_w (S_w + beta_w)^{-1} = I - beta_w (S_w + beta_w)^{-1}`.
+    noise = jnp.sum((uncarried - beta[:, None, None] * carried) * carried, (1, 2))
+    picked_up = settings.noise / matmul(roles.fit, n) * noise
+    away = lambda x: matmul(jnp.sum(jnp.square(taught - x), 1), strong.prior)
+    return _over_blocks(away(strong.target) + picked_up), _over_blocks(away(strong.ceiling) + picked_up)
 
 
 def prepare_trial(cells: StrongCells, roles: Roles, settings: Settings) -> Array:

@@ -26,7 +26,7 @@ from w2s_jax._factor import inverse
 from w2s_jax._progress import track
 from w2s_jax.crossfit import Roles, Score, Settings, StrongCells, WeakCells
 from w2s_jax.folds import Layout, lay_out
-from w2s_jax.insample import Blocks, Pair
+from w2s_jax.insample import Pair, RidgeNorms, StrongBlocks
 from w2s_jax.moments import Columns, Sums, Tree, add_compensated, block_sums
 from w2s_jax.precision import resolved
 from w2s_jax.sharding import MODELS, ROWS, filled, put, require_mesh, spread
@@ -149,14 +149,26 @@ class _Work(NamedTuple):
 
 
 class _Shared(NamedTuple):
-    """What is computed once per strong model: its cells in the eigenbasis `rotation`, eigenvalues, and ridge solves."""
+    """What is computed once per strong model: its cells in the eigenbasis `rotation`, eigenvalues, ridge solves, and blocks of
+    all rows, of all rows about their means and of the labelled rows."""
 
     rotation: Array
     cells: StrongCells
     values: Array
     expected: crossfit.ExpectedStrong
+    blocks: StrongBlocks
+    centred: StrongBlocks
+    norms: RidgeNorms
     inverses: Array | None
-    labelled: tuple[Array, Array] | None
+    labelled: _Labelled | None
+
+
+class _Labelled(NamedTuple):
+    """The labelled rows' blocks, in the eigenbasis `basis` (with a cut), and the ridge inverse."""
+
+    blocks: StrongBlocks
+    basis: Array
+    inverse: Array
 
 
 class _Strong(NamedTuple):
@@ -219,14 +231,32 @@ def _prepare_strong(
         labels = (jax.vmap(lambda s: matmul(rotation.T, s))(sy), sums.first.y, sums.second.yy)
     cells = StrongCells(n, rotate(first), zz, *labels)
     expected = crossfit.prepare_expected(cells, eigen.values, roles[0], settings, test_rows)
+    every, with_labels = (_members(len(n), folds, labelled) for labelled in (False, True))
+    blocks = insample.strong_blocks(zz, n, every, normalize, eigen.values)
+    centred = blocks if normalize else insample.strong_blocks(_about_mean(cells), n, every, False)
+    norms = insample.prepare_norms(blocks, settings)
+    shared = _Shared(rotation, cells, eigen.values, expected, blocks, centred, norms, None, None)
     if roles[1] is None:
-        return center, _Shared(rotation, cells, eigen.values, expected, None, None)
+        return center, shared
     flat = jax.tree.map(lambda role: role.reshape(-1, role.shape[-1]), roles[1])
+    # Where only some rows have labels they did not set the scale, and it does not move with their weights.
+    unit_trace = normalize and len(n) == folds
+    labelled = insample.strong_blocks(zz, n, with_labels, unit_trace)
+    inverted = inverse(labelled.pooled, settings.strong_ridge)
+    basis = spectrum(labelled.pooled, total).vectors if cut else jnp.zeros((0, 0), zz.dtype)
+    if cut:
+        rotated = jax.vmap(lambda s: matmul(matmul(basis.T, s), basis))(zz)
+        labelled = insample.strong_blocks(rotated, n, with_labels, unit_trace)
     inverses = crossfit.prepare_trial(cells, flat, settings)
-    S = jnp.sum(_of_folds(zz, folds, True), 0) / jnp.sum(_of_folds(n, folds, True))
-    basis = spectrum(S, total).vectors if cut else jnp.zeros((0, 0), S.dtype)
-    labelled_solve = (basis, inverse(S, settings.strong_ridge))
-    return center, _Shared(rotation, cells, eigen.values, expected, inverses, labelled_solve)
+    return center, shared._replace(inverses=inverses, labelled=_Labelled(labelled, basis, inverted))
+
+
+def _members(cells: int, folds: int, labelled: bool) -> Array:
+    """Which cells are a fold (K, J), or the labelled part of one: unlabelled cells come first where there are both kinds."""
+    eye = jnp.eye(folds)
+    if cells == folds:
+        return eye
+    return jnp.concatenate([jnp.zeros_like(eye) if labelled else eye, eye], 1)
 
 
 def _score(
@@ -279,25 +309,24 @@ def _scorer(folds: int, normalize: bool, cut: bool) -> Callable:
 def _score_one(
     sums: WeakCells, shared: _Shared, roles: tuple, settings: Settings, folds: int, normalize: bool, cut: bool
 ) -> tuple[Array, dict[str, Score]]:
-    _, cells, values, expected, inverses, labelled = shared
+    cells = shared.cells
     weak, centred, size = _normalised(sums, cells, normalize)
-    all_rows = _blocks_of(weak, cells, folds, values, normalize, labelled=False)
-    n = jnp.sum(cells.n)
+    blocks = insample.blocks_of(shared.blocks, Pair(weak.hh, weak.zh, None), normalize)
     scores = {}
     scores["expected_error"], scores["expected_gap"] = crossfit.expected_experiment(
-        expected, weak, cells.n, roles[0], settings
+        shared.expected, weak, cells.n, roles[0], settings
     )
     if cut:
-        scores["gap_op"], scores["gap_fro"] = insample.norms_by_spectrum(all_rows, n, settings)
+        scores["gap_op"], scores["gap_fro"] = insample.norms_by_spectrum(blocks, jnp.sum(cells.n), settings)
     else:
-        scores["gap_op"], scores["gap_fro"] = insample.norms_by_solves(all_rows, settings)
-    about_means = (
-        all_rows if normalize else _blocks_of(*_both_centred(centred, cells), folds, None, False, labelled=False)
-    )
-    scores["cka"] = insample.linear_cka(about_means)
-    if roles[1] is not None and inverses is not None and labelled is not None:
-        scores["trial_error"] = crossfit.trial(inverses, cells, weak, roles[1], settings, normalize)
-        scores["predicted_gap"] = _predicted_gap(weak, cells, folds, labelled, settings, normalize, cut)
+        scores["gap_op"], scores["gap_fro"] = insample.norms_by_solves(shared.norms, blocks, settings)
+    if not normalize:
+        zh = centred.zh - jax.vmap(outer, (None, 0))(_mean(cells), centred.h)
+        blocks = insample.blocks_of(shared.centred, Pair(centred.hh, zh, None), False)
+    scores["cka"] = insample.linear_cka(blocks)
+    if roles[1] is not None and shared.inverses is not None and shared.labelled is not None:
+        scores["trial_error"] = crossfit.trial(shared.inverses, cells, weak, roles[1], settings, normalize)
+        scores["predicted_gap"] = _predicted_gap(weak, cells, folds, shared.labelled, settings, normalize, cut)
     return size, scores
 
 
@@ -305,50 +334,24 @@ def _predicted_gap(
     weak: WeakCells,
     cells: StrongCells,
     folds: int,
-    labelled: tuple[Array, Array],
+    labelled: _Labelled,
     settings: Settings,
     normalize: bool,
     cut: bool,
 ) -> Score:
     """The theorem's gap on the labelled rows, labels about their mean where heads have an intercept."""
-    n = jnp.sum(_of_folds(cells.n, folds, True))
-    mean = jnp.sum(_of_folds(cells.y, folds, True), 0) / n * normalize
+    with_labels = jnp.sum(_members(len(cells.n), folds, True), 0)
+    n = matmul(with_labels, cells.n)
+    mean = matmul(with_labels, cells.y) / n * normalize
     zy = cells.zy - jax.vmap(outer, (0, None))(cells.z, mean)
     hy = weak.hy - jax.vmap(outer, (0, None))(weak.h, mean)
     yy = cells.yy - 2 * mean * cells.y + outer(cells.n, mean * mean)
-    cells, weak = cells._replace(zy=zy, yy=yy), weak._replace(hy=hy)
-    # Where only some rows have labels they did not set the scale, and it does not move with their weights.
-    unit_trace = normalize and len(cells.n) == folds
-    basis, inverse_s = labelled
+    sums, unit_trace = Pair(weak.hh, weak.zh, None, hy, zy, yy), normalize and len(cells.n) == folds
     if not cut:
-        return insample.gap_by_solves(
-            _blocks_of(weak, cells, folds, None, unit_trace, labelled=True), inverse_s, settings
-        )
-    zz = jax.vmap(lambda s: matmul(matmul(basis.T, s), basis))(cells.zz)
-    zh, zy = (jax.vmap(lambda s: matmul(basis.T, s))(x) for x in (weak.zh, zy))
-    cells, weak = cells._replace(zz=zz, zy=zy), weak._replace(zh=zh)
-    return insample.gap_by_spectrum(_blocks_of(weak, cells, folds, None, unit_trace, labelled=True), n, settings)
-
-
-def _blocks_of(
-    weak: WeakCells, cells: StrongCells, folds: int, values: Array | None, unit_trace: bool, labelled: bool
-) -> Blocks:
-    """Pooled moments of all rows or of the labelled ones with their labels, and the folds behind them."""
-    rows = _of_folds(cells.n, folds, labelled)
-    labels = (weak.hy, cells.zy, cells.yy) if labelled else (None, None, None)
-    sums = Pair(weak.hh, weak.zh, cells.zz, *labels)
-    parts = jax.tree.map(lambda x: _of_folds(x, folds, labelled) / jnp.sum(rows), sums)
-    pooled = jax.tree.map(lambda x: jnp.sum(x, 0), parts)
-    if values is not None:
-        pooled = pooled._replace(zz=jnp.diag(values))
-    return insample.blocks_of(pooled, parts, rows / jnp.sum(rows), unit_trace)
-
-
-def _of_folds(sums: Array, folds: int, labelled: bool) -> Array:
-    """Sums per fold (K, ...) from sums per cell: unlabelled cells come first where there are both kinds."""
-    if len(sums) == folds:
-        return sums
-    return sums[folds:] if labelled else sums[:folds] + sums[folds:]
+        return insample.gap_by_solves(insample.blocks_of(labelled.blocks, sums, unit_trace), labelled.inverse, settings)
+    zh, zy = (jax.vmap(lambda s: matmul(labelled.basis.T, s))(x) for x in (weak.zh, zy))
+    blocks = insample.blocks_of(labelled.blocks, sums._replace(zh=zh, zy=zy), unit_trace)
+    return insample.gap_by_spectrum(blocks, n, settings)
 
 
 def _normalised(sums: WeakCells, cells: StrongCells, normalize: bool) -> tuple[WeakCells, WeakCells, Array]:
@@ -360,18 +363,20 @@ def _normalised(sums: WeakCells, cells: StrongCells, normalize: bool) -> tuple[W
     zh = sums.zh - jax.vmap(outer, (0, None))(cells.z, center)
     hy = None if sums.hy is None else sums.hy - jax.vmap(outer, (None, 0))(center, cells.y)
     centred = WeakCells(h, hh, zh, hy)
-    size = jnp.trace(jnp.sum(hh, 0)) / total
+    size = jnp.sum(jnp.trace(hh, axis1=1, axis2=2)) / total
     if not normalize:
         return sums, centred, size
     root = jnp.sqrt(jnp.where(size > 0, size, 1))
     return WeakCells(h / root, hh / root / root, zh / root, None if hy is None else hy / root), centred, size
 
 
-def _both_centred(weak: WeakCells, cells: StrongCells) -> tuple[WeakCells, StrongCells]:
-    """Centred weak cells and strong ones with the strong rows about their pooled mean as well."""
-    center = jnp.sum(cells.z, 0) / jnp.sum(cells.n)
-    weak = weak._replace(zh=weak.zh - jax.vmap(outer, (None, 0))(center, weak.h))
-    return weak, cells._replace(zz=cells.zz - _rank_two(cells.z, center, cells.n))
+def _mean(cells: StrongCells) -> Array:
+    return jnp.sum(cells.z, 0) / jnp.sum(cells.n)
+
+
+def _about_mean(cells: StrongCells) -> Array:
+    """Strong sums of products per cell about the mean of all rows."""
+    return cells.zz - _rank_two(cells.z, _mean(cells), cells.n)
 
 
 def _rank_two(first: Array, center: Array, n: Array) -> Array:

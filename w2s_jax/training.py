@@ -19,7 +19,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from w2s_jax._arrays import matmul, outer
-from w2s_jax._factor import cholesky, qr, triangular_inverse
+from w2s_jax._factor import inverse_factor, qr
 from w2s_jax.heads import LinearProbe, Rows, as_rows, checked_rows, probe_through, weigh
 from w2s_jax.losses import Loss, as_loss
 from w2s_jax.spectrum import require_range
@@ -240,8 +240,7 @@ def _coordinates(problem: _Problem) -> _Head:
     matrix = curvature / n * matmul(h.T, h)
     strength = 2 * problem.beta + jnp.finfo(h.dtype).eps * jnp.trace(matrix) + jnp.finfo(h.dtype).tiny
     eye = jnp.eye(len(matrix), dtype=h.dtype)
-    factor = cholesky(matrix + strength * eye)
-    inverse = triangular_inverse(factor).T
+    inverse = inverse_factor(matrix + strength * eye).T
     return _Head(inverse if basis is None else matmul(basis, inverse), jnp.asarray(curvature**-0.5, h.dtype))
 
 
