@@ -19,7 +19,8 @@ from jax.typing import ArrayLike
 
 from w2s_jax._arrays import matmul
 
-BLOCK = 32  # the largest matrix that LAPACK's triangular solves leave to one thread; measured
+BLOCK = 32  # of `inverse_factor`
+ONE_THREAD = 96  # LAPACK factorises a matrix of this size in one thread, whatever the dtype; measured
 
 
 def _one_at_a_time(function: Callable) -> Callable:
@@ -133,8 +134,13 @@ def inverse(matrix: Array, strength: ArrayLike) -> Array:
 def solve(matrix: Array, strength: ArrayLike, b: Array) -> Array:
     """`(matrix + strength I)^{-1} b`, the strength as in `inverse`, for b (k,) or (k, m) of few columns."""
     regular = _regularised(matrix, strength)
-    factor = cholesky(jax.lax.stop_gradient(regular))
-    backward = lambda _, b: cholesky_solve(factor, b)
+    constant = jax.lax.stop_gradient(regular)
+    if jax.default_backend() == "cpu" and len(matrix) > ONE_THREAD:
+        inverted = inverse_factor(constant)
+        backward = lambda _, b: matmul(inverted.T, matmul(inverted, b))
+    else:
+        factor = cholesky(constant)
+        backward = lambda _, b: cholesky_solve(factor, b)
     return jax.lax.custom_linear_solve(lambda x: matmul(regular, x), b, backward, symmetric=True)
 
 

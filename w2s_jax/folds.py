@@ -32,14 +32,20 @@ class Layout:
     def blocks(self) -> Iterator[tuple[int, int, np.ndarray, np.ndarray]]:
         """Blocks of rows: start, stop, and for each cell the rows within the block (cells, capacity) and their weights."""
         n = len(self.cell)
-        for start in range(0, n, BLOCK_ROWS):
-            stop = min(start + BLOCK_ROWS, n)
+        size = block_size(n, BLOCK_ROWS)
+        for start in range(0, n, size):
+            stop = min(start + size, n)
             index = np.zeros((self.cells, self.capacity), int)
             weight = np.zeros((self.cells, self.capacity), np.float32)
             for cell in range(self.cells):
                 rows = np.nonzero(self.cell[start:stop] == cell)[0]
                 index[cell, : len(rows)], weight[cell, : len(rows)] = rows, 1
             yield start, stop, index, weight
+
+
+def block_size(n: int, limit: int) -> int:
+    """Rows of a block: as few blocks as the limit allows, equally long, as the last is filled up to the length of the others."""
+    return -(-n // -(-n // limit))
 
 
 def lay_out(n: int, folds: int, labelled: np.ndarray | None, groups: np.ndarray | None, seed: int) -> Layout:
@@ -67,7 +73,8 @@ def lay_out(n: int, folds: int, labelled: np.ndarray | None, groups: np.ndarray 
         raise InputError(
             f"every fold must hold at least 2 rows of each kind, got {counts.min()}: fewer folds or more {kind}"
         )
-    largest = max(np.bincount(cell[i : i + BLOCK_ROWS], minlength=cells).max() for i in range(0, n, BLOCK_ROWS))
+    size = block_size(n, BLOCK_ROWS)
+    largest = max(np.bincount(cell[i : i + size], minlength=cells).max() for i in range(0, n, size))
     trial = None if not mask.any() else _mixed_trial(folds, groups is not None) if mixed else _turns(folds, swap=True)
     expected = Roles(*(role[:, 0] for role in _turns(folds, swap=False)))
     if mixed:

@@ -22,7 +22,7 @@ from w2s_jax.filters import ridge
 from w2s_jax.gap import gap_norm, prediction_gap
 from w2s_jax.lanczos import Problem, leading_vectors, random_start
 from w2s_jax.overlap import Overlap, Side, whitened
-from w2s_jax.spectrum import spectrum
+from w2s_jax.spectrum import Spectrum
 
 
 class Pair(NamedTuple):
@@ -88,6 +88,11 @@ def blocks_of(strong: StrongBlocks, sums: Pair, unit_trace: bool) -> Blocks:
     return Blocks(pooled, deviations, strong.share, excess, strong.own)
 
 
+def pooled(strong: StrongBlocks, sums: Array) -> Array:
+    """A moment of a pair's rows from its sums per cell."""
+    return _by_block(strong.weights, sums)[0]
+
+
 def _by_block(weights: Array, sums: Array) -> tuple[Array, Array]:
     # By products: a CPU takes ten times as long to add and subtract a few cells entry by entry.
     pooled, deviations = (matmul(w, sums.reshape(len(sums), -1)) for w in (weights[0], weights[1:]))
@@ -108,20 +113,23 @@ def linear_cka(blocks: Blocks) -> Score:
     return Score(value, value * _standard_error(Pair(*relative), blocks))
 
 
-def norms_by_spectrum(blocks: Blocks, n: Array, settings: Settings) -> tuple[Score, Score]:
-    """`||P_s (I - P_w)||`, operator and Frobenius, for any threshold: one eigensolve of the weak side."""
-    weak, strong = _heads(settings)
+def norms_by_spectrum(blocks: Blocks, weak: Spectrum, settings: Settings) -> tuple[Score, Score]:
+    """`||P_s (I - P_w)||`, operator and Frobenius, for any threshold, given the weak moment's eigenpairs."""
+    heads = _heads(settings)
 
-    def norm(ord: str) -> Score:
-        return _jackknifed(lambda pair: gap_norm(_overlap(pair, n), weak, strong, ord), blocks)
+    def norms(pair: Pair) -> tuple[Array, Array]:
+        overlap = _overlap(pair, weak.n)
+        return gap_norm(overlap, *heads, "op"), gap_norm(overlap, *heads, "fro")
 
-    return norm("op"), norm("fro")
+    op, fro = _jackknifed(norms, blocks, weak)
+    return op, fro
 
 
-def gap_by_spectrum(blocks: Blocks, n: Array, settings: Settings) -> Score:
-    """The theorem's predicted gap, summed over outputs."""
-    weak, strong = _heads(settings)
-    return _jackknifed(lambda pair: jnp.sum(prediction_gap(_overlap(pair, n), weak, strong)), blocks)
+def gap_by_spectrum(blocks: Blocks, weak: Spectrum, settings: Settings) -> Score:
+    """The theorem's predicted gap, summed over outputs, given the weak moment's eigenpairs."""
+    heads = _heads(settings)
+    (score,) = _jackknifed(lambda pair: (jnp.sum(prediction_gap(_overlap(pair, weak.n), *heads)),), blocks, weak)
+    return score
 
 
 class RidgeNorms(NamedTuple):
@@ -224,11 +232,9 @@ def _heads(settings: Settings) -> tuple[ridge, ridge]:
 
 
 def _overlap(pair: Pair, n: Array) -> Overlap:
-    """The pair's overlap without a strong eigensolve: that side is diagonal but for its derivative."""
-    weak, diagonal = spectrum(pair.hh, n), jnp.diagonal(pair.zz)
-    strong = Side(diagonal, pair.zz - jnp.diag(diagonal), n)
-    labels = (None, None) if pair.hy is None else (matmul(weak.vectors.T, pair.hy), pair.zy)
-    return whitened(Side(weak.values, weak.coupling, n), strong, matmul(pair.zh, weak.vectors), *labels, pair.yy)
+    """The overlap of a pair in both eigenbases: the moments are diagonal but for their derivatives."""
+    weak, strong = (Side(jnp.diagonal(x), x - jnp.diag(jnp.diagonal(x)), n) for x in (pair.hh, pair.zz))
+    return whitened(weak, strong, pair.zh, *(() if pair.hy is None else (pair.hy, pair.zy, pair.yy)))
 
 
 def _responses(blocks: Blocks, slope: Pair) -> Pair:
@@ -257,9 +263,19 @@ def _inner(x: Array, slope: Array) -> Array:
     return matmul(x.reshape(-1, slope.size), slope.reshape(-1))
 
 
-def _jackknifed(score: Callable[[Pair], Array], blocks: Blocks) -> Score:
-    value, slope = jax.value_and_grad(score)(blocks.pooled)
-    return Score(value, _standard_error(_responses(blocks, slope), blocks))
+def _jackknifed(scores: Callable[[Pair], tuple[Array, ...]], blocks: Blocks, weak: Spectrum) -> list[Score]:
+    """Scores of a pair in the weak eigenbasis, and their standard errors."""
+    V, pooled = weak.vectors, blocks.pooled
+    hy = None if pooled.hy is None else matmul(V.T, pooled.hy)
+    values, pull = jax.vjp(scores, pooled._replace(hh=jnp.diag(weak.values), zh=matmul(pooled.zh, V), hy=hy))
+
+    def error(i: int) -> Array:
+        slope: Pair = pull(tuple(jnp.asarray(j == i, value.dtype) for j, value in enumerate(values)))[0]
+        hy = None if slope.hy is None else matmul(V, slope.hy)
+        slope = slope._replace(hh=matmul(matmul(V, slope.hh), V.T), zh=matmul(slope.zh, V.T), hy=hy)
+        return _standard_error(_responses(blocks, slope), blocks)
+
+    return [Score(value, error(i)) for i, value in enumerate(values)]
 
 
 def _root_score(squared: Array, responses: Pair, blocks: Blocks) -> Score:

@@ -62,12 +62,13 @@ def _scores(task: _Task) -> dict[str, dict[str, np.ndarray]]:
     light = lambda model: model._replace(second=None, hy=None)
     dtype = strong.mean.dtype
     common = light(strong), *_on_device((rows.cells, np.asarray(config.grid), rows.energy), dtype)
-    found: dict[str, dict[str, np.ndarray]] = {}
+    started = []  # fetched only when all are, so that the device never waits
     for names in _batches(weak, mesh):
         entries = _stacked([light(weak[name]) for name in names]), jnp.stack([cross[name] for name in names])
-        scores = _over(mesh, _pairs_scorer(config.normalize))(entries, *common)
-        scores = {key: np.asarray(x, float) for key, x in jax.device_get(scores).items()}
-        found |= {name: {key: np.asarray(x[i]) for key, x in scores.items()} for i, name in enumerate(names)}
+        started.append((names, _over(mesh, _pairs_scorer(config.normalize))(entries, *common)))
+    found: dict[str, dict[str, np.ndarray]] = {}
+    for names, scores in jax.device_get(started):
+        found |= {name: {key: np.asarray(x[i], float) for key, x in scores.items()} for i, name in enumerate(names)}
     return found
 
 
@@ -124,9 +125,11 @@ def _trials(task: _Task) -> dict[str, list[dict[str, np.ndarray]]]:
         part, size = _part(strong, where), _test_rows(layout, strong)
         student: Student = prepare_student(part, cells, roles, ridges[1], shared, y, size, bool(columns))
         run = _over(mesh, _experiments(columns, config.normalize))
+        started = []
         for names in _batches(weak, mesh):
             entries = _stacked([(_part(weak[name], where), cross[name][where]) for name in names])
-            errors = jax.device_get(run(entries, part, cells, student, roles, ridges, shared))
+            started.append((names, run(entries, part, cells, student, roles, ridges, shared)))
+        for names, errors in jax.device_get(started):
             for i, name in enumerate(dict.fromkeys(names)):
                 found[name].append({key: x[i] for key, x in errors.items()})
     return found

@@ -30,7 +30,7 @@ from w2s_jax.insample import Pair, RidgeNorms, StrongBlocks
 from w2s_jax.moments import Columns, Sums, Tree, add_compensated, block_sums
 from w2s_jax.precision import resolved
 from w2s_jax.sharding import MODELS, ROWS, filled, put, require_mesh, spread
-from w2s_jax.spectrum import require_range, spectrum
+from w2s_jax.spectrum import Spectrum, require_range, spectrum
 from w2s_jax.table import SupervisorTable
 
 GROUP_BYTES = 256 << 20  # of a group of weak models on each device
@@ -120,11 +120,14 @@ def rank_supervisors(
         for group in _grouped(weak_rows, strong_rows[name].shape[1], layout, devices)
     ]
     state: tuple[str, _Strong] | None = None
+    started: list[tuple[str, list[str], Any]] = []  # the last group runs while the next one's rows are read
     for name, (width, members) in track(tasks, progress, "ranking"):
         if state is None or state[0] != name:
             state = name, _prepare(name, strong_rows[name], work)
-        for member, scores in zip(members, _score(state[1], weak_rows, width, members, work), strict=True):
-            pairs[name, member] = scores
+        started.append((name, members, _start(state[1], weak_rows, width, members, work)))
+        if len(started) > 1:
+            pairs |= _finish(*started.pop(0))
+    pairs |= _finish(*started.pop())
     chosen = {
         **given,
         "folds": folds,
@@ -259,10 +262,8 @@ def _members(cells: int, folds: int, labelled: bool) -> Array:
     return jnp.concatenate([jnp.zeros_like(eye) if labelled else eye, eye], 1)
 
 
-def _score(
-    strong: _Strong, weak: Mapping[str, Any], width: int, members: list[str], work: _Work
-) -> list[dict[str, Score]]:
-    """The scores of a group of weak models of one padded width."""
+def _start(strong: _Strong, weak: Mapping[str, Any], width: int, members: list[str], work: _Work) -> tuple[Array, dict]:
+    """The sizes and scores of a group of weak models of one padded width, which the device may still be computing."""
     chosen = {name: weak[name] for name in members}
     shift: Array | None = None
 
@@ -282,13 +283,19 @@ def _score(
     roles = _as_arrays(work.layout.expected, dtype), _as_arrays(work.layout.trial, dtype)
     scorer = _scorer(work.layout.folds, work.normalize, work.cut)
     score = scorer if work.mesh is None else spread(scorer, work.mesh)
-    sizes, scores = jax.device_get(score(sums, strong.shared, roles, work.settings))
+    return score(sums, strong.shared, roles, work.settings)
+
+
+def _finish(strong: str, members: list[str], group: tuple[Array, dict]) -> dict[tuple[str, str], dict[str, Score]]:
+    """A started group's scores by pair, once they are there."""
+    sizes, scores = jax.device_get(group)
     for name, size in zip(members, sizes, strict=False):  # behind them copies of the last, to fill up the mesh
         if not np.isfinite(size):
-            raise InputError(f"weak representation {name!r} is too large: its squares overflow {dtype}")
+            raise InputError(f"weak representation {name!r} is too large: its squares overflow {sizes.dtype}")
         if not size > 0:
             raise InputError(f"weak representation {name!r} is constant, expected rows that differ")
-    return [{key: Score(score.value[i], score.error[i]) for key, score in scores.items()} for i in range(len(members))]
+    of_member = lambda i: {key: Score(score.value[i], score.error[i]) for key, score in scores.items()}
+    return {(strong, name): of_member(i) for i, name in enumerate(members)}
 
 
 @lru_cache
@@ -301,13 +308,32 @@ def _scorer(folds: int, normalize: bool, cut: bool) -> Callable:
             _score_one, shared=shared, folds=folds, roles=roles, settings=settings, normalize=normalize, cut=cut
         )
         # A CPU gains nothing from batching factorisations; an accelerator does.
-        return jax.lax.map(score, sums, batch_size=None if jax.default_backend() == "cpu" else 16)
+        over_models = partial(jax.lax.map, batch_size=None if jax.default_backend() == "cpu" else 16)
+        # Eigensolves before all else: on a CPU they and the products that they share the cores with take twice as long.
+        eigen = over_models(lambda sums: _weak_spectra(sums, shared, folds, normalize), sums) if cut else ()
+        return over_models(lambda args: score(*args), (sums, eigen))
 
     return score_models
 
 
+def _weak_spectra(sums: WeakCells, shared: _Shared, folds: int, normalize: bool) -> tuple[Spectrum, ...]:
+    """Of the weak model's moment over all rows, and over the labelled ones if there are others."""
+    weak, _, _ = _normalised(sums, shared.cells, normalize)
+    blocks = [shared.blocks]
+    if shared.labelled is not None and len(shared.cells.n) > folds:
+        blocks.append(shared.labelled.blocks)
+    return tuple(spectrum(insample.pooled(b, weak.hh), jnp.sum(shared.cells.n)) for b in blocks)
+
+
 def _score_one(
-    sums: WeakCells, shared: _Shared, roles: tuple, settings: Settings, folds: int, normalize: bool, cut: bool
+    sums: WeakCells,
+    eigen: tuple[Spectrum, ...],
+    shared: _Shared,
+    roles: tuple,
+    settings: Settings,
+    folds: int,
+    normalize: bool,
+    cut: bool,
 ) -> tuple[Array, dict[str, Score]]:
     cells = shared.cells
     weak, centred, size = _normalised(sums, cells, normalize)
@@ -317,7 +343,7 @@ def _score_one(
         shared.expected, weak, cells.n, roles[0], settings
     )
     if cut:
-        scores["gap_op"], scores["gap_fro"] = insample.norms_by_spectrum(blocks, jnp.sum(cells.n), settings)
+        scores["gap_op"], scores["gap_fro"] = insample.norms_by_spectrum(blocks, eigen[0], settings)
     else:
         scores["gap_op"], scores["gap_fro"] = insample.norms_by_solves(shared.norms, blocks, settings)
     if not normalize:
@@ -326,7 +352,7 @@ def _score_one(
     scores["cka"] = insample.linear_cka(blocks)
     if roles[1] is not None and shared.inverses is not None and shared.labelled is not None:
         scores["trial_error"] = crossfit.trial(shared.inverses, cells, weak, roles[1], settings, normalize)
-        scores["predicted_gap"] = _predicted_gap(weak, cells, folds, shared.labelled, settings, normalize, cut)
+        scores["predicted_gap"] = _predicted_gap(weak, cells, folds, shared.labelled, settings, normalize, eigen[-1:])
     return size, scores
 
 
@@ -337,9 +363,9 @@ def _predicted_gap(
     labelled: _Labelled,
     settings: Settings,
     normalize: bool,
-    cut: bool,
+    eigen: tuple[Spectrum, ...],
 ) -> Score:
-    """The theorem's gap on the labelled rows, labels about their mean where heads have an intercept."""
+    """The theorem's gap on the labelled rows, labels about their mean where heads have an intercept; `eigen` with a cut."""
     with_labels = jnp.sum(_members(len(cells.n), folds, True), 0)
     n = matmul(with_labels, cells.n)
     mean = matmul(with_labels, cells.y) / n * normalize
@@ -347,11 +373,11 @@ def _predicted_gap(
     hy = weak.hy - jax.vmap(outer, (0, None))(weak.h, mean)
     yy = cells.yy - 2 * mean * cells.y + outer(cells.n, mean * mean)
     sums, unit_trace = Pair(weak.hh, weak.zh, None, hy, zy, yy), normalize and len(cells.n) == folds
-    if not cut:
+    if not eigen:
         return insample.gap_by_solves(insample.blocks_of(labelled.blocks, sums, unit_trace), labelled.inverse, settings)
     zh, zy = (jax.vmap(lambda s: matmul(labelled.basis.T, s))(x) for x in (weak.zh, zy))
     blocks = insample.blocks_of(labelled.blocks, sums._replace(zh=zh, zy=zy), unit_trace)
-    return insample.gap_by_spectrum(blocks, n, settings)
+    return insample.gap_by_spectrum(blocks, replace(eigen[0], n=n), settings)
 
 
 def _normalised(sums: WeakCells, cells: StrongCells, normalize: bool) -> tuple[WeakCells, WeakCells, Array]:

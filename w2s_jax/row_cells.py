@@ -22,12 +22,13 @@ from w2s_jax._arrays import bucket, matmul
 from w2s_jax._checks import InputError, require_finite
 from w2s_jax._row_digest import RowDigest
 from w2s_jax.crossfit import Roles
-from w2s_jax.folds import Layout, lay_out
+from w2s_jax.folds import Layout, block_size, lay_out
 from w2s_jax.moments import Tree, add_compensated
 from w2s_jax.pairs import Cells, Sums
 
 BLOCK_ROWS = 16384
-BLOCK_BYTES = 64 << 20  # of one block of rows of all the models that are read together
+GROUP_STEP = 256  # features: groups are few and wide, and a bucket's steps would pad them by an eighth
+BLOCK_BYTES = 128 << 20  # of one block of rows of all the models that are read together
 
 Merge = Callable[[Any], Any]
 
@@ -198,17 +199,20 @@ def cross_sums(
     widths = [sum(model.width for model in side) for side in (strong, weak)]
     total: Any = None
     add = _cross_block if mesh is None else _over_rows(_cross_block, mesh)
-    for (s, w), _, index in _blocks([strong, weak], [bucket(width) for width in widths], rows, span, mesh):
+    padded = [-(-width // GROUP_STEP) * GROUP_STEP for width in widths]
+    for (s, w), _, index in _blocks([strong, weak], padded, rows, span, mesh):
         total = _plus(total, add, s, w, index)
     return np.asarray(merge(total[0] if mesh is None else jax.device_get(total[0])))[:, : widths[0], : widths[1]]
 
 
-def _plus(total: tuple[Tree, Tree] | None, function: Callable[..., Tree], *block: Any) -> tuple[Tree, Tree]:
-    """Compensated sum so far, and its rounding."""
+def _plus(
+    total: tuple[Tree, Tree | None] | None, function: Callable[..., Tree], *block: Any
+) -> tuple[Tree, Tree | None]:
+    """Compensated sum so far, and its rounding, None while there is but one block."""
     if total is None:
-        first = function(*block)
-        return first, jax.tree.map(jnp.zeros_like, first)
-    return _add(*total, function, *block)
+        return function(*block), None
+    so_far, lost = total
+    return _add(so_far, jax.tree.map(jnp.zeros_like, so_far) if lost is None else lost, function, *block)
 
 
 @partial(jax.jit, static_argnums=2, donate_argnums=(0, 1))
@@ -259,7 +263,8 @@ def _blocks(
     """
     first, last = span or (0, rows.n)
     dtype = sides[0][0].shift.dtype
-    size = min(BLOCK_ROWS, -(-(last - first) // 8) * 8, max(256, BLOCK_BYTES // (dtype.itemsize * sum(widths))))
+    limit = min(BLOCK_ROWS, max(256, BLOCK_BYTES // (dtype.itemsize * sum(widths))))
+    size = -(-block_size(last - first, limit) // 8) * 8
     starts = range(first, last, size)
     share = 1 if mesh is None else mesh.size
     capacity = [-(-_capacity(layout, starts, last, size) // share) * share for layout in rows.layouts]
@@ -286,8 +291,9 @@ def _side_by_side(
             digest.feed(start, block)
         # Subtracted in double precision where the file has it, also if sums do not.
         wide = block.dtype if block.dtype.kind == "f" and block.dtype.itemsize > 4 else dtype
+        rows = side[: stop - start, place : place + model.width]
         with np.errstate(over="ignore"):
-            side[: stop - start, place : place + model.width] = block.astype(wide, copy=False) - model.shift
+            np.subtract(block.astype(wide, copy=False), model.shift, out=rows, casting="same_kind")
         place += model.width
     return side
 

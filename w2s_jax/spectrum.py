@@ -319,14 +319,13 @@ def _apply(response: Response, values: Array, coupling: Array, n: Array, rest: A
 
 @_apply.defjvp
 def _apply_jvp(primals: tuple, tangents: tuple) -> tuple:
-    return jax.jvp(_apply_matrix, primals, tangents)
-
-
-def _apply_matrix(response: Response, values: Array, coupling: Array, n: Array, rest: Array | None, x: Array) -> Array:
-    """`_apply` for a matrix with an off-diagonal part: exact to first order in `coupling`."""
-    f = evaluate(response, values, n, rest)
+    """With the derivative of an off-diagonal part, which is itself zero: no product with it but in the tangent."""
+    response, values, _, n, rest, x = primals
+    diagonal = lambda response, values, n, rest, x: evaluate(response, values, n, rest)[..., None] * x
+    known = lambda arguments: (*arguments[:2], *arguments[3:])
+    result, change = jax.jvp(diagonal, known(primals), known(tangents))
     slopes = jax.lax.stop_gradient(_divided_differences(response, values, n, rest))
-    return f[..., None] * x + matmul(slopes * coupling, x)
+    return result, change + matmul(slopes * tangents[2], x)
 
 
 def _divided_differences(response: Response, values: Array, n: Array, rest: Array | None) -> Array:
