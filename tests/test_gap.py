@@ -350,6 +350,28 @@ def test_the_gap_is_written_as_on_paper(x64):
     assert entrywise_error(P_s @ (P.y - P_w @ P.y), scores_of(*P, weak, strong)) <= 1e-10
 
 
+@pytest.mark.parametrize("shape", [(24, 40, 32), (64, 12, 20)], ids=str)
+@pytest.mark.parametrize("center", [False, True])
+def test_kernels_and_scores_of_leading_eigenpairs_are_those_of_all(shape, center, x64):
+    """With a cut within the leading eigenpairs no others are needed; the trace of a rule by numbers is that of all."""
+    p, weak, strong = pair("generic", *shape), ridge(0.1, 0.106), ridge(np.array([0.1, 2.0]), 0.106)
+    part, whole = (example_scores(*p, weak, strong, center=center, rank=rank) for rank in ((7, 8), None))
+    assert entrywise_error(part, whole) <= 1e-10
+    kernels = [principal_kernel(p.h_s, strong, center=center, rank=rank) for rank in (8, None)]
+    assert kernels[0].U.shape == (shape[0], 8)
+    for form in (lambda k: k.to_dense(), lambda k: k.diagonal(), lambda k: k.trace(), lambda k: k @ p.y):
+        assert entrywise_error(*map(form, kernels)) <= 1e-10
+
+
+def test_a_filter_beyond_the_leading_eigenpairs_of_rows_is_refused():
+    """One that may keep a ninth is an InputError, and NaN under jit."""
+    with pytest.raises(InputError, match="the weak filter must cut within the 8 leading"):
+        example_scores(*P, ridge(0.1), ridge(0.1, rank=4), rank=8)
+    with pytest.raises(InputError, match="filter must cut within the 8 leading"):
+        principal_kernel(P.h_s, ridge(0.1), rank=8)
+    assert np.isnan(jax.jit(lambda h: principal_kernel(h, ridge(0.1), rank=8).trace())(P.h_s))
+
+
 def test_a_centred_principal_kernel_ignores_column_means(x64):
     """`center=True` is the kernel of centred columns; constant labels are mapped to zero."""
     kernel = principal_kernel(P.h_s + 5.0, ridge(0.1), center=True)
@@ -374,6 +396,8 @@ BAD = {
     "score labels": (lambda: example_scores(*P[:2], None, ridge(0.1), ridge(0.1)), "labels"),
     "kernel rank": (lambda: principal_kernel(P.h_w[0], ridge(0.1)), r"representations must be 2-D .*\(12,\)"),
     "kernel zeros": (lambda: principal_kernel(0 * P.h_w, ridge(0.1)), "representations are zero in every entry"),
+    "kernel rank 0": (lambda: principal_kernel(P.h_w, ridge(0.1), rank=0), "rank must be a positive integer, got 0"),
+    "score ranks": (lambda: example_scores(*P, ridge(0.1), ridge(0.1), rank=(1, 2, 3)), "positive integer or two"),
     "kernel NaN": (lambda: principal_kernel(np.nan * P.h_w, ridge(0.1)), "representations contain 768 .* row 0"),
     "product": (lambda: principal_kernel(P.h_w, ridge(0.1)) @ P.y[1:], r"needs y with 64 rows, got shape \(63, 2\)"),
 }

@@ -12,7 +12,7 @@ import pytest
 from files import X, assert_same, refused
 from safetensors.numpy import save_file
 
-from w2s_jax import io
+from w2s_jax import InputError, io, rank_supervisors
 from w2s_jax.cli import main
 from w2s_jax.io import open_rows, read_groups, require_same_ids
 
@@ -148,6 +148,12 @@ def test_rank_exits_with_2_where_ids_differ(folder, capsys, given, what):
     else:
         assert (code, printed.out) == (2, "")
         assert printed.err == f"w2s rank: row 0 is 0 in strong representation 's' and 59 in {what}\n"
+
+
+def test_rank_supervisors_holds_ids_against_each_other(folder):
+    """In Python too: rows that files name otherwise are not ranked."""
+    with pytest.raises(InputError, match="row 0 is 0 in strong representation 's' and 59 in weak representation 'b'"):
+        rank_supervisors({"a": open_rows("w1.npz"), "b": open_rows("shuffled.npz")}, {"s": open_rows("s.npz")})
 
 
 def test_rank_exits_with_2_where_an_extra_is_missing(folder, capsys, monkeypatch):

@@ -245,10 +245,15 @@ def gaps(o: Overlap, head: ridge) -> list[jax.Array]:
 @pytest.mark.parametrize("center", [False, True])
 @pytest.mark.parametrize("shape", LEADING_SHAPES, ids=str)
 def test_gaps_of_leading_eigenpairs_are_those_of_all(shape, center, cut, x64):
-    """Gap and norms with a cut within the leading eigenpairs need no others, from rows and from moments."""
+    """Gap and norms with a cut within the leading eigenpairs need no others, from rows, moments and kernels."""
     p, rank = pair("generic", *shape), (7, 8)
     expected = gaps(overlap(*p, center=center), CUTS[cut])
-    for found in (overlap(*p, center=center, rank=rank), overlap_from_moments(moments(*p, center=center), rank)):
+    about = Pair(*(x - center * x.mean(0) for x in p))
+    for found in (
+        overlap(*p, center=center, rank=rank),
+        overlap_from_moments(moments(*p, center=center), rank),
+        overlap_from_kernels(about.h_w @ about.h_w.T, about.h_s @ about.h_s.T, about.y, rank=rank),
+    ):
         assert (found.C.shape, found.a_w.shape, found.a_s.shape) == ((8, 7), (7, 2), (8, 2))
         assert max(map(entrywise_error, gaps(found, CUTS[cut]), expected)) <= 1e-10
 
@@ -270,7 +275,7 @@ def test_a_filter_that_reaches_beyond_the_leading_eigenpairs_is_refused(head, fu
     o, within = overlap(H_W, H_S, Y, rank=4), ridge(0.1, rank=4)
     assert np.all(np.isfinite(function(o, within, within)))
     for heads, name in (((head, within), "weak"), ((within, head), "strong")):
-        with pytest.raises(InputError, match=f"the {name} filter must cut within the leading 4 eigenvalues"):
+        with pytest.raises(InputError, match=f"the {name} filter must cut within the 4 leading eigenvalues"):
             function(o, *heads)
         assert np.all(np.isnan(jax.jit(function)(o, *heads)))
 
@@ -309,6 +314,7 @@ BAD = {
     "ranks": (partial(overlap, rank=(1, 2, 3)), (H_W, H_S), r"two \(weak, strong\), got \(1, 2, 3\)"),
     "moments' rank": (partial(overlap_from_moments, rank=(1, 2.5)), (moments(H_W, H_S),), "integer, got 2.5"),
     "NaN": (overlap, (NAN, H_S), "weak representations contain 12 .* row 11"),
+    "kernels' rank": (partial(overlap_from_kernels, rank=True), (K, K), "rank must be a positive integer, got True"),
     "not square": (overlap_from_kernels, (H_W, K), r"weak kernel must be square .* \(64, 12\)"),
     "kernel sizes": (overlap_from_kernels, (K, K[1:, 1:]), "same number of rows, got 64 and 63"),
     "kernel labels": (overlap_from_kernels, (K, K, Y[1:]), r"labels must have shape \(64,\)"),
@@ -317,6 +323,11 @@ BAD = {
         overlap_from_kernels,
         (K - 2 * np.eye(64, dtype=K.dtype), K),
         "weak kernel must be positive semi",
+    ),
+    "leading part of a negative kernel": (
+        partial(overlap_from_kernels, rank=8),
+        (K, K - np.trace(K) / 40 * np.eye(64, dtype=K.dtype)),
+        "strong kernel must be positive semi",
     ),
     "kernel NaN": (overlap_from_kernels, (K, K * np.nan), "strong kernel contain 4096 .* row 0"),
 }

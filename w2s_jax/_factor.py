@@ -20,7 +20,7 @@ from jax.typing import ArrayLike
 from w2s_jax._arrays import matmul
 
 BLOCK = 32  # of `inverse_factor`
-ONE_THREAD = 96  # LAPACK factorises a matrix of this size in one thread, whatever the dtype; measured
+ONE_THREAD = {4: 192, 8: 96}  # size up to which LAPACK factorises in one thread, by bytes of a number; measured
 
 
 def _one_at_a_time(function: Callable) -> Callable:
@@ -135,7 +135,7 @@ def solve(matrix: Array, strength: ArrayLike, b: Array) -> Array:
     """`(matrix + strength I)^{-1} b`, the strength as in `inverse`, for b (k,) or (k, m) of few columns."""
     regular = _regularised(matrix, strength)
     constant = jax.lax.stop_gradient(regular)
-    if jax.default_backend() == "cpu" and len(matrix) > ONE_THREAD:
+    if jax.default_backend() == "cpu" and len(matrix) > ONE_THREAD[matrix.dtype.itemsize]:
         inverted = inverse_factor(constant)
         backward = lambda _, b: matmul(inverted.T, matmul(inverted, b))
     else:

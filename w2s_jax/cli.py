@@ -98,8 +98,7 @@ def _rank(args: argparse.Namespace) -> None:
     strong, weak = ({n: open_rows(p, n) for n, p in _named(paths).items()} for paths in (args.strong, args.weak))
     y = None if args.labels is None else read_labels(args.labels)
     groups = None if args.groups is None else read_groups(args.groups)
-    named = {"strong representation": strong, "weak representation": weak}
-    carriers = {f"{side} {name!r}": rows for side, models in named.items() for name, rows in models.items()}
+    carriers = {f"strong representation {name!r}": rows for name, rows in strong.items()}  # weak ones: rank_supervisors
     carriers |= {} if args.labels is None else {"labels": open_rows(args.labels, "labels")}
     carriers |= {} if args.groups is None else {"groups": open_rows(args.groups, "groups", kind="groups")}
     require_same_ids(carriers)

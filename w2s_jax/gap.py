@@ -27,11 +27,12 @@ from w2s_jax.overlap import (
     Overlap,
     Side,
     checked_pair,
+    checked_ranks,
     overlap_and_basis,
     principal_basis,
     representation,
 )
-from w2s_jax.spectrum import apply_response, evaluate, require_reach
+from w2s_jax.spectrum import apply_response, checked_rank, evaluate, require_reach
 
 POINTS_PER_CHUNK = 128
 
@@ -68,25 +69,31 @@ class PrincipalKernel:
 
     def trace(self) -> Float[Array, "*grid"]:
         """Trace of P: the head's effective degrees of freedom."""
-        return jnp.sum(self.filter(self.side.values, self.side.n), -1)
+        return jnp.sum(evaluate(self.filter, self.side.values, self.side.n, self.side.rest), -1)
 
     def to_dense(self) -> Float[Array, "*grid n n"]:
         """P as a dense matrix."""
         return matmul(self.U, apply_response(self.filter, self.side, self.U.T))
 
 
-def principal_kernel(h: Float[ArrayLike, "n d"], filter: Filter, *, center: bool = False) -> PrincipalKernel:
+def principal_kernel(
+    h: Float[ArrayLike, "n d"], filter: Filter, *, center: bool = False, rank: int | None = None
+) -> PrincipalKernel:
     """The operator `P = U diag(f(lambda)) U^T` of a representation (Xue et al. 2025, scaled principal kernel).
 
     Args:
         h: representation (n, d).
         filter: spectral filter, for instance `ridge(b, threshold=alpha)`.
         center: subtract column means.
+        rank: only so many leading eigenpairs, as in `overlap`.
 
     Raises:
-        InputError: not 2-D, zero, NaN or infinite entries.
+        InputError: not 2-D, zero, NaN or infinite entries, a bad rank, or (outside jit; NaN inside) a filter that may keep
+            more than the leading eigenvalues.
     """
-    U, side = principal_basis(representation("representations", h), center)
+    rank = None if rank is None else checked_rank(rank)
+    U, side = principal_basis(representation("representations", h), center, rank)
+    require_reach("filter", filter, side)
     return PrincipalKernel(U, side, filter)
 
 
@@ -162,16 +169,24 @@ def example_scores(
     strong: Filter,
     *,
     center: bool = False,
+    rank: int | tuple[int, int] | None = None,
 ) -> Float[Array, "*grid n *c"]:
     """Each example's share of the gap: the entries of `P_s (I - P_w) y`, in label units; their mean square is the gap.
 
+    Args:
+        h_w, h_s, y, center, rank: as in `overlap`.
+        weak, strong: filters of the two heads; their broadcast shape comes first.
+
     Raises:
-        InputError: shapes that do not fit, a representation of zeros, NaN or infinite entries.
+        InputError: shapes that do not fit, a representation of zeros, NaN or infinite entries, a bad rank, or (outside
+            jit; NaN inside) a filter that may keep more than the leading eigenvalues.
 
     Source: Xue et al. 2025, main theorem, before the norm is taken.
     """
     weak_rows, strong_rows, labels = checked_pair(h_w, h_s, y)
-    return _scores(*overlap_and_basis(weak_rows, strong_rows, labels, center), weak, strong)
+    overlap, U_s = overlap_and_basis(weak_rows, strong_rows, labels, center, checked_ranks(rank))
+    _require_reach(overlap, weak, strong)
+    return _scores(overlap, U_s, weak, strong)
 
 
 @jax.jit

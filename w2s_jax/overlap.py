@@ -118,7 +118,7 @@ def overlap(
     """
     h_w, h_s, y = checked_pair(h_w, h_s, y)
     if rank is not None or max(h_w.shape[1], h_s.shape[1]) > h_w.shape[0]:
-        return overlap_and_basis(h_w, h_s, y, center, _ranks(rank))[0]
+        return overlap_and_basis(h_w, h_s, y, center, checked_ranks(rank))[0]
     return _overlap_of_rows(h_w, h_s, y, center)
 
 
@@ -136,7 +136,7 @@ def overlap_from_moments(m: Moments, rank: int | tuple[int, int] | None = None) 
     Raises:
         InputError: a rank that is not a positive integer or two of them.
     """
-    rank_w, rank_s = _ranks(rank)
+    rank_w, rank_s = checked_ranks(rank)
     scale_w, scale_s = unit_scale(m.ww), unit_scale(m.ss)
     weak, strong = spectrum(m.ww / scale_w**2, m.n, rank_w), spectrum(m.ss / scale_s**2, m.n, rank_s)
     cross = matmul(matmul(strong.vectors.T, m.sw / scale_w / scale_s), weak.vectors)
@@ -164,13 +164,23 @@ def whitened(
 
 
 def overlap_from_kernels(
-    K_w: Float[ArrayLike, "n n"], K_s: Float[ArrayLike, "n n"], y: ArrayLike | None = None
+    K_w: Float[ArrayLike, "n n"],
+    K_s: Float[ArrayLike, "n n"],
+    y: ArrayLike | None = None,
+    *,
+    rank: int | tuple[int, int] | None = None,
 ) -> Overlap:
     """The overlap of any two positive semidefinite kernels (n, n) of the same n rows: linear, NTK, RBF.
 
+    Args:
+        K_w, K_s: kernels (n, n), not divided by n.
+        y: labels (n,) or (n, c).
+        rank: only the leading eigenpairs, as in `overlap`. Negative eigenvalues are then noticed only where they take more
+            off the trace than all but the leading ones add to it.
+
     Raises:
-        InputError: not square, sizes that differ, labels that do not fit, NaN or infinite entries, and (outside jit) a
-            kernel that is not symmetric or has negative eigenvalues, both to 1%.
+        InputError: not square, sizes that differ, labels that do not fit, NaN or infinite entries, a bad rank, and (outside
+            jit) a kernel that is not symmetric or has negative eigenvalues, both to 1%.
     """
     K_w, K_s = as_matrix("weak kernel", K_w), as_matrix("strong kernel", K_s)
     for name, K in (("weak", K_w), ("strong", K_s)):
@@ -178,7 +188,7 @@ def overlap_from_kernels(
             raise InputError(f"{name} kernel must be square (n, n), got shape {K.shape}")
     require_same_rows(K_w, K_s)
     y = None if y is None else as_labels("labels", y, K_w.shape[0])
-    result = _overlap_of_kernels(K_w, K_s, y)
+    result = _overlap_of_kernels(K_w, K_s, y, checked_ranks(rank))
     for name, K, side in (("weak", K_w, result.weak), ("strong", K_s, result.strong)):
         if not any(isinstance(x, Tracer) for x in (K, side.values)):
             _require_positive(name, K, side)
@@ -210,9 +220,9 @@ def representation(name: str, h: ArrayLike) -> Array:
     return h
 
 
-def principal_basis(h: Float[Array, "n d"], center: bool = False) -> tuple[Array, Side]:
+def principal_basis(h: Float[Array, "n d"], center: bool = False, rank: int | None = None) -> tuple[Array, Side]:
     """Orthonormal basis U (n, k) of a representation's principal directions, and their spectrum."""
-    basis = _data_basis(centered(h) if center else h)
+    basis = _data_basis(centered(h) if center else h, rank)
     return _times_basis(basis.columns, basis), _scaled(_side(basis.spectrum), basis.scale)
 
 
@@ -233,9 +243,9 @@ def _overlap_of_rows(h_w: Array, h_s: Array, y: Array | None, center: bool) -> O
     return overlap_from_moments(jax.lax.optimization_barrier(moments(h_w, h_s, y, center=center)))
 
 
-@jax.jit
-def _overlap_of_kernels(K_w: Array, K_s: Array, y: Array | None) -> Overlap:
-    return _overlap_of_bases(_kernel_basis(K_w), _kernel_basis(K_s), y)
+@partial(jax.jit, static_argnames="ranks")
+def _overlap_of_kernels(K_w: Array, K_s: Array, y: Array | None, ranks: Ranks) -> Overlap:
+    return _overlap_of_bases(_kernel_basis(K_w, ranks[0]), _kernel_basis(K_s, ranks[1]), y)
 
 
 def _overlap_of_bases(weak: _Basis, strong: _Basis, y: Array | None) -> Overlap:
@@ -284,7 +294,7 @@ def whiten(eigen: Spectrum | Side, x: Array) -> Array:
     return apply_response(_InverseRoot(), replace(eigen, rest=None), x)
 
 
-def _ranks(rank: int | tuple[int, int] | None) -> Ranks:
+def checked_ranks(rank: int | tuple[int, int] | None) -> Ranks:
     """Ranks of the weak and the strong side; raises InputError unless they are positive integers."""
     if rank is None:
         return None, None

@@ -27,6 +27,7 @@ from w2s_jax._progress import track
 from w2s_jax.crossfit import Roles, Score, Settings, StrongCells, WeakCells
 from w2s_jax.folds import Layout, lay_out
 from w2s_jax.insample import Pair, RidgeNorms, StrongBlocks
+from w2s_jax.io import require_same_ids
 from w2s_jax.moments import Columns, Sums, Tree, add_compensated, block_sums
 from w2s_jax.precision import resolved
 from w2s_jax.sharding import MODELS, ROWS, filled, put, require_mesh, spread
@@ -87,8 +88,9 @@ def rank_supervisors(
         `trial_error`, `predicted_gap`; each with its standard error over blocks of rows.
 
     Raises:
-        InputError: representations that do not fit each other or hold NaN, infinities or nothing but a constant;
-            parameters out of range; too few rows for the folds; a precision that the platform does not have.
+        InputError: representations that do not fit each other, carry other row ids (those of `open_rows`), or hold NaN,
+            infinities or nothing but a constant; parameters out of range; too few rows for the folds; a precision that the
+            platform does not have.
 
     Source: Xue et al. 2025 for the norms and the predicted gap; Kornblith et al. 2019 for CKA.
     """
@@ -509,6 +511,8 @@ def _sources(weak: Any, strong: Any) -> tuple[dict[str, Any], dict[str, Any], in
         {str(name): _source(f"{side} representation {name!r}", rows) for name, rows in models.items()}
         for side, models in (("weak", weak), ("strong", strong))
     ]
+    sides = zip(("strong", "weak"), sources[::-1], strict=True)
+    require_same_ids({f"{side} representation {name!r}": rows for side, held in sides for name, rows in held.items()})
     for argument, models, held in (("weak", weak, sources[0]), ("strong", strong, sources[1])):
         if len(held) < len(models):
             raise InputError(f"{argument} must have names that differ as text, got {list(models)}")

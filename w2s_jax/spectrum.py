@@ -208,7 +208,7 @@ def require_reach(name: str, response: Response, side: Any) -> None:
     if jnp.any(_reaches_beyond(response, side.values, side.rest)):
         k = side.values.shape[0]
         raise InputError(
-            f"{name} must cut within the leading {k} eigenvalues of the overlap, got one that may keep more: "
+            f"{name} must cut within the {k} leading eigenvalues that were computed, got one that may keep more: "
             f"raise its threshold, set its rank to at most {k}, or compute more eigenvalues"
         )
 
