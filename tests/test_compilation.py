@@ -133,7 +133,7 @@ WEAK_WIDTH = 40
 def eigensolves(monkeypatch: pytest.MonkeyPatch, threshold: float) -> list[int]:
     """Widths of the eigensolves in the program that scores models of WEAK_WIDTH against a strong one of STRONG_WIDTH."""
     texts: list[str] = []
-    scorer: Any = ranking._scorer
+    scorer: Any = ranking.scorer
 
     def spying(*choices: object):
         def score(*arguments: object):
@@ -142,7 +142,7 @@ def eigensolves(monkeypatch: pytest.MonkeyPatch, threshold: float) -> list[int]:
 
         return score
 
-    monkeypatch.setattr(ranking, "_scorer", spying)
+    monkeypatch.setattr(ranking, "scorer", spying)
     rank_supervisors({"a": see(WEAK_WIDTH)}, see(STRONG_WIDTH), LATENT[:, :2], threshold=threshold)
     (text,) = texts
     solvers = [line for line in text.splitlines() if re.search(r"custom_call @\w*(syevd|eigh)", line, re.IGNORECASE)]

@@ -17,6 +17,7 @@ from conftest import relative_error
 
 from w2s_jax import InputError, SupervisorTable, rank_supervisors, ranking
 from w2s_jax.folds import lay_out
+from w2s_jax.scoring import scorer
 
 N = 60
 WIDTHS = {"a": 10, "b": 12, "c": 30}  # one bucket; c has more features than a fold has rows
@@ -497,12 +498,12 @@ def test_progress_wraps_the_work(several):
 
 
 def programs() -> int:
-    names = ("_prepare_strong", "_weak_sums", "_cell_sums", "_rotate")
+    names = ("prepare_strong", "_weak_sums", "_cell_sums", "_rotate")
     return scoring_programs() + sum(getattr(ranking, name)._cache_size() for name in names)
 
 
 def scoring_programs() -> int:
-    return sum(ranking._scorer(3, True, cut)._cache_size() for cut in (False, True))
+    return sum(scorer(3, True, cut)._cache_size() for cut in (False, True))
 
 
 def test_one_bucket_is_one_program():

@@ -1,8 +1,7 @@
 """Which weak model should teach? Ranks weak representations as supervisors of a strong one, with or without labels.
 
 Rows are streamed once per model into second moments per cell of rows (folds.py); scores come from those alone
-(crossfit.py, insample.py). Models of different width share compiled programs by zero-padded columns, and a strong
-model's moments, spectrum and solves are computed once, however many weak models it meets.
+(scoring.py). Models of different width share compiled programs by zero-padded columns.
 """
 
 from __future__ import annotations
@@ -19,19 +18,17 @@ from jax import Array
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from w2s_jax import crossfit, insample
-from w2s_jax._arrays import accumulation_dtype, bucket, matmul, outer
+from w2s_jax._arrays import accumulation_dtype, bucket, matmul
 from w2s_jax._checks import InputError, require_finite
-from w2s_jax._factor import inverse
 from w2s_jax._progress import track
-from w2s_jax.crossfit import Roles, Score, Settings, StrongCells, WeakCells
+from w2s_jax.crossfit import Roles, Score, Settings, WeakCells
 from w2s_jax.folds import Layout, lay_out
-from w2s_jax.insample import Pair, RidgeNorms, StrongBlocks
 from w2s_jax.io import require_same_ids
 from w2s_jax.moments import Columns, Sums, Tree, add_compensated, block_sums
 from w2s_jax.precision import resolved
+from w2s_jax.scoring import Shared, prepare_strong, scorer
 from w2s_jax.sharding import MODELS, ROWS, filled, put, require_mesh, spread
-from w2s_jax.spectrum import Spectrum, require_range, spectrum
+from w2s_jax.spectrum import require_range
 from w2s_jax.table import SupervisorTable
 
 GROUP_BYTES = 256 << 20  # of a group of weak models on each device
@@ -153,35 +150,12 @@ class _Work(NamedTuple):
     precision: str
 
 
-class _Shared(NamedTuple):
-    """What is computed once per strong model: its cells in the eigenbasis `rotation`, eigenvalues, ridge solves, and blocks of
-    all rows, of all rows about their means and of the labelled rows."""
-
-    rotation: Array
-    cells: StrongCells
-    values: Array
-    expected: crossfit.ExpectedStrong
-    blocks: StrongBlocks
-    centred: StrongBlocks
-    norms: RidgeNorms
-    inverses: Array | None
-    labelled: _Labelled | None
-
-
-class _Labelled(NamedTuple):
-    """The labelled rows' blocks, in the eigenbasis `basis` (with a cut), and the ridge inverse."""
-
-    blocks: StrongBlocks
-    basis: Array
-    inverse: Array
-
-
 class _Strong(NamedTuple):
     """A strong model ready to meet weak ones; its rows enter as `(h - center) @ rotation`, cached if they are one block."""
 
     rows: Any
     center: Array
-    shared: _Shared
+    shared: Shared
     cached: list[Array]
 
 
@@ -203,7 +177,7 @@ def _prepare(name: str, rows: Any, work: _Work) -> _Strong:
     roles = _as_arrays(work.layout.expected, dtype), _as_arrays(work.layout.trial, dtype)
     largest = (work.layout.expected.test @ np.bincount(work.layout.cell)).max()
     test_rows = min(int(largest), rows.shape[1])
-    center, shared = _prepare_strong(sums, roles, work.settings, work.layout.folds, work.normalize, work.cut, test_rows)
+    center, shared = prepare_strong(sums, roles, work.settings, work.layout.folds, work.normalize, work.cut, test_rows)
     if not np.isfinite(float(shared.values[0])):
         raise InputError(f"strong representation {name!r} is too large: its squares overflow {dtype}")
     if not float(shared.values[0]) > 0:
@@ -213,55 +187,6 @@ def _prepare(name: str, rows: Any, work: _Work) -> _Strong:
     if work.mesh is not None:
         center, shared = put((center, shared), work.mesh, P())
     return _Strong(rows, center, shared, [])
-
-
-@partial(jax.jit, static_argnames=("folds", "normalize", "cut", "test_rows"))
-def _prepare_strong(
-    sums: Any, roles: tuple, settings: Settings, folds: int, normalize: bool, cut: bool, test_rows: int
-) -> tuple:
-    n, total = sums.n, jnp.sum(sums.n)
-    center = jnp.sum(sums.first.s, 0) / total * normalize
-    first = sums.first.s - outer(n, center)
-    ss = sums.second.ss - _rank_two(sums.first.s, center, n)
-    pooled = jnp.sum(ss, 0) / total
-    scale = jnp.where(normalize, jnp.trace(pooled), 1)
-    scale = jnp.where(scale > 0, scale, 1)
-    eigen = spectrum(pooled / scale, total)
-    rotation = eigen.vectors / jnp.sqrt(scale)
-    rotate = lambda x: matmul(x, rotation)
-    zz = jax.vmap(lambda s: matmul(rotate(s).T, rotation))(ss)
-    labels = (None, None, None)
-    if sums.first.y is not None:
-        sy = sums.second.sy - jax.vmap(outer, (None, 0))(center, sums.first.y)
-        labels = (jax.vmap(lambda s: matmul(rotation.T, s))(sy), sums.first.y, sums.second.yy)
-    cells = StrongCells(n, rotate(first), zz, *labels)
-    expected = crossfit.prepare_expected(cells, eigen.values, roles[0], settings, test_rows)
-    every, with_labels = (_members(len(n), folds, labelled) for labelled in (False, True))
-    blocks = insample.strong_blocks(zz, n, every, normalize, eigen.values)
-    centred = blocks if normalize else insample.strong_blocks(_about_mean(cells), n, every, False)
-    norms = insample.prepare_norms(blocks, settings)
-    shared = _Shared(rotation, cells, eigen.values, expected, blocks, centred, norms, None, None)
-    if roles[1] is None:
-        return center, shared
-    flat = jax.tree.map(lambda role: role.reshape(-1, role.shape[-1]), roles[1])
-    # Where only some rows have labels they did not set the scale, and it does not move with their weights.
-    unit_trace = normalize and len(n) == folds
-    labelled = insample.strong_blocks(zz, n, with_labels, unit_trace)
-    inverted = inverse(labelled.pooled, settings.strong_ridge)
-    basis = spectrum(labelled.pooled, total).vectors if cut else jnp.zeros((0, 0), zz.dtype)
-    if cut:
-        rotated = jax.vmap(lambda s: matmul(matmul(basis.T, s), basis))(zz)
-        labelled = insample.strong_blocks(rotated, n, with_labels, unit_trace)
-    inverses = crossfit.prepare_trial(cells, flat, settings)
-    return center, shared._replace(inverses=inverses, labelled=_Labelled(labelled, basis, inverted))
-
-
-def _members(cells: int, folds: int, labelled: bool) -> Array:
-    """Which cells are a fold (K, J), or the labelled part of one: unlabelled cells come first where there are both kinds."""
-    eye = jnp.eye(folds)
-    if cells == folds:
-        return eye
-    return jnp.concatenate([jnp.zeros_like(eye) if labelled else eye, eye], 1)
 
 
 def _start(strong: _Strong, weak: Mapping[str, Any], width: int, members: list[str], work: _Work) -> tuple[Array, dict]:
@@ -283,8 +208,8 @@ def _start(strong: _Strong, weak: Mapping[str, Any], width: int, members: list[s
     sums = _total(sums_of_blocks())
     dtype = work.settings.noise.dtype
     roles = _as_arrays(work.layout.expected, dtype), _as_arrays(work.layout.trial, dtype)
-    scorer = _scorer(work.layout.folds, work.normalize, work.cut)
-    score = scorer if work.mesh is None else spread(scorer, work.mesh)
+    score = scorer(work.layout.folds, work.normalize, work.cut)
+    score = score if work.mesh is None else spread(score, work.mesh)
     return score(sums, strong.shared, roles, work.settings)
 
 
@@ -298,119 +223,6 @@ def _finish(strong: str, members: list[str], group: tuple[Array, dict]) -> dict[
             raise InputError(f"weak representation {name!r} is constant, expected rows that differ")
     of_member = lambda i: {key: Score(score.value[i], score.error[i]) for key, score in scores.items()}
     return {(strong, name): of_member(i) for i, name in enumerate(members)}
-
-
-@lru_cache
-def _scorer(folds: int, normalize: bool, cut: bool) -> Callable:
-    """Sizes and scores of a batch of models, as one program for each set of choices."""
-
-    @jax.jit
-    def score_models(sums: WeakCells, shared: _Shared, roles: tuple, settings: Settings) -> tuple[Array, dict]:
-        score = partial(
-            _score_one, shared=shared, folds=folds, roles=roles, settings=settings, normalize=normalize, cut=cut
-        )
-        # A CPU gains nothing from batching factorisations; an accelerator does.
-        over_models = partial(jax.lax.map, batch_size=None if jax.default_backend() == "cpu" else 16)
-        # Eigensolves before all else: on a CPU they and the products that they share the cores with take twice as long.
-        eigen = over_models(lambda sums: _weak_spectra(sums, shared, folds, normalize), sums) if cut else ()
-        return over_models(lambda args: score(*args), (sums, eigen))
-
-    return score_models
-
-
-def _weak_spectra(sums: WeakCells, shared: _Shared, folds: int, normalize: bool) -> tuple[Spectrum, ...]:
-    """Of the weak model's moment over all rows, and over the labelled ones if there are others."""
-    weak, _, _ = _normalised(sums, shared.cells, normalize)
-    blocks = [shared.blocks]
-    if shared.labelled is not None and len(shared.cells.n) > folds:
-        blocks.append(shared.labelled.blocks)
-    return tuple(spectrum(insample.pooled(b, weak.hh), jnp.sum(shared.cells.n)) for b in blocks)
-
-
-def _score_one(
-    sums: WeakCells,
-    eigen: tuple[Spectrum, ...],
-    shared: _Shared,
-    roles: tuple,
-    settings: Settings,
-    folds: int,
-    normalize: bool,
-    cut: bool,
-) -> tuple[Array, dict[str, Score]]:
-    cells = shared.cells
-    weak, centred, size = _normalised(sums, cells, normalize)
-    blocks = insample.blocks_of(shared.blocks, Pair(weak.hh, weak.zh, None), normalize)
-    scores = {}
-    scores["expected_error"], scores["expected_gap"] = crossfit.expected_experiment(
-        shared.expected, weak, cells.n, roles[0], settings
-    )
-    if cut:
-        scores["gap_op"], scores["gap_fro"] = insample.norms_by_spectrum(blocks, eigen[0], settings)
-    else:
-        scores["gap_op"], scores["gap_fro"] = insample.norms_by_solves(shared.norms, blocks, settings)
-    if not normalize:
-        zh = centred.zh - jax.vmap(outer, (None, 0))(_mean(cells), centred.h)
-        blocks = insample.blocks_of(shared.centred, Pair(centred.hh, zh, None), False)
-    scores["cka"] = insample.linear_cka(blocks)
-    if roles[1] is not None and shared.inverses is not None and shared.labelled is not None:
-        scores["trial_error"] = crossfit.trial(shared.inverses, cells, weak, roles[1], settings, normalize)
-        scores["predicted_gap"] = _predicted_gap(weak, cells, folds, shared.labelled, settings, normalize, eigen[-1:])
-    return size, scores
-
-
-def _predicted_gap(
-    weak: WeakCells,
-    cells: StrongCells,
-    folds: int,
-    labelled: _Labelled,
-    settings: Settings,
-    normalize: bool,
-    eigen: tuple[Spectrum, ...],
-) -> Score:
-    """The theorem's gap on the labelled rows, labels about their mean where heads have an intercept; `eigen` with a cut."""
-    with_labels = jnp.sum(_members(len(cells.n), folds, True), 0)
-    n = matmul(with_labels, cells.n)
-    mean = matmul(with_labels, cells.y) / n * normalize
-    zy = cells.zy - jax.vmap(outer, (0, None))(cells.z, mean)
-    hy = weak.hy - jax.vmap(outer, (0, None))(weak.h, mean)
-    yy = cells.yy - 2 * mean * cells.y + outer(cells.n, mean * mean)
-    sums, unit_trace = Pair(weak.hh, weak.zh, None, hy, zy, yy), normalize and len(cells.n) == folds
-    if not eigen:
-        return insample.gap_by_solves(insample.blocks_of(labelled.blocks, sums, unit_trace), labelled.inverse, settings)
-    zh, zy = (jax.vmap(lambda s: matmul(labelled.basis.T, s))(x) for x in (weak.zh, zy))
-    blocks = insample.blocks_of(labelled.blocks, sums._replace(zh=zh, zy=zy), unit_trace)
-    return insample.gap_by_spectrum(blocks, replace(eigen[0], n=n), settings)
-
-
-def _normalised(sums: WeakCells, cells: StrongCells, normalize: bool) -> tuple[WeakCells, WeakCells, Array]:
-    """Weak cells as the heads see them, the same about the pooled mean, and the total variance."""
-    total = jnp.sum(cells.n)
-    center = jnp.sum(sums.h, 0) / total
-    h = sums.h - outer(cells.n, center)
-    hh = sums.hh - _rank_two(sums.h, center, cells.n)
-    zh = sums.zh - jax.vmap(outer, (0, None))(cells.z, center)
-    hy = None if sums.hy is None else sums.hy - jax.vmap(outer, (None, 0))(center, cells.y)
-    centred = WeakCells(h, hh, zh, hy)
-    size = jnp.sum(jnp.trace(hh, axis1=1, axis2=2)) / total
-    if not normalize:
-        return sums, centred, size
-    root = jnp.sqrt(jnp.where(size > 0, size, 1))
-    return WeakCells(h / root, hh / root / root, zh / root, None if hy is None else hy / root), centred, size
-
-
-def _mean(cells: StrongCells) -> Array:
-    return jnp.sum(cells.z, 0) / jnp.sum(cells.n)
-
-
-def _about_mean(cells: StrongCells) -> Array:
-    """Strong sums of products per cell about the mean of all rows."""
-    return cells.zz - _rank_two(cells.z, _mean(cells), cells.n)
-
-
-def _rank_two(first: Array, center: Array, n: Array) -> Array:
-    """What moving the origin to `center` takes off the products of every cell."""
-    cross = jax.vmap(outer, (0, None))(first, center)
-    return cross + jnp.swapaxes(cross, 1, 2) - outer(n, outer(center, center))
 
 
 def _total(parts: Iterable[Tree]) -> Tree:
