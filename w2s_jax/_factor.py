@@ -76,12 +76,24 @@ def inverse_factor(matrix: Array) -> Array:
     the products that follow (a ranking with them takes twice as long), so blocks that one thread factorises are put
     together by products.
     """
-    return jax.lax.platform_dependent(matrix, cpu=_inverse_factor_by_blocks, default=_inverse_factor_at_once)
+    return jax.lax.platform_dependent(matrix, cpu=_inverse_factor_by_halves, default=_inverse_factor_at_once)
 
 
 def _inverse_factor_at_once(matrix: Array) -> Array:
     eye = jnp.eye(len(matrix), dtype=matrix.dtype)
     return jax.scipy.linalg.solve_triangular(cholesky(matrix), eye, lower=True)
+
+
+def _inverse_factor_by_halves(matrix: Array) -> Array:
+    """Large ones by halves, `[[X, 0], [-Z W^T X, Z]]` with `W = X B` and Z that of what W leaves of the second half."""
+    k = len(matrix)
+    if k <= 8 * BLOCK:
+        return _inverse_factor_by_blocks(matrix)
+    half = k // 2 // BLOCK * BLOCK
+    X = _inverse_factor_by_halves(matrix[:half, :half])
+    W = matmul(X, matrix[:half, half:])
+    Z = _inverse_factor_by_halves(matrix[half:, half:] - matmul(W.T, W))
+    return jnp.block([[X, jnp.zeros_like(W)], [-matmul(Z, matmul(W.T, X)), Z]])
 
 
 def _inverse_factor_by_blocks(matrix: Array) -> Array:

@@ -137,9 +137,11 @@ def _step(product: Callable[[Array], Array], state: State) -> State:
     before = jnp.where(j > 0, off[jnp.maximum(j - 1, 0)], 0)
     image = image - alpha * vector - before * previous
     if basis is not None:
-        basis = basis.at[:, j].set(vector.T)
+        # The vector joins the basis last: a loop copies an array that it reads after it has written to it.
         components = matmul(basis, image.T[..., None])
-        image = image - matmul(jnp.swapaxes(components, 1, 2), basis)[:, 0].T
+        along = jnp.sum(vector * image, 0) * vector
+        image = image - along - matmul(jnp.swapaxes(components, 1, 2), basis)[:, 0].T
+        basis = basis.at[:, j].set(vector.T)
     beta = jnp.linalg.norm(image, axis=0)
     # Near rounding the space is exhausted: a zero vector ends the recurrence, the rest of T is zero. Without a basis to
     # hold it against, what is mostly rounding would push Ritz values beyond the spectrum.

@@ -293,21 +293,17 @@ def _blocks(rows: Mapping[str, Any], work: _Work, kind: str, width: int | None =
     dtype = work.settings.noise.dtype
     mixed = len({source.dtype for source in rows.values()}) > 1
     for start, stop, index, weight in work.layout.blocks():
-        parts = []
-        for name, source in rows.items():
+        stacked: Any = None
+        for i, (name, source) in enumerate(rows.items()):
             block = np.asarray(source[start:stop])
             require_finite(f"the values of {kind} {name!r}", block, start)
             if mixed or not jnp.issubdtype(block.dtype, jnp.floating):  # before JAX narrows 64-bit integers
                 block = block.astype(dtype)
-            if width is None:
-                parts.append(block[index])
-            else:
-                padded = np.zeros((*index.shape, width), block.dtype)
-                padded[..., : block.shape[1]] = block[index]
-                parts.append(padded)
-        stacked = parts[0] if width is None else np.stack(parts)
+            if stacked is None:
+                stacked = np.zeros((len(rows), *index.shape, width or block.shape[1]), block.dtype)
+            stacked[i, ..., : block.shape[1]] = block[index]
         y = None if work.targets is None else jnp.asarray(work.targets[start:stop][index], dtype)
-        block = jnp.asarray(stacked)
+        block = jnp.asarray(stacked[0] if width is None else stacked)
         yield block.astype(accumulation_dtype(block.dtype)), y, jnp.asarray(weight, dtype), (start, stop, index)
 
 

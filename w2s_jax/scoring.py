@@ -72,7 +72,7 @@ def prepare_strong(
         labels = (jax.vmap(lambda s: matmul(rotation.T, s))(sy), sums.first.y, sums.second.yy)
     cells = StrongCells(n, rotate(first), zz, *labels)
     expected = crossfit.prepare_expected(cells, eigen.values, roles[0], settings, test_rows)
-    every, with_labels = (_members(len(n), folds, labelled) for labelled in (False, True))
+    every = _members(len(n), folds, labelled=False)
     blocks = insample.strong_blocks(zz, n, every, normalize, eigen.values)
     centred = blocks if normalize else insample.strong_blocks(_about_mean(cells), n, every, False)
     norms = insample.prepare_norms(blocks, settings)
@@ -80,16 +80,21 @@ def prepare_strong(
     if roles[1] is None:
         return center, shared
     flat = jax.tree.map(lambda role: role.reshape(-1, role.shape[-1]), roles[1])
-    # Where only some rows have labels they did not set the scale, and it does not move with their weights.
-    unit_trace = normalize and len(n) == folds
-    labelled = insample.strong_blocks(zz, n, with_labels, unit_trace)
-    inverted = inverse(labelled.pooled, settings.strong_ridge)
-    basis = spectrum(labelled.pooled, total).vectors if cut else jnp.zeros((0, 0), zz.dtype)
-    if cut:
-        rotated = jax.vmap(lambda s: matmul(matmul(basis.T, s), basis))(zz)
-        labelled = insample.strong_blocks(rotated, n, with_labels, unit_trace)
     inverses = crossfit.prepare_trial(cells, flat, settings)
-    return center, shared._replace(inverses=inverses, labelled=Labelled(labelled, basis, inverted))
+    return center, shared._replace(inverses=inverses, labelled=_labelled(cells, settings, folds, normalize, cut))
+
+
+def _labelled(cells: StrongCells, settings: Settings, folds: int, normalize: bool, cut: bool) -> Labelled:
+    members = _members(len(cells.n), folds, labelled=True)
+    # Where only some rows have labels they did not set the scale, and it does not move with their weights.
+    unit_trace = normalize and len(cells.n) == folds
+    blocks = insample.strong_blocks(cells.zz, cells.n, members, unit_trace)
+    inverted = inverse(blocks.pooled, settings.strong_ridge)
+    if not cut:
+        return Labelled(blocks, jnp.zeros((0, 0), cells.zz.dtype), inverted)
+    basis = spectrum(blocks.pooled, jnp.sum(cells.n)).vectors
+    rotated = jax.vmap(lambda s: matmul(matmul(basis.T, s), basis))(cells.zz)
+    return Labelled(insample.strong_blocks(rotated, cells.n, members, unit_trace), basis, inverted)
 
 
 def _members(cells: int, folds: int, labelled: bool) -> Array:
