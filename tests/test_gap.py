@@ -456,14 +456,14 @@ def test_the_norm_is_the_dense_eigensolve(name, steps, dtype):
 
 
 def test_no_rounding_pushes_the_norm_past_one():
-    """Where two strong directions are wholly lost the norm is 1: Lanczos, soon exhausted, does not go on with rounding."""
+    """Where two strong directions are wholly lost the norm is 1, also when Lanczos, soon exhausted, goes on with rounding."""
     norm = jax.jit(lambda h_w, h_s: gap_norm(overlap(h_w, h_s), projection(rank=4), projection(rank=6)))
     for seed in range(100):
         rng = np.random.default_rng(seed)
         latent = rng.standard_normal((40, 6), np.float32) / np.arange(1, 7, dtype=np.float32)
         maps = (rng.standard_normal(shape, np.float32) for shape in ((4, 16), (6, 60)))
         h_w, h_s = (latent[:, : len(m)] @ m for m in maps)
-        assert abs(float(norm(h_w, h_s)) ** 2 - 1) <= 1e-5
+        assert abs(float(norm(h_w, h_s)) ** 2 - 1) <= 1e-6
 
 
 @jax.jit

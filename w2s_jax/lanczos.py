@@ -136,16 +136,17 @@ def _step(product: Callable[[Array], Array], state: State) -> State:
     alpha = jnp.sum(vector * image, 0)
     before = jnp.where(j > 0, off[jnp.maximum(j - 1, 0)], 0)
     image = image - alpha * vector - before * previous
+    # Where little is left much of it is rounding, which along the vector would push Ritz values beyond the spectrum.
+    along = jnp.sum(vector * image, 0) * vector
     if basis is not None:
         # The vector joins the basis last: a loop copies an array that it reads after it has written to it.
         components = matmul(basis, image.T[..., None])
-        along = jnp.sum(vector * image, 0) * vector
-        image = image - along - matmul(jnp.swapaxes(components, 1, 2), basis)[:, 0].T
+        along += matmul(jnp.swapaxes(components, 1, 2), basis)[:, 0].T
         basis = basis.at[:, j].set(vector.T)
+    image = image - along
     beta = jnp.linalg.norm(image, axis=0)
-    # Near rounding the space is exhausted: a zero vector ends the recurrence, the rest of T is zero. Without a basis to
-    # hold it against, what is mostly rounding would push Ritz values beyond the spectrum.
-    alive = beta > (32 if basis is None else 4) * jnp.finfo(image.dtype).eps * size
+    # Near rounding the space is exhausted: a zero vector ends the recurrence, the rest of T is zero.
+    alive = beta > 4 * jnp.finfo(image.dtype).eps * size
     beta = jnp.where(alive, beta, 0)
     image = jnp.where(alive, image / jnp.where(alive, beta, 1), 0)
     return State(Tridiagonal(diagonal.at[j].set(alpha), off.at[j].set(beta), j + 1), image, vector, basis)
