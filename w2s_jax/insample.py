@@ -88,7 +88,7 @@ def blocks_of(strong: StrongBlocks, sums: Pair, unit_trace: bool) -> Blocks:
     return Blocks(pooled, deviations, strong.share, excess, strong.own)
 
 
-def pooled(strong: StrongBlocks, sums: Array) -> Array:
+def pooled_moment(strong: StrongBlocks, sums: Array) -> Array:
     """A moment of a pair's rows from its sums per cell."""
     return _by_block(strong.weights, sums)[0]
 

@@ -228,11 +228,13 @@ def _finish(strong: str, members: list[str], group: tuple[Array, dict]) -> dict[
 def _total(parts: Iterable[Tree]) -> Tree:
     """Compensated sum of at least one pytree."""
     parts = iter(parts)
-    total = next(parts)
-    lost = jax.tree.map(jnp.zeros_like, total)
+    total, lost = next(parts), None
     for part in parts:
-        total, lost = add_compensated(total, lost, part)
+        total, lost = _add(total, jax.tree.map(jnp.zeros_like, total) if lost is None else lost, part)
     return total
+
+
+_add = jax.jit(add_compensated, donate_argnums=(0, 1))
 
 
 @partial(jax.jit, static_argnames="precision")

@@ -129,7 +129,7 @@ def _weak_spectra(sums: WeakCells, shared: Shared, folds: int, normalize: bool) 
     blocks = [shared.blocks]
     if shared.labelled is not None and len(shared.cells.n) > folds:
         blocks.append(shared.labelled.blocks)
-    return tuple(spectrum(insample.pooled(b, weak.hh), jnp.sum(shared.cells.n)) for b in blocks)
+    return tuple(spectrum(insample.pooled_moment(b, weak.hh), jnp.sum(shared.cells.n)) for b in blocks)
 
 
 def _score_one(
