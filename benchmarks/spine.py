@@ -5,8 +5,8 @@
 Everything is float32; each figure is the median of several calls after a first one, whose extra time is the compile.
 Ratios compare within this run only: (a) n x n NumPy script over ours, (b) ours over the floor (the same matrices' products
 and eigensolves by the same library, each alone; one after the other they take longer, on a CPU because LAPACK's threads go
-on spinning), (c) a grid of 1,000 points over one point, (d) 150 weak models against one
-strong model over their floor, (e) seconds from process start to the table of `w2s rank`.
+on spinning), (c) a grid of 1,000 points over one point, (d) 150 weak models against one strong model over their floor,
+(e) seconds from process start to the table of `w2s rank`.
 """
 
 from __future__ import annotations

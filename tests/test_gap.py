@@ -353,7 +353,7 @@ def test_the_gap_is_written_as_on_paper(x64):
 @pytest.mark.parametrize("shape", [(24, 40, 32), (64, 12, 20)], ids=str)
 @pytest.mark.parametrize("center", [False, True])
 def test_kernels_and_scores_of_leading_eigenpairs_are_those_of_all(shape, center, x64):
-    """With a cut within the leading eigenpairs no others are needed; the trace of a rule by numbers is that of all."""
+    """With a cut within the leading eigenpairs no others are needed, not for the trace of a kernel either."""
     p, weak, strong = pair("generic", *shape), ridge(0.1, 0.106), ridge(np.array([0.1, 2.0]), 0.106)
     part, whole = (example_scores(*p, weak, strong, center=center, rank=rank) for rank in ((7, 8), None))
     assert entrywise_error(part, whole) <= 1e-10

@@ -249,6 +249,31 @@ def test_scores_of_several_strong_models():
             assert relative_error(table[column][place], alone[column]) < 1e-6
 
 
+@pytest.mark.parametrize("scale", [1e-12, 1e12])
+def test_raw_representations_of_any_scale(scale):
+    """In float32, without normalisation, scaling all by c and both ridges by c^2 changes no score."""
+    weak, strong, _ = data()
+    scaled = lambda x, c: np.asarray(x, np.float32) * np.float32(c)
+    tables = [
+        rank_supervisors(
+            {name: scaled(h, c) for name, h in weak.items()},
+            scaled(strong, c),
+            normalize=False,
+            weak_ridge=1e-2 * c**2,
+            strong_ridge=1e-2 * c**2,
+        )
+        for c in (1, scale)
+    ]
+    assert tables_differ(tables[1], tables[0], 1e-3, 0.1) == {}
+
+
+def test_a_prior_of_a_high_power_is_finite():
+    """Leaning wholly on the leading direction is the limit of high powers, not an underflow."""
+    weak, strong, _ = data()
+    errors = [rank_supervisors(weak, strong, prior=p, **RIDGES)["expected_error"] for p in (100.0, 200.0)]
+    assert np.allclose(*errors, rtol=0.05)
+
+
 # Kinds of input
 
 

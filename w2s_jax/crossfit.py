@@ -91,8 +91,9 @@ def prepare_expected(
     labels `h_s^T theta` have mean square 1. `test_rows`: no more than so many eigenvalues of `S^C` are not zero.
     """
     nonzero = values > numerically_zero(values)
-    # p = 1 is flat, also where an eigenvalue is zero; any other power leaves those directions out.
-    power = jnp.where(nonzero, values, 1) ** (settings.prior - 1)
+    # Powers of shares of the largest overflow at no scale and for no p. p = 1 is flat, also where an eigenvalue is zero;
+    # any other power leaves those directions out.
+    power = jnp.where(nonzero, values / values[0], 1) ** (settings.prior - 1)
     prior = jnp.where(nonzero | (settings.prior == 1), power, 0)
 
     def one(role: tuple[Array, Array]) -> tuple[Array, Array, Array]:

@@ -149,9 +149,10 @@ def prepare_norms(strong: StrongBlocks, settings: Settings) -> RidgeNorms:
     # Below rounding a strength is raised to it, as in `inverse`.
     A = 1 / (values + jnp.maximum(settings.strong_ridge, jnp.finfo(values.dtype).eps * jnp.sum(values)))
     A_S = A * values
-    slope = jnp.outer(A, A) * (1 - A_S[:, None] - A_S[None, :])
     moments = jnp.concatenate([strong.deviations, strong.pooled[None]])
-    return RidgeNorms(A, A * A_S, slope * moments, matmul(jnp.diagonal(moments, axis1=1, axis2=2), A * A_S))
+    # The moments between the two factors: of a large or a small scale their product alone has no float32.
+    sloped = (1 - A_S[:, None] - A_S) * (A[:, None] * moments * A)
+    return RidgeNorms(A, A * A_S, sloped, matmul(jnp.diagonal(moments, axis1=1, axis2=2), A * A_S))
 
 
 def norms_by_solves(norms: RidgeNorms, blocks: Blocks, settings: Settings) -> tuple[Score, Score]:

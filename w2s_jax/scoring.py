@@ -74,7 +74,7 @@ def prepare_strong(
     expected = crossfit.prepare_expected(cells, eigen.values, roles[0], settings, test_rows)
     every = _members(len(n), folds, labelled=False)
     blocks = insample.strong_blocks(zz, n, every, normalize, eigen.values)
-    centred = blocks if normalize else insample.strong_blocks(_about_mean(cells), n, every, False)
+    centred = blocks if normalize else insample.strong_blocks(_about_mean(cells) / _mean_square(cells), n, every, False)
     norms = insample.prepare_norms(blocks, settings)
     shared = Shared(rotation, cells, eigen.values, expected, blocks, centred, norms, None, None)
     if roles[1] is None:
@@ -154,8 +154,10 @@ def _score_one(
     else:
         scores["gap_op"], scores["gap_fro"] = insample.norms_by_solves(shared.norms, blocks, settings)
     if not normalize:
-        zh = centred.zh - jax.vmap(outer, (None, 0))(_mean(cells), centred.h)
-        blocks = insample.blocks_of(shared.centred, Pair(centred.hh, zh, None), False)
+        # CKA is the same at any scale, its squares are not.
+        root_w, root_s = jnp.sqrt(jnp.where(size > 0, size, 1)), jnp.sqrt(_mean_square(cells))
+        zh = (centred.zh - jax.vmap(outer, (None, 0))(_mean(cells), centred.h)) / root_w / root_s
+        blocks = insample.blocks_of(shared.centred, Pair(centred.hh / root_w / root_w, zh, None), False)
     scores["cka"] = insample.linear_cka(blocks)
     if roles[1] is not None and shared.inverses is not None and shared.labelled is not None:
         scores["trial_error"] = crossfit.trial(shared.inverses, cells, weak, roles[1], settings, normalize)
@@ -205,6 +207,12 @@ def _normalised(sums: WeakCells, cells: StrongCells, normalize: bool) -> tuple[W
 
 def _mean(cells: StrongCells) -> Array:
     return jnp.sum(cells.z, 0) / jnp.sum(cells.n)
+
+
+def _mean_square(cells: StrongCells) -> Array:
+    """Mean squared norm of the strong rows, 1 if they are zero."""
+    size = jnp.sum(jnp.trace(cells.zz, axis1=1, axis2=2)) / jnp.sum(cells.n)
+    return jnp.where(size > 0, size, 1)
 
 
 def _about_mean(cells: StrongCells) -> Array:
