@@ -44,6 +44,11 @@ def gram(a: Array, b: Array, precision: str = "float32") -> Array:
     return jnp.block([[upper, corner], [corner.T, lower]])
 
 
+def label_products(h: Array, y: Array) -> Array:
+    """`h^T y` (d,) or (d, c) for labels y (n,) or (n, c), with h as it lies: a CPU would copy its transpose for one column."""
+    return matmul(y.T, h).T
+
+
 def outer(a: Array, b: Array) -> Array:
     """Outer product by broadcasting: never a (rounded) matrix unit's product."""
     return a.reshape(a.shape + (1,) * b.ndim) * b

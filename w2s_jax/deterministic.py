@@ -613,5 +613,6 @@ def _expected(blocks: tuple, weak_ridge: Array, strong_ridge: Array, prior: Arra
     ridges = weak_ridge / scale_w**2, strong_ridge / scale_s**2
     settings = Settings(*(jnp.asarray(x, n.dtype) for x in (*ridges, 0, prior, noise)))
     strong = crossfit.prepare_expected(cells, pooled.values, roles, settings)
-    error, gap = crossfit.expected_experiment(strong, weak, n, roles, settings)
+    heads = crossfit.weak_heads(weak, n, roles.fit, settings.weak_ridge)
+    error, gap = crossfit.expected_experiment(strong, weak, heads, n, roles, settings.noise)
     return error.value, gap.value

@@ -20,7 +20,7 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from w2s_jax._arrays import accumulation_dtype, as_labels, as_matrix, matmul
+from w2s_jax._arrays import accumulation_dtype, as_labels, as_matrix, label_products, matmul
 from w2s_jax._checks import InputError
 from w2s_jax._factor import cholesky, cholesky_solve
 from w2s_jax.moments import Moments
@@ -164,8 +164,8 @@ def _ridge(h: Array, y: Array, weights: Array | None, beta: ArrayLike, bias: boo
     # A second solve, for what the rows say is left, takes back the rounding of the matrix.
     if h.shape[1] <= h.shape[0]:
         solve = ridge_solver(matmul(h.T, h), beta)
-        kernel = solve(matmul(h.T, y))
-        kernel = kernel + solve(matmul(h.T, y - matmul(h, kernel)) - beta * kernel)
+        kernel = solve(label_products(h, y))
+        kernel = kernel + solve(label_products(h, y - matmul(h, kernel)) - beta * kernel)
         return probe_through(kernel, mean)
     solve = ridge_solver(matmul(h, h.T), beta)
     dual = solve(y)
@@ -178,7 +178,7 @@ def _path(h: Array, y: Array, weights: Array | None, betas: Array, bias: bool) -
     h, y, mean = _weighted(as_rows(h, y, weights), bias)
     primal = h.shape[1] <= h.shape[0]
     side = spectrum(matmul(h.T, h) if primal else matmul(h, h.T), h.shape[0])
-    target = matmul(h.T, y) if primal else y
+    target = label_products(h, y) if primal else y
     columns = matmul(side.vectors.T, target.reshape(target.shape[0], -1))
     solutions = apply_response(_Resolvent(betas.astype(h.dtype)), side, columns)
     kernels = matmul(side.vectors if primal else matmul(h.T, side.vectors), solutions)

@@ -155,13 +155,13 @@ def prepare_norms(strong: StrongBlocks, settings: Settings) -> RidgeNorms:
     return RidgeNorms(A, A * A_S, sloped, matmul(jnp.diagonal(moments, axis1=1, axis2=2), A * A_S))
 
 
-def norms_by_solves(norms: RidgeNorms, blocks: Blocks, settings: Settings) -> tuple[Score, Score]:
-    """The same norms for ridge heads without a cut: no eigenpairs of the weak side, only one Cholesky factor.
+def norms_by_solves(norms: RidgeNorms, blocks: Blocks, B: Array, settings: Settings) -> tuple[Score, Score]:
+    """The same norms for ridge heads without a cut: no eigenpairs of the weak side, only `B = (S_w + b_w)^{-1}` (d_w, d_w).
 
-    With `B = (S_w + b_w)^{-1}`, `A = (S_s + b_s)^{-1}`, `Y = S_sw B` and `K = S_s - Y S_ws - b_w Y Y^T`, the matrix of
+    With `A = (S_s + b_s)^{-1}`, `Y = S_sw B` and `K = S_s - Y S_ws - b_w Y Y^T`, the matrix of
     `(I - P_w)^2` between strong features: Frobenius `tr(A S_s A K)`, operator `lambda_max(S_s^{1/2} A K A S_s^{1/2})`.
     """
-    parts = _solved(blocks.pooled, settings)
+    parts = _solved(blocks.pooled, B, settings)
     return _op_by_solves(norms, blocks, parts, settings.weak_ridge), _fro_by_solves(norms, blocks, parts)
 
 
@@ -175,8 +175,7 @@ class _Solved(NamedTuple):
     K: Array
 
 
-def _solved(pooled: Pair, settings: Settings) -> _Solved:
-    B = inverse(pooled.hh, settings.weak_ridge)
+def _solved(pooled: Pair, B: Array, settings: Settings) -> _Solved:
     Y = matmul(pooled.zh, B)
     bYB = settings.weak_ridge * matmul(Y, B)
     return _Solved(B, Y, bYB, Y + bYB, pooled.zz - matmul(Y, (pooled.zh + settings.weak_ridge * Y).T))

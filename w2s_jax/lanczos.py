@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from w2s_jax._arrays import matmul
@@ -40,11 +41,12 @@ class State(NamedTuple):
 
 
 class Top(NamedTuple):
-    """Leading Ritz values (batch,), bounds of their error (batch,), and after how many steps each was taken (batch,)."""
+    """Leading Ritz values (batch,), bounds of their error (batch,), and the ratios s_i / s_{i+1} of their vectors' coordinates
+    (steps, batch)."""
 
     value: Array
     residual: Array
-    steps: Array
+    ratios: Array
 
 
 class Problem(NamedTuple):
@@ -69,13 +71,16 @@ def leading_values(problem: Problem) -> Array:
 def leading_vectors(problem: Problem) -> Array:
     """Unit eigenvectors (batch, k) of the largest eigenvalues."""
     top, state = _lanczos(problem, with_basis=True)
-    return _resolve(problem, top, _ritz_vectors(top, state), lambda *point: eigh(problem.matrix(*point))[1][:, -1])
+    return _resolve(
+        problem, top, _ritz_vectors(top.ratios, state.basis), lambda *point: eigh(problem.matrix(*point))[1][:, -1]
+    )
 
 
 def random_start(shape: tuple[int, ...], dtype: jnp.dtype) -> Array:
     """The same unit vector (k, batch) for every matrix of a batch: random, so that no eigenvector is orthogonal to it."""
-    start = jax.random.normal(jax.random.key(0), (shape[0], 1), dtype)
-    return jnp.broadcast_to(start / jnp.linalg.norm(start), shape)
+    # Made here and not by the program, where random numbers take as long to compile as a tenth of a ranking.
+    start = np.random.default_rng(0).standard_normal((shape[0], 1))
+    return jnp.broadcast_to(jnp.asarray(start / np.linalg.norm(start), dtype), shape)
 
 
 def _resolve(problem: Problem, top: Top, results: Array, dense: Callable[..., Array]) -> Array:
@@ -117,15 +122,14 @@ def _lanczos(problem: Problem, with_basis: bool) -> tuple[Top, State]:
     def unfinished(carry: tuple[Top, State]) -> Array:
         return ~jnp.all(_converged(carry[0])) & (carry[1].projection.steps < limit)
 
-    first = Top(nothing, nothing + jnp.inf, nothing.astype(int))
+    first = Top(nothing, nothing + jnp.inf, empty)
     return jax.lax.while_loop(unfinished, advance, (first, state))
 
 
-def _ritz_vectors(top: Top, state: State) -> Array:
-    """Unit eigenvectors (batch, k) belonging to `top`."""
-    ratios, _ = _ratios(state.projection, top)
+def _ritz_vectors(ratios: Array, basis: Array) -> Array:
+    """Unit eigenvectors (batch, k) from their coordinates' ratios."""
     weights = jnp.concatenate([jnp.ones_like(ratios[:1]), jnp.cumprod(1 / ratios[:-1], 0)])
-    vectors = matmul(weights.T[:, None], state.basis)[:, 0]
+    vectors = matmul(weights.T[:, None], basis)[:, 0]
     return vectors / jnp.linalg.norm(vectors, axis=1, keepdims=True)
 
 
@@ -154,9 +158,8 @@ def _step(product: Callable[[Array], Array], state: State) -> State:
 
 def _ritz(projection: Tridiagonal) -> Top:
     value = _top_of_tridiagonal(projection)
-    steps = jnp.full(value.shape, projection.steps)
-    _, last_weight = _ratios(projection, Top(value, value, steps))
-    return Top(value, projection.off[projection.steps - 1] * last_weight, steps)
+    ratios, last_weight = _ratios(projection, value)
+    return Top(value, projection.off[projection.steps - 1] * last_weight, ratios)
 
 
 def _top_of_tridiagonal(projection: Tridiagonal) -> Array:
@@ -189,23 +192,21 @@ def _top_of_tridiagonal(projection: Tridiagonal) -> Array:
     return (low + high) / 2
 
 
-def _ratios(projection: Tridiagonal, top: Top) -> tuple[Array, Array]:
+def _ratios(projection: Tridiagonal, value: Array) -> tuple[Array, Array]:
     """Ratios s_i / s_{i+1} of the Ritz vectors' coordinates (steps, batch), from their stable end, and |s_last| / |s|."""
     diagonal, off, steps = projection
-    smallest = jnp.finfo(top.value.dtype).eps * top.value
+    smallest = jnp.finfo(value.dtype).eps * value
 
     def back(index, carry):
         i = steps - 2 - index
         ratios, below, last, norm = carry
-        inside = i + 1 < top.steps
         coupled = off[i] > 0
-        ratio = jnp.maximum(top.value - diagonal[i + 1] - below, smallest) / jnp.where(coupled, off[i], 1)
-        ratio = jnp.where(coupled & inside, ratio, jnp.inf)
-        below = jnp.where(coupled & inside, off[i] / ratio, 0)
-        last, norm = (jnp.where(inside, x, 1) for x in (last / ratio**2, 1 + norm / ratio**2))
-        return ratios.at[i].set(ratio), below, last, norm
+        ratio = jnp.maximum(value - diagonal[i + 1] - below, smallest) / jnp.where(coupled, off[i], 1)
+        ratio = jnp.where(coupled, ratio, jnp.inf)
+        below = jnp.where(coupled, off[i] / ratio, 0)
+        return ratios.at[i].set(ratio), below, last / ratio**2, 1 + norm / ratio**2
 
-    one = jnp.ones_like(top.value)
-    start = (jnp.full_like(diagonal, jnp.inf), jnp.zeros_like(top.value), one, one)
+    one = jnp.ones_like(value)
+    start = (jnp.full_like(diagonal, jnp.inf), jnp.zeros_like(value), one, one)
     ratios, _, last, norm = jax.lax.fori_loop(0, steps - 1, back, start)
     return ratios, jnp.sqrt(last / norm)

@@ -21,7 +21,16 @@ from jax.sharding import PartitionSpec as P
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from w2s_jax._arrays import accumulation_dtype, as_labels, as_matrix, gram, matmul, outer, require_same_rows
+from w2s_jax._arrays import (
+    accumulation_dtype,
+    as_labels,
+    as_matrix,
+    gram,
+    label_products,
+    matmul,
+    outer,
+    require_same_rows,
+)
 from w2s_jax._checks import InputError
 from w2s_jax._progress import track
 from w2s_jax.precision import resolved
@@ -319,7 +328,9 @@ def block_sums(rows: tuple, shift: Columns | None, precision: str = "float32") -
         column = weights.astype(dtype)[:, None]
         n, vw, vs = jnp.sum(column), w * column, s * column
         vt = None if t is None else t * column.reshape(-1, *(1,) * (t.ndim - 1))
-    labels: Any = (None, None, None) if t is None else (matmul(w.T, vt), matmul(s.T, vt), jnp.sum(t * vt, 0))
+    labels: Any = (None, None, None)
+    if t is not None:
+        labels = label_products(w, vt), label_products(s, vt), jnp.sum(t * vt, 0)
     first = Columns(vw.sum(0), vs.sum(0), None if vt is None else vt.sum(0))
     ww, ss = gram(w, vw, precision), gram(s, vs, precision)
     return Sums(n, first, Products(ww, ss, matmul(s.T, vw, precision), *labels))

@@ -16,7 +16,7 @@ from jax import Array
 
 from w2s_jax import crossfit
 from w2s_jax._arrays import matmul, outer
-from w2s_jax.crossfit import ExpectedStrong, Settings, StrongCells, WeakCells, pool
+from w2s_jax.crossfit import ExpectedStrong, Settings, StrongCells, WeakCells, WeakHeads, pool
 from w2s_jax.filters import ridge
 from w2s_jax.gap import gap_norm, prediction_gap
 from w2s_jax.overlap import Side, whitened
@@ -215,9 +215,13 @@ def run_experiments(
     zh = jax.vmap(lambda x: matmul(strong.vectors[0].T, x))(products)
     taught = WeakCells(_first(weak, cells), weak.second, zh)
 
-    def of_ridges(b_w: Array, b_s: Array, expected: ExpectedStrong, inverses: Any) -> tuple[Array, Array, Array]:
+    heads = jax.lax.map(partial(crossfit.weak_heads, taught, cells.n, roles[0].fit), ridges[0])
+
+    def of_ridges(
+        b_w: Array, heads: WeakHeads, b_s: Array, expected: ExpectedStrong, inverses: Any
+    ) -> tuple[Array, Array, Array]:
         settings = Settings(b_w, b_s, jnp.zeros_like(b_w), shared[0], shared[1])
-        error, gap = crossfit.expected_experiment(expected, taught, cells.n, roles[0], settings)
+        error, gap = crossfit.expected_experiment(expected, taught, heads, cells.n, roles[0], settings.noise)
         trials = [
             crossfit.trial(inverses, _labels(student.cells, a, b), taught._replace(hy=weak.hy[..., a:b]), *rest)
             for a, b in columns
@@ -230,7 +234,7 @@ def run_experiments(
         )
 
     def of_strong(args: tuple) -> Any:
-        return jax.lax.map(lambda b_w: of_ridges(b_w, *args), ridges[0])
+        return jax.lax.map(lambda weak_side: of_ridges(*weak_side, *args), (ridges[0], heads))
 
     error, gap, trials = jax.lax.map(of_strong, (ridges[1], student.expected, student.inverses))
     by_weak = lambda x: jnp.swapaxes(x, 0, 1)

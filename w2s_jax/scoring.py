@@ -146,13 +146,18 @@ def _score_one(
     weak, centred, size = _normalised(sums, cells, normalize)
     blocks = insample.blocks_of(shared.blocks, Pair(weak.hh, weak.zh, None), normalize)
     scores = {}
+    every = () if cut else (jnp.ones((1, len(cells.n)), cells.n.dtype),)
+    heads = crossfit.weak_heads(weak, cells.n, jnp.concatenate([roles[0].fit, *every]), settings.weak_ridge)
+    cross_fitted = jax.tree.map(lambda x: x[: len(roles[0].fit)], heads)
     scores["expected_error"], scores["expected_gap"] = crossfit.expected_experiment(
-        shared.expected, weak, cells.n, roles[0], settings
+        shared.expected, weak, cross_fitted, cells.n, roles[0], settings.noise
     )
     if cut:
         scores["gap_op"], scores["gap_fro"] = insample.norms_by_spectrum(blocks, eigen[0], settings)
     else:
-        scores["gap_op"], scores["gap_fro"] = insample.norms_by_solves(shared.norms, blocks, settings)
+        scores["gap_op"], scores["gap_fro"] = insample.norms_by_solves(
+            shared.norms, blocks, heads.inverse[-1], settings
+        )
     if not normalize:
         # CKA is the same at any scale, its squares are not.
         root_w, root_s = jnp.sqrt(jnp.where(size > 0, size, 1)), jnp.sqrt(_mean_square(cells))
