@@ -25,16 +25,18 @@ import jax.numpy as jnp
 import numpy as np
 
 ROOT = Path(__file__).parents[1]
+REST = 0.05  # seconds: on a CPU LAPACK's threads spin for some 20 ms after a call, and slow down what comes next
 Part = Callable[[bool], dict[str, Any]]
 
 
 def timed(call: Callable[[], Any], repeats: int) -> tuple[float, float]:
-    """Median seconds of a call, and what its first call took on top."""
+    """Median seconds of a call, and what its first call took on top; each starts on a machine at rest."""
     started = time.perf_counter()
     jax.block_until_ready(call())
     first = time.perf_counter() - started
     seconds = []
     for _ in range(repeats):
+        time.sleep(REST)
         started = time.perf_counter()
         jax.block_until_ready(call())
         seconds.append(time.perf_counter() - started)
