@@ -65,6 +65,7 @@ def test_the_inverse_factor_at_every_number_of_blocks(k, x64):
     found = np.asarray(inverse_factor(jnp.asarray(matrix)))
     assert entrywise_error(found, np.linalg.inv(np.linalg.cholesky(matrix))) <= 1e-11
     assert not np.triu(found, 1).any()
+    assert entrywise_error(inverse(jnp.asarray(matrix), 0.5), np.linalg.inv(matrix + 0.5 * np.eye(k))) <= 1e-11
 
 
 @pytest.mark.parametrize("condition", [1e2, 1e4, 1e6])
@@ -80,10 +81,10 @@ def test_a_float32_inverse_is_as_good_as_lapacks(condition):
     assert error(jnp.matmul(factor.T, factor, precision="highest")) <= 3 * error(solved)
 
 
-@pytest.mark.parametrize("place", [0, 40, 69])
-def test_no_inverse_of_what_is_not_positive_definite(place):
+@pytest.mark.parametrize(("k", "place"), [(70, 0), (70, 40), (70, 69), (300, 10), (300, 299)])
+def test_no_inverse_of_what_is_not_positive_definite(k, place):
     """A negative eigenvalue, in whichever block, makes every entry of the inverse NaN."""
-    diagonal = np.ones(70, np.float32)
+    diagonal = np.ones(k, np.float32)
     diagonal[place] = -1
     assert np.isnan(inverse(jnp.diag(jnp.asarray(diagonal)), 0)).all()
 
