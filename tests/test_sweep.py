@@ -11,12 +11,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
 from w2s_jax import InputError, io, moments, rank_supervisors, readers, run_sweep, store, sweep
 from w2s_jax.cli import main
+from w2s_jax.pairs import Cells, leading, model_from_sums
 from w2s_jax.row_cells import cross_sums, model_sums, row_cells, source
 from w2s_jax.sweep_config import read_config, sweep_config
 from w2s_jax.sweep_table import Sweep, read_sweep
@@ -112,6 +114,33 @@ def test_the_columns_are_those_of_the_ranking(x64, weak, normalize, threshold, l
             assert row[column] == pytest.approx(want[column], rel=1e-8), column
             if f"{column}_se" in row:
                 assert row[f"{column}_se"] == pytest.approx(want[f"{column}_se"], rel=1e-8, abs=1e-8 * want[column])
+
+
+def test_a_cut_is_of_no_consequence_for_the_numbers(x64):
+    """Where settings keep few of many eigenpairs pairs are scored with those alone, and have the numbers of the ranking."""
+    wide = {name: ROWS["d"] + scale * RNG.standard_normal((N, 70)) for name, scale in (("v", 0.3), ("w", 0.6))}
+    for name, rows in wide.items():
+        np.save(f"{name}.npy", rows)
+    table = run_sweep(
+        {
+            **LITTLE,
+            "weak": ["a.npy", "v.npy", "w.npy"],
+            "strong": ["d.npy"],
+            "weak_threshold": [0.05, 0.2],
+            "strong_threshold": [0.05, 0.3],
+            "labels": {"some": "some.npy"},
+        }
+    )
+    rows = row_cells(N, {}, None, 0, 0, True)
+    cells = Cells(*(jnp.asarray(x) for x in rows.cells))
+    model = model_from_sums(model_sums(source("d", ROWS["d"], np.float64), rows), cells, True)
+    assert leading({"d": model}, 0.05)["d"].vectors.shape == (1, 128, 64)
+    ranking = rank_supervisors({"a": ROWS["a"], **wide}, ROWS["d"], HIDDEN, threshold=0.05)
+    rows = [row for row in table.to_dict()["rows"] if row["weak_threshold"] == row["strong_threshold"] == 0.05]
+    for want in ranking.to_dict()["rows"]:
+        row = next(row for row in rows if row["weak"] == want["supervisor"])
+        for column in ("gap_op", "gap_fro", "cka", "predicted_gap"):
+            assert row[column] == pytest.approx(want[column], rel=1e-8), column
 
 
 def test_folds_only_add_columns(x64):

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 CHUNKS = 1024
+LEAST_ROWS = 8  # of a chunk: with fewer, hashing takes longer than what is computed of the rows
 
 
 def chunk_rows(rows: int) -> int:
     """Rows per chunk: a process reads whole chunks."""
-    return -(-rows // CHUNKS)
+    return max(-(-rows // CHUNKS), LEAST_ROWS)
 
 
 class RowDigest:

@@ -11,9 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.sharding import Mesh
+from jax.typing import ArrayLike
 
 from w2s_jax.folds import Layout
-from w2s_jax.pairs import Cells, Model, Student, prepare_student, run_experiments, score_pairs
+from w2s_jax.pairs import Cells, Model, Student, leading, prepare_student, run_experiments, score_pairs
 from w2s_jax.row_cells import LabelSet, RowCells, squares_per_cell
 from w2s_jax.sharding import spread
 from w2s_jax.sweep_config import Setting, SweepConfig
@@ -21,9 +22,22 @@ from w2s_jax.sweep_config import Setting, SweepConfig
 BATCH = 16  # weak models at once on an accelerator
 
 
+class Entry(NamedTuple):
+    """A model of a group of pairs: whole, and as `pairs.leading` cuts it for its side's thresholds."""
+
+    model: Model
+    light: Model
+
+
+def entries(models: Mapping[str, Model], thresholds: Iterable[float]) -> dict[str, Entry]:
+    """A side's models, ready to be paired."""
+    light = leading(models, min(thresholds))
+    return {name: Entry(model, light[name]) for name, model in models.items()}
+
+
 def score_strong(
-    strong: Model,
-    weak: Mapping[str, Model],
+    strong: Entry,
+    weak: Mapping[str, Entry],
     cross: Mapping[str, np.ndarray],
     rows: RowCells,
     config: SweepConfig,
@@ -33,7 +47,7 @@ def score_strong(
 
     Weak models are spread over the mesh's devices.
     """
-    padded = {name: _padded(cross[name], strong, model) for name, model in weak.items()}
+    padded = {name: _padded(cross[name], strong.model, entry.model) for name, entry in weak.items()}
     task = _Task(strong, weak, padded, rows, config, mesh)
     scores, trials = _scores(task), _trials(task) if config.folds else {}
     return {name: list(_rows(scores[name], trials.get(name), rows, config)) for name in weak}
@@ -42,30 +56,28 @@ def score_strong(
 class _Task(NamedTuple):
     """A strong model's pairs: cross sums are padded to the models' widths."""
 
-    strong: Model
-    weak: Mapping[str, Model]
-    cross: Mapping[str, Array]
+    strong: Entry
+    weak: Mapping[str, Entry]
+    cross: Mapping[str, np.ndarray]
     rows: RowCells
     config: SweepConfig
     mesh: Mesh | None
 
 
-def _padded(cross: np.ndarray, strong: Model, weak: Model) -> Array:
+def _padded(cross: np.ndarray, strong: Model, weak: Model) -> np.ndarray:
     """Cross sums padded to the models' widths."""
     missing = [side.mean.shape[0] - have for side, have in zip((strong, weak), cross.shape[1:], strict=True)]
-    return jnp.asarray(np.pad(cross, [(0, 0), *((0, more) for more in missing)]))
+    return np.pad(cross, [(0, 0), *((0, more) for more in missing)])
 
 
 def _scores(task: _Task) -> dict[str, dict[str, np.ndarray]]:
     """What `score_pairs` makes of every weak model, those of one width together."""
     strong, weak, cross, rows, config, mesh = task
-    light = lambda model: model._replace(second=None, hy=None)
-    dtype = strong.mean.dtype
-    common = light(strong), *_on_device((rows.cells, np.asarray(config.grid), rows.energy), dtype)
+    common = strong.light, *_on_device((rows.cells, np.asarray(config.grid), rows.energy), strong.model.mean.dtype)
     started = []  # fetched only when all are, so that the device never waits
     for names in _batches(weak, mesh):
-        entries = _stacked([light(weak[name]) for name in names]), jnp.stack([cross[name] for name in names])
-        started.append((names, _over(mesh, _pairs_scorer(config.normalize))(entries, *common)))
+        batch = _stacked([(weak[name].light, cross[name]) for name in names])
+        started.append((names, _over(mesh, _pairs_scorer(config.normalize))(batch, *common)))
     found: dict[str, dict[str, np.ndarray]] = {}
     for names, scores in jax.device_get(started):
         found |= {name: {key: np.asarray(x[i], float) for key, x in scores.items()} for i, name in enumerate(names)}
@@ -74,7 +86,7 @@ def _scores(task: _Task) -> dict[str, dict[str, np.ndarray]]:
 
 @lru_cache
 def _pairs_scorer(normalize: bool) -> Callable:
-    def run(entries: tuple[Model, Array], strong: Model, *common: Any) -> dict[str, Array]:
+    def run(entries: tuple[Model, ArrayLike], strong: Model, *common: Any) -> dict[str, Array]:
         return score_pairs(entries[0], strong, entries[1], *common, normalize=normalize)
 
     return run
@@ -85,18 +97,19 @@ def _over(mesh: Mesh | None, function: Callable) -> Callable:
 
 
 def _stacked(trees: list[Any]) -> Any:
-    return jax.tree.map(lambda *x: jnp.stack(x), *trees)
+    """A batch; of one, which on a CPU is all there are, no array is copied."""
+    return jax.tree.map(lambda *x: x[0][None] if len(x) == 1 else jnp.stack(x), *trees)
 
 
-def _batches(weak: Mapping[str, Model], mesh: Mesh | None) -> Iterator[list[str]]:
+def _batches(weak: Mapping[str, Entry], mesh: Mesh | None) -> Iterator[list[str]]:
     """Models of one width, a batch at a time; the last one is filled up with its last model.
 
     A CPU takes one at a time on each of its devices.
     """
     size = (1 if jax.default_backend() == "cpu" else BATCH) * (1 if mesh is None else mesh.size)
     by_width: dict[int, list[str]] = {}
-    for name, model in weak.items():
-        by_width.setdefault(model.mean.shape[0], []).append(name)
+    for name, entry in weak.items():
+        by_width.setdefault(entry.model.mean.shape[0], []).append(name)
     for members in by_width.values():
         for start in range(0, len(members), size):
             batch = members[start : start + size]
@@ -115,7 +128,7 @@ class _Experiment(NamedTuple):
 
 def _trials(task: _Task) -> dict[str, list[dict[str, np.ndarray]]]:
     """What `run_experiments` makes of every weak model, by layout."""
-    strong, weak, cross, rows, config, mesh = task
+    (strong, _), weak, cross, rows, config, mesh = task
     dtype = strong.mean.dtype
     ridges = tuple(jnp.asarray(side, dtype) for side in _ridges(config.grid))
     shared = jnp.asarray([config.prior, config.noise], dtype)
@@ -127,8 +140,8 @@ def _trials(task: _Task) -> dict[str, list[dict[str, np.ndarray]]]:
         run = _over(mesh, _experiments(columns, config.normalize))
         started = []
         for names in _batches(weak, mesh):
-            entries = _stacked([(_part(weak[name], where), cross[name][where]) for name in names])
-            started.append((names, run(entries, part, cells, student, roles, ridges, shared)))
+            batch = _stacked([(_part(weak[name].model, where), cross[name][where]) for name in names])
+            started.append((names, run(batch, part, cells, student, roles, ridges, shared)))
         for names, errors in jax.device_get(started):
             for i, name in enumerate(dict.fromkeys(names)):
                 found[name].append({key: x[i] for key, x in errors.items()})

@@ -1,21 +1,24 @@
 """Models met once and paired many times: what a model's second moments give alone, and what a cross moment adds.
 
 Rows belong to cells (folds.py) and sets of cells (all rows, the labelled rows of a label set). A model's sums per cell
-become one eigendecomposition per set; a pair is then two products that turn the cross moment into both eigenbases, and
-k x k work for the whole grid at once. Widths are padded with columns of zeros, whose eigenvalues no filter keeps.
+become one eigendecomposition per set; a pair is then two products that turn the cross moment into both eigenbases, as far as
+some setting keeps them, and k x k work for the whole grid at once. Widths are padded with columns of zeros, whose
+eigenvalues no filter keeps.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import ArrayLike
 
 from w2s_jax import crossfit
-from w2s_jax._arrays import matmul, outer
+from w2s_jax._arrays import bucket, matmul, outer
 from w2s_jax.crossfit import ExpectedStrong, Settings, StrongCells, WeakCells, WeakHeads, pool
 from w2s_jax.filters import ridge
 from w2s_jax.gap import gap_norm, prediction_gap
@@ -90,20 +93,41 @@ def model_from_sums(sums: Sums, cells: Cells, normalize: bool) -> Model:
     return Model(mean, origin, root, spread, variance, first, second, hy, values, vectors, labels)
 
 
+def leading(models: Mapping[str, Model], threshold: float) -> dict[str, Model]:
+    """The models as `score_pairs` takes them: without moments, and with no more eigenpairs than some of them need above a
+    relative threshold, as many for all, so that they share programs."""
+    kept = {name: _kept(model.values, threshold) for name, model in models.items()}
+    size = bucket(max(int(jnp.max(jnp.sum(keep, -1))) for keep in kept.values()))
+    return {name: _cut(model._replace(second=None, hy=None), kept[name], size) for name, model in models.items()}
+
+
+@jax.jit
+def _kept(values: Array, threshold: Array) -> Array:
+    return jax.vmap(ridge(0.0, threshold).kept)(values)
+
+
+@partial(jax.jit, static_argnames="size")
+def _cut(model: Model, kept: Array, size: int) -> Model:
+    """A model's leading eigenpairs; the values of those that are not kept are zero, which no filter keeps."""
+    values = jnp.where(kept, model.values, 0)[:, :size]
+    return model._replace(values=values, vectors=model.vectors[..., :size], labels=model.labels[:, :size])
+
+
 def moved(cross: Array, first_s: Array, first_w: Array, n: Array, by_s: Array, by_w: Array) -> Array:
     """Sums of products per cell (J, d_s, d_w) about an origin that moves by `by_s` and `by_w`; first sums about the old one."""
     cross = cross - jax.vmap(outer, (0, None))(first_s, by_w) - jax.vmap(outer, (None, 0))(by_s, first_w)
     return cross + outer(n, outer(by_s, by_w))
 
 
-@partial(jax.jit, static_argnames="normalize")
 def score_pairs(
-    weak: Model, strong: Model, cross: Array, cells: Cells, grid: Array, energy: Array, normalize: bool
+    weak: Model, strong: Model, cross: ArrayLike, cells: Cells, grid: Array, energy: Array, normalize: bool
 ) -> dict[str, Array]:
     """Scores of a batch of weak models (stacked, B in front) with one strong model, from cross sums about the shifts.
 
+    Two programs: the larger one, of the norms, is that of all widths whose cut is the same.
+
     Args:
-        weak, strong: as `model_from_sums` makes them; first sums, moments and labels per cell are not used.
+        weak, strong: as `leading` makes them.
         cross: (B, J, d_s, d_w).
         grid: (G, 4), settings as in `sweep_config.Setting`.
         energy: mean square of each label column on each set of rows (R, C).
@@ -111,34 +135,52 @@ def score_pairs(
     Returns:
         `cka` (B,), `gap_op` and `gap_fro` (B, R, G) for every set of rows, `predicted_gap` (B, R, G, C).
     """
-
-    def one(args: tuple[Model, Array]) -> dict[str, Array]:
-        return _score(args[0], args[1], strong, cells, grid, energy, normalize)
-
-    # A CPU gains nothing from batching; an accelerator does.
-    return jax.lax.map(one, (weak, cross), batch_size=None if jax.default_backend() == "cpu" else cross.shape[0])
+    cka, rotated = _rotated(weak, strong, cross, cells, normalize)
+    sides = (weak.values, weak.labels), (strong.values, strong.labels)
+    return {"cka": cka} | _norms(rotated, *sides, cells, grid, energy)
 
 
-def _score(
-    weak: Model, cross: Array, strong: Model, cells: Cells, grid: Array, energy: Array, normalize: bool
+def _over_batch(function: Callable, *batch: Any) -> Any:
+    """One after another on a CPU, which gains nothing from batching; an accelerator does."""
+    size = None if jax.default_backend() == "cpu" else len(jax.tree.leaves(batch)[0])
+    return jax.lax.map(lambda args: function(*args), batch, batch_size=size)
+
+
+@partial(jax.jit, static_argnames="normalize")
+def _rotated(weak: Model, strong: Model, cross: Array, cells: Cells, normalize: bool) -> tuple[Array, Array]:
+    """CKA (B,) and the cross moment of every set of rows in both eigenbases (B, R, k_s, k_w)."""
+
+    def one(weak: Model, cross: Array) -> tuple[Array, Array]:
+        centred, cross = cross_moments(weak, cross, strong, cells, normalize)
+        pooled = pool(cells.sets[0], centred, cells.n) / jnp.sqrt(weak.variance) / jnp.sqrt(strong.variance)
+        cka = jnp.sum(pooled * pooled) / weak.spread / strong.spread
+
+        def of_set(args: tuple[Array, Array, Array]) -> Array:
+            chosen, vectors_w, vectors_s = args
+            return matmul(matmul(vectors_s.T, pool(chosen, cross, cells.n)), vectors_w)
+
+        return cka, jax.lax.map(of_set, (cells.sets, weak.vectors, strong.vectors))
+
+    return _over_batch(one, weak, cross)
+
+
+@jax.jit
+def _norms(
+    rotated: Array, weak: tuple[Array, Array], strong: tuple[Array, Array], cells: Cells, grid: Array, energy: Array
 ) -> dict[str, Array]:
-    centred, cross = cross_moments(weak, cross, strong, cells, normalize)
-    pooled = pool(cells.sets[0], centred, cells.n) / jnp.sqrt(weak.variance) / jnp.sqrt(strong.variance)
-    cka = jnp.sum(pooled * pooled) / weak.spread / strong.spread
+    """The norms and gaps of `score_pairs`; `weak` and `strong` are eigenvalues and labels."""
     weak_head, strong_head = ridge(grid[:, 2], grid[:, 0]), ridge(grid[:, 3], grid[:, 1])
 
-    def of_set(args: tuple[Array, ...]) -> tuple[Array, Array, Array]:
-        chosen, values_w, vectors_w, labels_w, values_s, vectors_s, labels_s, energy = args
+    def of_set(args: tuple[Array, ...]) -> dict[str, Array]:
+        chosen, rotated, values_w, labels_w, values_s, labels_s, energy = args
         n = jnp.sum(chosen * cells.n)
-        rotated = matmul(matmul(vectors_s.T, pool(chosen, cross, cells.n)), vectors_w)
         weak_side, strong_side = (Side(x, jnp.zeros((len(x), len(x)), x.dtype), n) for x in (values_w, values_s))
         overlap = whitened(weak_side, strong_side, rotated, labels_w, labels_s, energy)
         op, fro = (gap_norm(overlap, weak_head, strong_head, ord) for ord in ("op", "fro"))
-        return op, fro, prediction_gap(overlap, weak_head, strong_head)
+        return {"gap_op": op, "gap_fro": fro, "predicted_gap": prediction_gap(overlap, weak_head, strong_head)}
 
-    sides = (weak.values, weak.vectors, weak.labels, strong.values, strong.vectors, strong.labels)
-    op, fro, gap = jax.lax.map(of_set, (cells.sets, *sides, energy))
-    return {"cka": cka, "gap_op": op, "gap_fro": fro, "predicted_gap": gap}
+    one = lambda rotated, weak: jax.lax.map(of_set, (cells.sets, rotated, *weak, *strong, energy))
+    return _over_batch(one, rotated, weak)
 
 
 def cross_moments(weak: Model, cross: Array, strong: Model, cells: Cells, normalize: bool) -> tuple[Array, Array]:

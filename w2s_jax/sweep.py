@@ -26,7 +26,7 @@ from w2s_jax._progress import track
 from w2s_jax._row_digest import chunk_rows
 from w2s_jax.hosts import Hosts, SharedError
 from w2s_jax.io import open_rows, read_groups, read_labels, require_same_ids
-from w2s_jax.pair_rows import score_strong
+from w2s_jax.pair_rows import entries, score_strong
 from w2s_jax.pairs import Cells, Model, model_from_sums
 from w2s_jax.readers import Readers, follow
 from w2s_jax.row_cells import RowCells, Source, row_cells, source
@@ -269,13 +269,16 @@ def _results(run: _Run, group: _Group, keys: Mapping[str, str]) -> dict[str, lis
     strong, weak = ([run.readers.sources[name] for name in names] for names in (group.strong, group.weak))
     cross = run.readers.cross(group.strong, group.weak)
     models = {name: _loaded(run, name, keys[name]) for name in {*group.strong, *group.weak}}
+    thresholds = zip(*((point.weak_threshold, point.strong_threshold) for point in run.config.grid), strict=True)
+    sides = (({name: models[name] for name in names}) for names in (group.weak, group.strong))
+    weak_entries, strong_entries = (entries(side, cuts) for side, cuts in zip(sides, thresholds, strict=True))
     places = _places(strong), _places(weak)
     results = {}
     for name in group.strong:
-        chosen = {other: models[other] for other in group.weak if (name, other) in group.missing}
+        chosen = {other: weak_entries[other] for other in group.weak if (name, other) in group.missing}
         parts = {other: cross[:, places[0][name], places[1][other]] for other in chosen}
         for other, rows in score_strong(
-            models[name], chosen, parts, run.readers.rows, run.config, run.readers.mesh
+            strong_entries[name], chosen, parts, run.readers.rows, run.config, run.readers.mesh
         ).items():
             key, widths = (
                 group.missing[name, other],
