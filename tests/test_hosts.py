@@ -18,7 +18,7 @@ from conftest import relative_error
 
 from w2s_jax import InputError, moments
 from w2s_jax.hosts import Hosts
-from w2s_jax.sweep_table import read_sweep
+from w2s_jax.sweep.table import read_sweep
 
 N = 501  # an odd number of rows for any number of processes
 NUMBERS = ("gap_op", "gap_fro", "cka", "predicted_gap", "expected_error", "trial_error")

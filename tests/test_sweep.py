@@ -16,12 +16,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from w2s_jax import InputError, io, moments, rank_supervisors, readers, run_sweep, store, sweep
+from w2s_jax import InputError, io, moments, rank_supervisors, run_sweep
 from w2s_jax.cli import main
-from w2s_jax.pairs import Cells, leading, model_from_sums
-from w2s_jax.row_cells import cross_sums, model_sums, row_cells, source
-from w2s_jax.sweep_config import read_config, sweep_config
-from w2s_jax.sweep_table import Sweep, read_sweep
+from w2s_jax.sweep import readers, run, store
+from w2s_jax.sweep.config import read_config, sweep_config
+from w2s_jax.sweep.pairs import Cells, leading, model_from_sums
+from w2s_jax.sweep.row_cells import cross_sums, model_sums, row_cells, source
+from w2s_jax.sweep.table import Sweep, read_sweep
 
 N = 90
 RNG = np.random.default_rng(0)
@@ -232,7 +233,7 @@ def test_many_blocks_are_one(x64, monkeypatch):
     rows = row_cells(N, LABELS, None, 3, 0, True)
     models = [source(name, ROWS[name], np.float64) for name in ("s1", "a")]
     once = model_sums(models[0], rows), cross_sums(models[:1], models[1:], rows)
-    monkeypatch.setattr("w2s_jax.row_cells.BLOCK_ROWS", 16)
+    monkeypatch.setattr("w2s_jax.sweep.row_cells.BLOCK_ROWS", 16)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-11),
         (model_sums(models[0], rows), cross_sums(models[:1], models[1:], rows)),
@@ -244,7 +245,7 @@ def test_batches_of_an_accelerator_score_the_same(monkeypatch):
     """Weak models scored several at a time, the last batch filled up, have the scores of one at a time."""
     alone = run_sweep({**TABLE, "weak": ["[abcd].npy"], "memory": 256})
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    monkeypatch.setattr("w2s_jax.pair_rows.BATCH", 2)
+    monkeypatch.setattr("w2s_jax.sweep.pair_rows.BATCH", 2)
     together = run_sweep({**TABLE, "weak": ["[abcd].npy"], "memory": 256, "output": "together"})
     assert together["weak"].tolist() == alone["weak"].tolist()
     for column in ("gap_op", "gap_fro", "cka", "predicted_gap"):
@@ -310,7 +311,7 @@ def test_an_old_file_is_not_read_again(monkeypatch):
     for name in ROWS:
         os.utime(f"{name}.npy", (1e9, 1e9))
     run_sweep(TABLE)
-    monkeypatch.setattr(sweep, "_hashed", None)
+    monkeypatch.setattr(run, "_hashed", None)
     assert run_sweep(TABLE).changed == ()
 
 
@@ -366,7 +367,7 @@ def test_moments_of_other_files_are_removed():
 def test_groups_share_their_reads(monkeypatch):
     """With memory for all pairs every file is read twice: once for its moments, once for the cross moments."""
     read: list[str] = []
-    real = sweep.open_rows
+    real = run.open_rows
 
     def opened(path, name, **options):
         rows = real(path, name, **options)
@@ -375,7 +376,7 @@ def test_groups_share_their_reads(monkeypatch):
         reading = lambda start, stop: (read.append(name) if stop > 1 else None) or rows[start:stop]
         return io.Rows(rows.label, rows.shape, rows.dtype, reading)
 
-    monkeypatch.setattr(sweep, "open_rows", opened)
+    monkeypatch.setattr(run, "open_rows", opened)
     run_sweep({**TABLE, "memory": 256})
     assert {name: read.count(name) for name in read} == {f"model {name!r}": 2 for name in ("a", "b", "c", "s1", "s2")}
 

@@ -39,8 +39,7 @@ from w2s_jax.precision import PrecisionReport, fastest_precision, supported_prec
 from w2s_jax.ranking import rank_supervisors
 from w2s_jax.sharding import device_mesh, spread
 from w2s_jax.spectrum import Spectrum, principal_rank, spectrum, tail_gamma
-from w2s_jax.sweep import run_sweep
-from w2s_jax.sweep_table import Sweep
+from w2s_jax.sweep import Sweep, run_sweep
 from w2s_jax.table import SupervisorTable
 from w2s_jax.training import TrainedProbe, train_probe
 

@@ -1,5 +1,5 @@
 """The command line, `w2s` and `python -m w2s_jax`: `rank` representations in files, `demo` the whole experiment on real
-data, `verify` the theory by simulation, `sweep` many pairs and settings (cli_sweep.py).
+data, `verify` the theory by simulation, `sweep` many pairs and settings (sweep/cli.py).
 
 Exit codes: 0 done, 2 bad input (one sentence on stderr, nothing half-written), 130 interrupted.
 """
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from w2s_jax._checks import InputError
-from w2s_jax.cli_sweep import add_sweep
+from w2s_jax.sweep.cli import add_sweep
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -20,13 +20,13 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from w2s_jax._arrow import open_ipc, open_parquet
 from w2s_jax._checks import InputError
-from w2s_jax._npy import open_npy, open_npz
-from w2s_jax._rows import Kind, Rows, Source, reason
-from w2s_jax._shards import find_shards, is_pattern, open_shards
-from w2s_jax._torch_file import open_torch
-from w2s_jax._zarr import is_zarr, open_zarr
+from w2s_jax.formats.arrow import open_ipc, open_parquet
+from w2s_jax.formats.npy import open_npy, open_npz
+from w2s_jax.formats.rows import Kind, Rows, Source, reason
+from w2s_jax.formats.shards import find_shards, is_pattern, open_shards
+from w2s_jax.formats.torch_file import open_torch
+from w2s_jax.formats.zarr import is_zarr, open_zarr
 
 _PATH_AND_KEY = re.compile(
     r"(.+?\.(?:npy|npz|safetensors|pth?|parquet|arrow|feather|zarr)/?):(.+)", re.IGNORECASE | re.DOTALL

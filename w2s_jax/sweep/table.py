@@ -15,7 +15,7 @@ import numpy as np
 
 from w2s_jax._checks import InputError
 from w2s_jax.io import replacing, write_text_atomically
-from w2s_jax.store import COLUMNS, DATABASE, read_results
+from w2s_jax.sweep.store import COLUMNS, DATABASE, read_results
 from w2s_jax.table import aligned
 
 FORMATS = (".csv", ".parquet", ".json")

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from w2s_jax._rows import ID_KEYS, Kind, Rows, Source, reason
+from w2s_jax.formats.rows import ID_KEYS, Kind, Rows, Source, reason
 
 _CACHE_BYTES = 128 << 20  # so that blocks of rows smaller than a chunk do not decode it again and again
 _MARKS = ("zarr.json", ".zarray", ".zgroup")

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 
-from w2s_jax._row_digest import RowDigest, chunk_rows
 from w2s_jax.hosts import Hosts, SharedError
-from w2s_jax.pairs import Sums
-from w2s_jax.row_cells import BLOCK_BYTES, RowCells, Source, cross_sums, model_sums
+from w2s_jax.sweep.pairs import Sums
+from w2s_jax.sweep.row_cells import BLOCK_BYTES, RowCells, Source, cross_sums, model_sums
+from w2s_jax.sweep.row_digest import RowDigest, chunk_rows
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from w2s_jax._npy import data_offset
-from w2s_jax._rows import Kind, Rows, Source
-from w2s_jax._torch_pickle import Refused, Tensor, interpret
+from w2s_jax.formats.npy import data_offset
+from w2s_jax.formats.rows import Kind, Rows, Source
+from w2s_jax.formats.torch_pickle import Refused, Tensor, interpret
 
 _LARGEST_PICKLE = 256 << 20  # it is held in memory, so a file's ids may be that long, its tensors of any size
 _OLD_FORMAT = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # how a .pt of torch < 1.6 begins

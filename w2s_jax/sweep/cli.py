@@ -65,8 +65,8 @@ def run(args: argparse.Namespace) -> None:
     from w2s_jax.compilation import cache_compiled_programs
     from w2s_jax.hosts import LostError, connected_hosts
     from w2s_jax.sharding import all_devices
-    from w2s_jax.sweep import run_sweep
-    from w2s_jax.sweep_config import read_toml, sweep_config
+    from w2s_jax.sweep.config import read_toml, sweep_config
+    from w2s_jax.sweep.run import run_sweep
 
     table, folder = ({}, Path()) if not args.what else (read_toml(args.what[0]), Path(args.what[0]).parent)
     config = sweep_config(_with_options(table, args, folder), folder)
@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _export(args: argparse.Namespace) -> None:
-    from w2s_jax.sweep_table import read_sweep
+    from w2s_jax.sweep.table import read_sweep
 
     if len(args.what) != 2 or args.to is None:
         raise InputError(f"usage: {_USAGE}")

@@ -23,17 +23,17 @@ from jax.sharding import Mesh
 
 from w2s_jax._checks import InputError
 from w2s_jax._progress import track
-from w2s_jax._row_digest import chunk_rows
 from w2s_jax.hosts import Hosts, SharedError
 from w2s_jax.io import open_rows, read_groups, read_labels, require_same_ids
-from w2s_jax.pair_rows import entries, score_strong
-from w2s_jax.pairs import Cells, Model, model_from_sums
-from w2s_jax.readers import Readers, follow
-from w2s_jax.row_cells import RowCells, Source, row_cells, source
 from w2s_jax.sharding import require_mesh
-from w2s_jax.store import COLUMNS, Store, key_of, now_ns, open_store, stamp_of
-from w2s_jax.sweep_config import SweepConfig, read_config, sweep_config
-from w2s_jax.sweep_table import Sweep, read_sweep
+from w2s_jax.sweep.config import SweepConfig, read_config, sweep_config
+from w2s_jax.sweep.pair_rows import entries, score_strong
+from w2s_jax.sweep.pairs import Cells, Model, model_from_sums
+from w2s_jax.sweep.readers import Readers, follow
+from w2s_jax.sweep.row_cells import RowCells, Source, row_cells, source
+from w2s_jax.sweep.row_digest import chunk_rows
+from w2s_jax.sweep.store import COLUMNS, Store, key_of, now_ns, open_store, stamp_of
+from w2s_jax.sweep.table import Sweep, read_sweep
 
 _ALONE = Hosts()
 

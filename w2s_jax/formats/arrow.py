@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from w2s_jax._rows import ID_KEYS, Kind, Rows, Source
+from w2s_jax.formats.rows import ID_KEYS, Kind, Rows, Source
 
 _BATCH_BYTES = 4 << 20
 _END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"

@@ -129,7 +129,7 @@ def score_pairs(
     Args:
         weak, strong: as `leading` makes them.
         cross: (B, J, d_s, d_w).
-        grid: (G, 4), settings as in `sweep_config.Setting`.
+        grid: (G, 4), settings as in `config.Setting`.
         energy: mean square of each label column on each set of rows (R, C).
 
     Returns:

@@ -14,10 +14,10 @@ from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
 from w2s_jax.folds import Layout
-from w2s_jax.pairs import Cells, Model, Student, leading, prepare_student, run_experiments, score_pairs
-from w2s_jax.row_cells import LabelSet, RowCells, squares_per_cell
 from w2s_jax.sharding import spread
-from w2s_jax.sweep_config import Setting, SweepConfig
+from w2s_jax.sweep.config import Setting, SweepConfig
+from w2s_jax.sweep.pairs import Cells, Model, Student, leading, prepare_student, run_experiments, score_pairs
+from w2s_jax.sweep.row_cells import LabelSet, RowCells, squares_per_cell
 
 BATCH = 16  # weak models at once on an accelerator
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from w2s_jax._rows import Kind, Rows, Source
+from w2s_jax.formats.rows import Kind, Rows, Source
 
 _CHUNK = 1 << 20  # bytes decompressed at a time
 

@@ -20,11 +20,11 @@ from jax.sharding import PartitionSpec as P
 
 from w2s_jax._arrays import bucket, matmul
 from w2s_jax._checks import InputError, require_finite
-from w2s_jax._row_digest import RowDigest
 from w2s_jax.crossfit import Roles
 from w2s_jax.folds import Layout, block_size, lay_out
 from w2s_jax.moments import Tree, add_compensated
-from w2s_jax.pairs import Cells, Sums
+from w2s_jax.sweep.pairs import Cells, Sums
+from w2s_jax.sweep.row_digest import RowDigest
 
 BLOCK_ROWS = 16384
 GROUP_STEP = 256  # features: groups are few and wide, and a bucket's steps would pad them by an eighth

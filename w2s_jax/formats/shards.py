@@ -14,8 +14,8 @@ from typing import NamedTuple, cast
 
 import numpy as np
 
-from w2s_jax._rows import Rows, Source
-from w2s_jax._zarr import is_zarr
+from w2s_jax.formats.rows import Rows, Source
+from w2s_jax.formats.zarr import is_zarr
 
 _ALIKE = {".pth": ".pt", ".feather": ".arrow"}
 
