@@ -43,7 +43,8 @@ def require_finite(name: str, array: np.ndarray | jax.Array, first_row: int = 0)
 
 @jax.jit
 def _all_finite(array: jax.Array) -> jax.Array:
-    return jnp.isfinite(array).all()
+    # What is not finite is not zero times zero; sums of floats are several times as fast as those of truth values on a CPU.
+    return jnp.sum(0 * array) == 0
 
 
 @jax.jit

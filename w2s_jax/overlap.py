@@ -215,7 +215,8 @@ def checked_pair(h_w: ArrayLike, h_s: ArrayLike, y: ArrayLike | None) -> tuple[A
 def representation(name: str, h: ArrayLike) -> Array:
     """A representation as a checked array (n, d); raises InputError also if it is zero in every entry."""
     h = as_matrix(name, h)
-    if not isinstance(h, Tracer) and not jnp.any(h):
+    # The first row answers for nearly every representation.
+    if not isinstance(h, Tracer) and not (jnp.any(h[0]) or jnp.any(h)):
         raise InputError(f"{name} are zero in every entry, expected at least one nonzero")
     return h
 
