@@ -3,18 +3,9 @@
 from w2s_jax._checks import InputError
 from w2s_jax.compilation import cache_compiled_programs
 from w2s_jax.decomposability import DecomposabilityReport, decomposability, decomposability_from_moments
-from w2s_jax.deterministic import (
-    Equivalent,
-    EquivalentErrors,
-    Population,
-    Tail,
-    deterministic_equivalent,
-    effective_ridge,
-    effective_ridge_from_spectrum,
-    equivalent_errors,
-    equivalent_errors_from_moments,
-    expected_experiment,
-)
+from w2s_jax.deterministic import Equivalent, Population, Tail, deterministic_equivalent
+from w2s_jax.equivalent_errors import EquivalentErrors, equivalent_errors, equivalent_errors_from_moments
+from w2s_jax.expected import expected_experiment
 from w2s_jax.filters import Filter, gradient_flow, iterated_tikhonov, projection, ridge
 from w2s_jax.finetune import (
     cross_fit_pseudo_labels,
@@ -22,6 +13,7 @@ from w2s_jax.finetune import (
     weak_to_strong_from_moments,
     weak_to_strong_splits,
 )
+from w2s_jax.fixed_point import effective_ridge, effective_ridge_from_spectrum
 from w2s_jax.gap import PrincipalKernel, example_scores, gap_bound, gap_norm, prediction_gap, principal_kernel
 from w2s_jax.heads import (
     LinearProbe,

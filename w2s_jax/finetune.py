@@ -21,7 +21,7 @@ from jaxtyping import Float
 
 from w2s_jax._arrays import accumulation_dtype, as_labels, as_matrix, require_same_rows
 from w2s_jax._checks import InputError
-from w2s_jax.deterministic import EquivalentErrors, equivalent_errors, equivalent_errors_from_moments
+from w2s_jax.equivalent_errors import EquivalentErrors, equivalent_errors, equivalent_errors_from_moments
 from w2s_jax.filters import ridge
 from w2s_jax.folds import grouped_folds
 from w2s_jax.gap import prediction_gap
