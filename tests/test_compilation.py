@@ -193,6 +193,22 @@ def test_what_lanczos_cannot_bound_is_solved(steps, monkeypatch, x64):
     assert np.abs(found / np.linalg.eigvalsh(A)[:, -1] - 1).max() <= 1e-10
 
 
+@pytest.mark.parametrize("overlap", [1.0, 1e-2, 1e-4])
+@pytest.mark.parametrize("size", [12, 60])
+def test_a_start_with_little_of_the_eigenvector_finds_it(size, overlap):
+    """In float32 the vectors are right also where their largest coordinates come late in the recurrence."""
+    rng = np.random.default_rng(2)
+    basis = np.linalg.qr(rng.standard_normal((5, size, size)))[0]
+    A = (basis * np.arange(1, size + 1.0) ** -1) @ np.swapaxes(basis, 1, 2)
+    start = np.einsum("bij,j->ib", basis, np.where(np.arange(size) > 0, 1, overlap))
+    single = lambda x: jnp.asarray(x, jnp.float32)
+    given = problem(single(A))._replace(start=single(start / np.linalg.norm(start, axis=0)))
+    top, state = lanczos._lanczos(given, with_basis=True)
+    found = np.asarray(lanczos._ritz_vectors(top.coordinates, state.basis), float)
+    alignment = np.abs(np.sum(found * basis[..., 0], 1))
+    assert (np.abs(alignment - 1) <= 1e-6).all(), alignment
+
+
 # Programs on disk
 
 PROGRAM = """

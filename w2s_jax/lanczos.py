@@ -41,12 +41,11 @@ class State(NamedTuple):
 
 
 class Top(NamedTuple):
-    """Leading Ritz values (batch,), bounds of their error (batch,), and the ratios s_i / s_{i+1} of their vectors' coordinates
-    (steps, batch)."""
+    """Leading Ritz values (batch,), bounds of their error (batch,), their vectors' coordinates in the basis (steps, batch)."""
 
     value: Array
     residual: Array
-    ratios: Array
+    coordinates: Array
 
 
 class Problem(NamedTuple):
@@ -72,7 +71,7 @@ def leading_vectors(problem: Problem) -> Array:
     """Unit eigenvectors (batch, k) of the largest eigenvalues."""
     top, state = _lanczos(problem, with_basis=True)
     return _resolve(
-        problem, top, _ritz_vectors(top.ratios, state.basis), lambda *point: eigh(problem.matrix(*point))[1][:, -1]
+        problem, top, _ritz_vectors(top.coordinates, state.basis), lambda *point: eigh(problem.matrix(*point))[1][:, -1]
     )
 
 
@@ -97,9 +96,10 @@ def _resolve(problem: Problem, top: Top, results: Array, dense: Callable[..., Ar
     return jax.lax.while_loop(lambda state: jnp.any(state[1]), solve, (results, ~_converged(top)))[0]
 
 
-def _converged(top: Top) -> Array:
-    tolerance = 1e-5 if top.value.dtype == jnp.float32 else 1e-10
-    return top.residual <= tolerance * top.value
+def _converged(top: Top, vectors: bool = False) -> Array:
+    """Whether residuals are small enough; less for vectors, whose errors are of their order and not of their squares'."""
+    values, of_vectors = (1e-5, 1e-6) if top.value.dtype == jnp.float32 else (1e-10, 1e-13)
+    return top.residual <= (of_vectors if vectors else values) * top.value
 
 
 def _lanczos(problem: Problem, with_basis: bool) -> tuple[Top, State]:
@@ -116,20 +116,19 @@ def _lanczos(problem: Problem, with_basis: bool) -> tuple[Top, State]:
         more = jnp.minimum(STEPS_PER_CHECK, limit - state.projection.steps)
         state = jax.lax.fori_loop(0, more, lambda _, s: _step(problem.product, s), state)
         # Past convergence the recurrence finds the same eigenvalue again and its residuals mean nothing.
-        done = _converged(top)
+        done = _converged(top, with_basis)
         return Top(*(jnp.where(done, old, new) for old, new in zip(top, _ritz(state.projection), strict=True))), state
 
     def unfinished(carry: tuple[Top, State]) -> Array:
-        return ~jnp.all(_converged(carry[0])) & (carry[1].projection.steps < limit)
+        return ~jnp.all(_converged(carry[0], with_basis)) & (carry[1].projection.steps < limit)
 
     first = Top(nothing, nothing + jnp.inf, empty)
     return jax.lax.while_loop(unfinished, advance, (first, state))
 
 
-def _ritz_vectors(ratios: Array, basis: Array) -> Array:
-    """Unit eigenvectors (batch, k) from their coordinates' ratios."""
-    weights = jnp.concatenate([jnp.ones_like(ratios[:1]), jnp.cumprod(1 / ratios[:-1], 0)])
-    vectors = matmul(weights.T[:, None], basis)[:, 0]
+def _ritz_vectors(coordinates: Array, basis: Array) -> Array:
+    """Unit eigenvectors (batch, k)."""
+    vectors = matmul(coordinates.T[:, None], basis)[:, 0]
     return vectors / jnp.linalg.norm(vectors, axis=1, keepdims=True)
 
 
@@ -158,8 +157,9 @@ def _step(product: Callable[[Array], Array], state: State) -> State:
 
 def _ritz(projection: Tridiagonal) -> Top:
     value = _top_of_tridiagonal(projection)
-    ratios, last_weight = _ratios(projection, value)
-    return Top(value, projection.off[projection.steps - 1] * last_weight, ratios)
+    coordinates = _coordinates(projection, value)
+    last = projection.steps - 1
+    return Top(value, projection.off[last] * jnp.abs(coordinates[last]), coordinates)
 
 
 def _top_of_tridiagonal(projection: Tridiagonal) -> Array:
@@ -192,21 +192,31 @@ def _top_of_tridiagonal(projection: Tridiagonal) -> Array:
     return (low + high) / 2
 
 
-def _ratios(projection: Tridiagonal, value: Array) -> tuple[Array, Array]:
-    """Ratios s_i / s_{i+1} of the Ritz vectors' coordinates (steps, batch), from their stable end, and |s_last| / |s|."""
+def _coordinates(projection: Tridiagonal, value: Array) -> Array:
+    """The Ritz vectors' coordinates (steps, batch), unit vectors, by a twisted factorisation of `theta - T`.
+
+    Pivots from either end give the ratio of neighbours reliably only as far as coordinates grow; the two meet where the
+    vector is largest. A start that has little of the eigenvector puts that far from the first coordinate.
+    """
     diagonal, off, steps = projection
-    smallest = jnp.finfo(value.dtype).eps * value
+    index = jnp.arange(len(diagonal))[:, None]
+    off = jnp.where(index < steps - 1, off, 0)
+    above, squares, smallest = value - diagonal, off * off, jnp.finfo(value.dtype).tiny
+    nonzero = lambda pivot: jnp.where(jnp.abs(pivot) < smallest, smallest, pivot)
 
-    def back(index, carry):
-        i = steps - 2 - index
-        ratios, below, last, norm = carry
-        coupled = off[i] > 0
-        ratio = jnp.maximum(value - diagonal[i + 1] - below, smallest) / jnp.where(coupled, off[i], 1)
-        ratio = jnp.where(coupled, ratio, jnp.inf)
-        below = jnp.where(coupled, off[i] / ratio, 0)
-        return ratios.at[i].set(ratio), below, last / ratio**2, 1 + norm / ratio**2
+    def advance(i: Array, pivots: tuple[Array, Array]) -> tuple[Array, Array]:
+        # Where there is no neighbour the square is zero: beyond the last step, and at -1, which is the last row.
+        down, up = pivots
+        j = steps - 1 - i
+        down = down.at[i].set(nonzero(above[i] - squares[i - 1] / down[i - 1]))
+        return down, up.at[j].set(nonzero(above[j] - squares[j] / up[j + 1]))
 
-    one = jnp.ones_like(value)
-    start = (jnp.full_like(diagonal, jnp.inf), jnp.zeros_like(value), one, one)
-    ratios, _, last, norm = jax.lax.fori_loop(0, steps - 1, back, start)
-    return ratios, jnp.sqrt(last / norm)
+    positive = jnp.ones((len(diagonal) + 1, *value.shape), value.dtype)
+    down, up = jax.lax.fori_loop(0, steps, advance, (positive, positive))
+    down, up = down[:-1], up[1:]
+    # At the twist what is left of both ends is smallest.
+    left = jnp.where(index < steps, jnp.abs(down - squares / up), jnp.inf)
+    growth = jnp.where(index < jnp.argmin(left, 0), down / jnp.where(off > 0, off, jnp.inf), off / up)
+    sizes = jnp.concatenate([jnp.ones_like(growth[:1]), jnp.cumprod(growth[:-1], 0)])
+    sizes = sizes / jnp.max(jnp.abs(sizes), 0)
+    return sizes / jnp.linalg.norm(sizes, axis=0)
