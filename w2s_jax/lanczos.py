@@ -204,7 +204,7 @@ def _coordinates(projection: Tridiagonal, value: Array) -> Array:
     above, squares, smallest = value - diagonal, off * off, jnp.finfo(value.dtype).tiny
     nonzero = lambda pivot: jnp.where(jnp.abs(pivot) < smallest, smallest, pivot)
 
-    def advance(i: Array, pivots: tuple[Array, Array]) -> tuple[Array, Array]:
+    def advance(i, pivots):
         # Where there is no neighbour the square is zero: beyond the last step, and at -1, which is the last row.
         down, up = pivots
         j = steps - 1 - i
