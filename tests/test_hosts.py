@@ -154,8 +154,10 @@ def test_spans_cover_the_rows_once():
         assert [stop for _, stop in spans[:-1]] == [start for start, _ in spans[1:]]
         assert (spans[0][0], spans[-1][1]) == (0, rows)
         assert all(start % step == 0 and stop > start for start, stop in spans)
-    with pytest.raises(InputError, match="each process must have rows of its own, got 3 rows for 4 processes"):
+    with pytest.raises(InputError, match="each process must have at least 1 row, got 3 rows for 4 processes"):
         Hosts(0, 4).span(3)
+    with pytest.raises(InputError, match="at least 8 rows, got 20 rows for 4 processes"):
+        Hosts(0, 4).span(20, 8)
 
 
 SCRIPT = """

@@ -124,9 +124,9 @@ def prepare_expected(
 def expected_experiment(
     strong: ExpectedStrong, weak: WeakCells, heads: WeakHeads, n: Array, roles: Roles, noise: Array
 ) -> tuple[Score, Score]:
-    """Expected student error and prediction gap over random labels of noise variance `noise`: no labels are used.
+    """Expected student error and prediction gap over random labels: no labels are used.
 
-    Labels are `y = h_s^T theta + noise`, of mean square 1 without the noise, noise variance nu. On cells A (weak head),
+    Labels are `h_s^T theta`, of mean square 1, plus noise of variance `noise`. On cells A (weak head),
     B (student), C (test): `T = (S_w^A + beta_w)^{-1} S_ws^A G` are the weak heads, `Q = (S_s^B + beta_s)^{-1} S_sw^B T` the
     students, `||(S_s^C)^{1/2} (Q - G)||_F^2` the error and `||(S_s^C)^{1/2} (Q - R)||_F^2` the gap, R the ceiling, each plus
     the response to the noise that the weak heads pick up. Errors are in units of the labels' mean square.

@@ -48,7 +48,8 @@ class Hosts:
         """
         steps = -(-rows // step)
         if steps < self.count:
-            raise InputError(f"each process must have rows of its own, got {rows} rows for {self.count} processes")
+            least = "1 row" if step == 1 else f"{step} rows"
+            raise InputError(f"each process must have at least {least}, got {rows} rows for {self.count} processes")
         return steps * self.index // self.count * step, min(rows, steps * (self.index + 1) // self.count * step)
 
     def add(self, sums: Any) -> Any:

@@ -200,8 +200,9 @@ def _coordinates(projection: Tridiagonal, value: Array) -> Array:
     """
     diagonal, off, steps = projection
     index = jnp.arange(len(diagonal))[:, None]
-    off = jnp.where(index < steps - 1, off, 0)
-    above, squares, smallest = value - diagonal, off * off, jnp.finfo(value.dtype).tiny
+    size = jnp.where(value > 0, value, 1)  # else squares of small numbers vanish
+    above, off = (value - diagonal) / size, jnp.where(index < steps - 1, off, 0) / size
+    squares, smallest = off * off, jnp.finfo(value.dtype).tiny
     nonzero = lambda pivot: jnp.where(jnp.abs(pivot) < smallest, smallest, pivot)
 
     def advance(i, pivots):

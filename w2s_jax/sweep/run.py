@@ -269,9 +269,10 @@ def _results(run: _Run, group: _Group, keys: Mapping[str, str]) -> dict[str, lis
     strong, weak = ([run.readers.sources[name] for name in names] for names in (group.strong, group.weak))
     cross = run.readers.cross(group.strong, group.weak)
     models = {name: _loaded(run, name, keys[name]) for name in {*group.strong, *group.weak}}
-    thresholds = zip(*((point.weak_threshold, point.strong_threshold) for point in run.config.grid), strict=True)
-    sides = (({name: models[name] for name in names}) for names in (group.weak, group.strong))
-    weak_entries, strong_entries = (entries(side, cuts) for side, cuts in zip(sides, thresholds, strict=True))
+    weak_entries = entries({name: models[name] for name in group.weak}, [s.weak_threshold for s in run.config.grid])
+    strong_entries = entries(
+        {name: models[name] for name in group.strong}, [s.strong_threshold for s in run.config.grid]
+    )
     places = _places(strong), _places(weak)
     results = {}
     for name in group.strong:
