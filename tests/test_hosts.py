@@ -45,8 +45,14 @@ def free_port() -> int:
         return found.getsockname()[1]
 
 
-def start(folder: Path, output: str, processes: int, weak: Callable[[int], str] = lambda _: "weak*.npy") -> list:
-    """The command of each process, running."""
+def start(
+    folder: Path,
+    output: str,
+    processes: int,
+    weak: Callable[[int], str] = lambda _: "weak*.npy",
+    extra: tuple[str, ...] = (),
+) -> list:
+    """The command of each process with `extra` options, running, with files of its own in the folder "part0", "part1", ..."""
     port, environment = free_port(), os.environ | {"XLA_FLAGS": "", "JAX_ENABLE_X64": "1"}
     # One cache for all of them: what is compiled once is not compiled again.
     environment |= {"JAX_COMPILATION_CACHE_DIR": str(folder / "cache")}
@@ -56,8 +62,15 @@ def start(folder: Path, output: str, processes: int, weak: Callable[[int], str] 
     return [
         subprocess.Popen(
             [sys.executable, "-m", "w2s_jax", "sweep", "--weak", weak(i), *given, *together]
-            + ([] if processes == 1 else ["--process", str(i)]),
-            **dict(cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE),
+            + ([] if processes == 1 else ["--process", str(i)])
+            + list(extra),
+            **dict(
+                cwd=folder / f"part{i}" if "--process-local" in extra else folder,
+                env=environment,
+                text=True,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+            ),
         )
         for i in range(processes)
     ]
@@ -87,6 +100,54 @@ def test_processes_give_the_table_of_one(alone, processes):
     for column in NUMBERS:
         assert relative_error(found[column], expected[column]) <= 1e-9, column
     assert list(found["inputs"]) == list(expected["inputs"])
+
+
+OWN = ("--process-local", "--groups", "groups.npy")
+
+
+def write_parts(folder: Path, parts: list[slice]) -> None:
+    """Every process's own part of the rows of all files, in a folder each, text no longer than it must be."""
+    for i, rows in enumerate(parts):
+        (folder / f"part{i}").mkdir()
+        for file in folder.glob("*.npy"):
+            part = np.load(file)[rows]
+            np.save(folder / f"part{i}" / file.name, part.tolist())
+            os.utime(folder / f"part{i}" / file.name, (1e9, 1e9))
+
+
+def test_processes_with_files_of_their_own(tmp_path):
+    """Parts of any length, labels on some rows and groups across parts: the table of all rows in one file; a part that
+    changes is noticed by a restart, and rows that do not fit are named by their place among all."""
+    write_models(tmp_path)
+    y = np.load(tmp_path / "y.npy")
+    y[::3] = np.nan
+    np.save(tmp_path / "y.npy", y)
+    np.save(tmp_path / "groups.npy", [f"{i % 97}{'later' * (i > 300)}" for i in range(N)])
+    write_parts(tmp_path, [slice(0, 40), slice(40, 333), slice(333, N)])
+    assert finish(start(tmp_path, "whole", 1, extra=OWN[1:]))[0][0] == 0
+    output = str(tmp_path / "out")
+    assert finish(start(tmp_path, output, 3, extra=OWN)) == [(0, "")] * 3
+    found, expected = read_sweep(output), read_sweep(tmp_path / "whole")
+    for column in NUMBERS:
+        assert relative_error(found[column], expected[column]) <= 1e-9, column
+    last = tmp_path / "part2" / "weak1.npy"
+    np.save(last, np.load(last)[::-1])
+    assert finish(start(tmp_path, output, 3, extra=OWN)) == [
+        (0, "changed since the last run: weak1\n"),
+        (0, ""),
+        (0, ""),
+    ]
+    assert relative_error(read_sweep(output)["gap_op"], expected["gap_op"]) > 1e-6
+    faulty = np.load(last)
+    faulty[5, 0] = np.nan
+    np.save(last, faulty)
+    for code, said in finish(start(tmp_path, output, 3, extra=OWN)):
+        assert code == 2
+        assert said.endswith("the values of model 'weak1' contain 1 NaN or infinite value, in row 338\n")
+    np.save(last, faulty[:, :4])
+    for code, said in finish(start(tmp_path, output, 3, extra=OWN)):
+        assert code == 2
+        assert "all processes of a sweep must be given the same configuration, models and labels" in said
 
 
 def test_a_fault_in_one_process_is_heard_by_all(tmp_path):
@@ -145,6 +206,19 @@ def wait_for_moments(database: Path, models: int) -> int:
             return len(stored(database))
         time.sleep(0.05)
     raise AssertionError("the sweep has not started")
+
+
+def test_an_interrupted_process_stops_the_others(tmp_path):
+    """Ctrl-C in one: it ends at once, and the other says that it was lost."""
+    write_models(tmp_path, weak=20)
+    running = start(tmp_path, "out", 2)
+    wait_for_moments(tmp_path / "out" / "sweep.sqlite", 2)
+    running[1].send_signal(signal.SIGINT)
+    (code, said), (code_of_interrupted, said_by_interrupted) = finish(running)
+    assert code == 2
+    assert "another process of this run was lost: start all of them again, finished work is kept" in said
+    assert code_of_interrupted == 130
+    assert said_by_interrupted == "interrupted\n"
 
 
 def test_spans_cover_the_rows_once():

@@ -18,10 +18,10 @@ from safetensors.numpy import save_file
 
 from w2s_jax import InputError, io, moments, rank_supervisors, run_sweep
 from w2s_jax.cli import main
-from w2s_jax.sweep import readers, run, store
+from w2s_jax.sweep import inputs, readers, run, store
 from w2s_jax.sweep.config import read_config, sweep_config
 from w2s_jax.sweep.pairs import Cells, leading, model_from_sums
-from w2s_jax.sweep.row_cells import cross_sums, model_sums, row_cells, source
+from w2s_jax.sweep.row_cells import Source, cross_sums, model_sums, row_cells
 from w2s_jax.sweep.table import Sweep, read_sweep
 
 N = 90
@@ -134,7 +134,7 @@ def test_a_cut_is_of_no_consequence_for_the_numbers(x64):
     )
     rows = row_cells(N, {}, None, 0, 0, True)
     cells = Cells(*(jnp.asarray(x) for x in rows.cells))
-    model = model_from_sums(model_sums(source("d", ROWS["d"], np.float64), rows), cells, True)
+    model = model_from_sums(model_sums(Source("d", ROWS["d"], ROWS["d"][:1]), rows), cells, True)
     assert leading({"d": model}, 0.05)["d"].vectors.shape == (1, 128, 64)
     ranking = rank_supervisors({"a": ROWS["a"], **wide}, ROWS["d"], HIDDEN, threshold=0.05)
     rows = [row for row in table.to_dict()["rows"] if row["weak_threshold"] == row["strong_threshold"] == 0.05]
@@ -206,7 +206,9 @@ def test_a_large_mean_loses_nothing():
 def test_sums_over_ranges_of_rows_merge(x64, folds):
     """Two processes with half of the rows each, merged by addition, have the sums over all."""
     rows = row_cells(N, LABELS, None, folds, 0, True)
-    strong, weak = ([source(name, ROWS[name], np.float64) for name in names] for names in (("s1", "s2"), ("a", "b")))
+    strong, weak = (
+        [Source(name, ROWS[name], ROWS[name][:1]) for name in names] for names in (("s1", "s2"), ("a", "b"))
+    )
     whole = model_sums(strong[0], rows), cross_sums(strong, weak, rows)
     first = model_sums(strong[0], rows, span=(0, 40)), cross_sums(strong, weak, rows, span=(0, 40))
     add = lambda part: lambda sums: jax.tree.map(np.add, sums, part)
@@ -220,7 +222,7 @@ def test_sums_over_ranges_of_rows_merge(x64, folds):
 def test_sums_are_the_moments(x64):
     """Cells add up to the spine's moments of the pair."""
     rows = row_cells(N, {"y": Y}, None, 3, 0, False)
-    s, w = (source(name, ROWS[name], np.float64) for name in ("s1", "a"))
+    s, w = (Source(name, ROWS[name], ROWS[name][:1]) for name in ("s1", "a"))
     m = moments(ROWS["a"] - ROWS["a"][0], ROWS["s1"] - ROWS["s1"][0], Y)
     found = model_sums(s, rows)
     np.testing.assert_allclose(found.second.sum(0)[:24, :24], m.ss * N, rtol=1e-10)
@@ -231,7 +233,7 @@ def test_sums_are_the_moments(x64):
 def test_many_blocks_are_one(x64, monkeypatch):
     """Rows read in small blocks give the sums of one block."""
     rows = row_cells(N, LABELS, None, 3, 0, True)
-    models = [source(name, ROWS[name], np.float64) for name in ("s1", "a")]
+    models = [Source(name, ROWS[name], ROWS[name][:1]) for name in ("s1", "a")]
     once = model_sums(models[0], rows), cross_sums(models[:1], models[1:], rows)
     monkeypatch.setattr("w2s_jax.sweep.row_cells.BLOCK_ROWS", 16)
     jax.tree.map(
@@ -367,7 +369,7 @@ def test_moments_of_other_files_are_removed():
 def test_groups_share_their_reads(monkeypatch):
     """With memory for all pairs every file is read twice: once for its moments, once for the cross moments."""
     read: list[str] = []
-    real = run.open_rows
+    real = inputs.open_rows
 
     def opened(path, name, **options):
         rows = real(path, name, **options)
@@ -376,7 +378,7 @@ def test_groups_share_their_reads(monkeypatch):
         reading = lambda start, stop: (read.append(name) if stop > 1 else None) or rows[start:stop]
         return io.Rows(rows.label, rows.shape, rows.dtype, reading)
 
-    monkeypatch.setattr(run, "open_rows", opened)
+    monkeypatch.setattr(inputs, "open_rows", opened)
     run_sweep({**TABLE, "memory": 256})
     assert {name: read.count(name) for name in read} == {f"model {name!r}": 2 for name in ("a", "b", "c", "s1", "s2")}
 

@@ -73,16 +73,19 @@ class Hosts:
 
     def exchange(self, text: str) -> list[str]:
         """Every process's text; all call this together."""
+        return [data.decode() for data in self.gather(text.encode())]
+
+    def gather(self, data: bytes) -> list[bytes]:
+        """Every process's bytes; all call this together."""
         if self.count == 1:
-            return [text]
-        data = np.frombuffer(text.encode(), np.uint8)
+            return [data]
         lengths = np.zeros(self.count, np.int32)
         lengths[self.index] = len(data)
         lengths = np.asarray(self.add(lengths))
-        table = np.zeros((self.count, 1 << int(lengths.max()).bit_length()), np.int32)
-        table[self.index, : len(data)] = data
-        heard = np.asarray(self.add(table)).astype(np.uint8)
-        return [line[:length].tobytes().decode() for line, length in zip(heard, lengths, strict=True)]
+        table = np.zeros((self.count, max(4, 1 << (int(lengths.max()) - 1).bit_length())), np.uint8)
+        table[self.index, : len(data)] = np.frombuffer(data, np.uint8)
+        heard = np.asarray(self.add(table.view(np.int32))).view(np.uint8)  # all zero but in one process
+        return [line[:length].tobytes() for line, length in zip(heard, lengths, strict=True)]
 
     @contextmanager
     def together(self) -> Iterator[None]:
@@ -161,4 +164,4 @@ def _mesh() -> Mesh:
 
 
 def _total(mesh: Mesh) -> Any:
-    return jax.jit(lambda parts: jnp.sum(parts, 0), out_shardings=NamedSharding(mesh, P()))
+    return jax.jit(lambda parts: jnp.sum(parts, 0, dtype=parts.dtype), out_shardings=NamedSharding(mesh, P()))

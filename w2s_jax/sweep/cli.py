@@ -5,6 +5,9 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +54,11 @@ def add_sweep(commands: Any) -> argparse.ArgumentParser:
     )
     sweep.add_argument("--processes", type=int, metavar="N", help="with an address: how many processes there are")
     sweep.add_argument("--process", type=int, metavar="I", help="with an address: which one this is, from 0")
+    sweep.add_argument(
+        "--process-local",
+        action="store_true",
+        help="with several processes: each has files of its own, whose rows follow each other in the processes' order",
+    )
     sweep.add_argument("--to", metavar="FILE", help="with export: a .csv, .parquet or .json file")
     return sweep
 
@@ -63,7 +71,7 @@ def run(args: argparse.Namespace) -> None:
     if len(args.what) > 1 or args.to is not None:
         raise InputError(f"usage: {_USAGE}")
     from w2s_jax.compilation import cache_compiled_programs
-    from w2s_jax.hosts import LostError, connected_hosts
+    from w2s_jax.hosts import connected_hosts
     from w2s_jax.sharding import all_devices
     from w2s_jax.sweep.config import read_toml, sweep_config
     from w2s_jax.sweep.run import run_sweep
@@ -74,17 +82,31 @@ def run(args: argparse.Namespace) -> None:
     if args.coordinator is None:
         sweep = run_sweep(config, progress=not args.quiet, mesh=all_devices())
     else:
-        try:
-            with connected_hosts(args.coordinator or None, args.processes, args.process) as hosts:
-                sweep = run_sweep(config, progress=not args.quiet, hosts=hosts, mesh=all_devices())
-        except LostError as error:
-            print(f"w2s sweep: {error}", file=sys.stderr, flush=True)
-            os._exit(2)  # a normal exit would wait for the lost process
+        with _leaving_at_once(), connected_hosts(args.coordinator or None, args.processes, args.process) as hosts:
+            sweep = run_sweep(
+                config, progress=not args.quiet, hosts=hosts, process_local=args.process_local, mesh=all_devices()
+            )
         if hosts.index > 0:
             return
     if sweep.changed:
         print(f"changed since the last run: {', '.join(sweep.changed)}", file=sys.stderr)
     print(sweep)
+
+
+@contextmanager
+def _leaving_at_once() -> Iterator[None]:
+    """Ends the process on what the others have not heard of: a normal exit would wait for them, and they for it."""
+    from w2s_jax.hosts import LostError
+
+    try:
+        yield
+    except BaseException as error:
+        if isinstance(error, InputError) and not isinstance(error, LostError):
+            raise
+        code = 2 if isinstance(error, LostError) else 130 if isinstance(error, KeyboardInterrupt) else 1
+        told = {2: f"w2s sweep: {error}", 130: "interrupted", 1: "".join(traceback.format_exception(error)).rstrip()}
+        print(told[code], file=sys.stderr, flush=True)
+        os._exit(code)
 
 
 def _export(args: argparse.Namespace) -> None:

@@ -46,7 +46,7 @@ class LabelSet(NamedTuple):
 
 
 class Source(NamedTuple):
-    """A model's rows: anything with `shape`, `dtype` and row slices, and the first row, about which sums are taken."""
+    """A model's rows: anything with `shape`, `dtype` and row slices, and the first row (1, d), about which sums are taken."""
 
     name: str
     rows: Any
@@ -151,11 +151,6 @@ def _checked_labels(name: str, y: np.ndarray, n: int) -> tuple[np.ndarray, np.nd
     if not y.any():
         raise InputError(f"labels {name!r} must not be zero in every labelled row")
     return y, mask
-
-
-def source(name: str, rows: Any, dtype: Any) -> Source:
-    """A model whose sums are taken about its first row."""
-    return Source(name, rows, np.asarray(rows[0:1]).astype(dtype))
 
 
 def model_sums(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,22 +18,24 @@ def chunk_rows(rows: int) -> int:
 
 
 class RowDigest:
-    """Takes rows block by block in order, from the start of any chunk."""
+    """Takes rows block by block in order, from the start of any chunk; chunks also end where a process's own files do."""
 
-    def __init__(self, shape: tuple[int, ...], dtype: Any) -> None:
+    def __init__(self, shape: tuple[int, ...], dtype: Any, ends: Sequence[int] = ()) -> None:
         self._head = repr((tuple(shape), str(dtype))).encode()
-        self._step = chunk_rows(shape[0])
-        self._chunks = [hashlib.sha256() for _ in range(-(-shape[0] // self._step))]
+        step = chunk_rows(shape[0])
+        self._ends = np.unique([*range(step, shape[0], step), *ends, shape[0]])
+        self._chunks = [hashlib.sha256() for _ in self._ends]
         self._fed = np.zeros(len(self._chunks), bool)
 
     def feed(self, start: int, block: np.ndarray) -> None:
         """Adds rows `start` and following."""
-        stop = start + len(block)
-        for chunk in range(start // self._step, -(-stop // self._step)):
-            low, high = chunk * self._step, (chunk + 1) * self._step
-            part = np.ascontiguousarray(block[max(low, start) - start : min(high, stop) - start])
+        stop, first = start + len(block), start
+        while start < stop:
+            chunk = int(np.searchsorted(self._ends, start, side="right"))
+            end = min(stop, int(self._ends[chunk]))
+            part = np.ascontiguousarray(block[start - first : end - first])
             self._chunks[chunk].update(part.reshape(-1).view(np.uint8).data)
-            self._fed[chunk] = True
+            self._fed[chunk], start = True, end
 
     def finish(self, merge: Callable[[np.ndarray], Any]) -> str:
         """The hash; `merge` adds up what every process has (chunks, 32), zero where it has read nothing."""

@@ -9,7 +9,6 @@ Memory: `memory` MiB for the cross sums of a group, three times `row_cells.BLOCK
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -24,15 +23,14 @@ from jax.sharding import Mesh
 from w2s_jax._checks import InputError
 from w2s_jax._progress import track
 from w2s_jax.hosts import Hosts, SharedError
-from w2s_jax.io import open_rows, read_groups, read_labels, require_same_ids
 from w2s_jax.sharding import require_mesh
 from w2s_jax.sweep.config import SweepConfig, read_config, sweep_config
+from w2s_jax.sweep.inputs import Inputs, open_inputs
 from w2s_jax.sweep.pair_rows import entries, score_strong
 from w2s_jax.sweep.pairs import Cells, Model, model_from_sums
 from w2s_jax.sweep.readers import Readers, follow
-from w2s_jax.sweep.row_cells import RowCells, Source, row_cells, source
-from w2s_jax.sweep.row_digest import chunk_rows
-from w2s_jax.sweep.store import COLUMNS, Store, key_of, now_ns, open_store, stamp_of
+from w2s_jax.sweep.row_cells import Source
+from w2s_jax.sweep.store import COLUMNS, Store, key_of, now_ns, open_store
 from w2s_jax.sweep.table import Sweep, read_sweep
 
 _ALONE = Hosts()
@@ -43,6 +41,7 @@ def run_sweep(
     *,
     progress: bool | Callable[[Iterable], Iterable] = False,
     hosts: Hosts = _ALONE,
+    process_local: bool = False,
     mesh: Mesh | None = None,
 ) -> Sweep:
     """Runs a sweep, or what is missing of it, and returns its table.
@@ -55,6 +54,8 @@ def run_sweep(
         progress: True for progress bars, or a function that wraps an iterable.
         hosts: the processes that share the rows (see `connected_hosts`), each of them calling this with the same configuration
             and files. Process 0 keeps the results and returns the table, the others an empty one.
+        process_local: each process has files of its own, of models, labels and groups with the same names as everywhere; the
+            rows of all follow each other in the processes' order, and are counted so in messages.
         mesh: devices of this process that share the work (see `device_mesh`).
 
     Returns:
@@ -71,15 +72,14 @@ def run_sweep(
     require_mesh(mesh)
     with hosts.together():
         config = config if isinstance(config, SweepConfig) else _checked(config)
-        inputs = _opened(config)  # before anything is written
         hosts.agree()
-    _require_same_inputs(hosts, config, *inputs)
+    readers = Readers(hosts, open_inputs(config, hosts, process_local), mesh)  # before anything is written
     if hosts.index > 0:
-        follow(Readers(hosts, *inputs, mesh))
+        follow(readers)
         return Sweep(tuple(COLUMNS), (), 0, 0, config.output)
     try:
         with open_store(config.output) as store:
-            run = _Run(config, store, progress, Readers(hosts, *inputs, mesh))
+            run = _Run(config, store, progress, readers)
             keys, changed = _keep_models(run)
             computed = _keep_pairs(run, keys)
             result = replace(read_sweep(config.output), computed=computed, changed=changed)
@@ -101,11 +101,9 @@ class _Run:
     progress: bool | Callable[[Iterable], Iterable]
     readers: Readers
 
-    def require_unchanged(self, names: Iterable[str]) -> None:
-        """Raises InputError if a model's file has been written since the run began."""
-        for name in names:
-            if stamp_of(self.config.models[name]) != self.readers.stamps[name]:
-                raise InputError(f"model {name!r} has changed while the sweep was running: start it again")
+    @property
+    def inputs(self) -> Inputs:
+        return self.readers.inputs
 
 
 class _Group(NamedTuple):
@@ -120,65 +118,13 @@ def _checked(config: Mapping[str, Any] | str | os.PathLike) -> SweepConfig:
     return sweep_config(config) if isinstance(config, Mapping) else read_config(config)
 
 
-def _require_same_inputs(
-    hosts: Hosts, config: SweepConfig, sources: Mapping[str, Source], _: Any, rows: RowCells, rows_key: str
-) -> None:
-    """Raises InputError unless every process sees the same models, labels and settings."""
-    hosts.span(rows.n, chunk_rows(rows.n))
-    shapes = {name: tuple(model.rows.shape) for name, model in sources.items()}
-    mine = key_of(list(config.weak), list(config.strong), shapes, rows_key, config.grid, config.memory)
-    seen = hosts.exchange(mine)
-    if len(set(seen)) > 1:
-        raise SharedError(
-            "all processes of a sweep must be given the same configuration, models and labels, got others"
-        )
-
-
-def _opened(config: SweepConfig) -> tuple[dict[str, Source], dict[str, str], RowCells, str]:
-    """The models' rows, their files' stamps, the rows' cells, and the hash of all that is in those."""
-    stamps, opened = {}, {}
-    for name, path in config.models.items():
-        opened[name] = open_rows(path, f"model {name!r}")
-        stamps[name] = stamp_of(path)
-        if len(opened[name].shape) != 2:
-            raise InputError(f"model {name!r} must be 2-D (rows, features), got shape {opened[name].shape}")
-    first, n = next((name, rows.shape[0]) for name, rows in opened.items())
-    for name, rows in opened.items():
-        if rows.shape[0] != n:
-            raise InputError(
-                f"all models must have the same number of rows, got {n} in {first!r} and {rows.shape[0]} in {name!r}"
-            )
-    wide = any(rows.dtype == np.float64 for rows in opened.values()) and jnp.result_type(float) == jnp.float64
-    dtype = np.dtype(np.float64 if wide else np.float32)
-    sources = {name: source(name, rows, dtype) for name, rows in opened.items()}
-    carriers = {f"model {name!r}": rows for name, rows in opened.items()}
-    carriers |= {f"labels {name!r}": open_rows(path, f"labels {name!r}") for name, path in config.labels.items()}
-    carriers |= {} if config.groups is None else {"groups": open_rows(config.groups, "groups", kind="groups")}
-    require_same_ids(carriers)
-    labels = {name: read_labels(path, f"labels {name!r}") for name, path in config.labels.items()}
-    groups = None if config.groups is None else read_groups(config.groups)
-    if groups is not None and groups.shape != (n,):
-        raise InputError(f"groups must have one entry per row ({n}), got {len(groups)}")
-    rows = row_cells(n, labels, groups, config.folds, config.seed, config.normalize)
-    return sources, stamps, rows, _rows_key(rows, config, dtype)
-
-
-def _rows_key(rows: RowCells, config: SweepConfig, dtype: np.dtype) -> str:
-    """Hash of what a model's moments depend on beside its rows."""
-    digest = hashlib.sha256()
-    for array in (rows.targets, *(layout.cell for layout in rows.layouts)):
-        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
-    parts = [version("w2s_jax"), dtype.name, config.normalize, config.folds, rows.targets.shape, digest.hexdigest()]
-    return key_of(*parts, [layout.cells for layout in rows.layouts])
-
-
 def _keep_models(run: _Run) -> tuple[dict[str, str], tuple[str, ...]]:
     """Sees to it that every model's moments are in the store; their keys, and the models whose rows have changed."""
     store, paths = run.store, run.config.models
     store.begin()
     before = {name: store.last_content(path) for name, path in paths.items()}
-    contents = {name: store.content(path, run.readers.stamps[name]) for name, path in paths.items()}
-    key = lambda content: key_of("moments", run.readers.rows_key, content)
+    contents = {name: store.content(path, run.inputs.stamps[name]) for name, path in paths.items()}
+    key = lambda content: key_of("moments", run.inputs.rows_key, content)
     is_kept = lambda content: content is not None and store.moments(key(content)) is not None
     pending = [name for name in paths if not is_kept(contents[name])]
     for name in track(pending, run.progress, "moments"):
@@ -200,29 +146,27 @@ def _hashed(run: _Run, name: str) -> str:
 
 def _computed(run: _Run, name: str, key: Callable[[str], str]) -> str:
     """Computes and keeps a model's moments; the hash of its rows."""
-    began, readers = now_ns(), run.readers
-    sums, content = readers.model(name)
-    cells = Cells(*(jnp.asarray(x, readers.dtype) for x in readers.rows.cells))
+    began, dtype = now_ns(), run.inputs.dtype
+    sums, content = run.readers.model(name)
+    cells = Cells(*(jnp.asarray(x, dtype) for x in run.inputs.rows.cells))
     found = model_from_sums(sums, cells, run.config.normalize)
     if not np.isfinite(found.variance) or not np.isfinite(found.values).all():
-        raise InputError(f"model {name!r} is too large: its squares overflow {readers.dtype}")
+        raise InputError(f"model {name!r} is too large: its squares overflow {dtype}")
     if not found.variance > 0:
         raise InputError(f"model {name!r} is constant, expected rows that differ")
-    run.require_unchanged([name])
     run.store.keep_moments(key(content), {k: np.asarray(array) for k, array in found._asdict().items()})
     return _content(run, name, began, content)
 
 
 def _content(run: _Run, name: str, began: int, content: str) -> str:
-    run.require_unchanged([name])
-    run.store.keep_content(run.config.models[name], run.readers.stamps[name], began, content)
+    run.store.keep_content(run.config.models[name], run.inputs.stamps[name], began, content)
     return content
 
 
 def _keep_pairs(run: _Run, keys: Mapping[str, str]) -> int:
     """Sees to it that every pair's results are in the store; how many were missing."""
     config = run.config
-    label_sets = [label._asdict() for label in run.readers.rows.label_sets]
+    label_sets = [label._asdict() for label in run.inputs.rows.label_sets]
     asked = [label_sets, config.grid, (config.prior, config.noise) if config.folds else None]
     pairs = {
         (strong, weak): key_of("pair", asked, weak, keys[weak], strong, keys[strong])
@@ -237,16 +181,14 @@ def _keep_pairs(run: _Run, keys: Mapping[str, str]) -> int:
         if missing:
             groups.append(group._replace(missing=missing))
     for group in track(groups, run.progress, "pairs"):
-        results = _results(run, group, keys)
-        run.require_unchanged([*group.weak, *group.strong])
-        run.store.keep_results(results)
+        run.store.keep_results(_results(run, group, keys))
     return sum(len(group.missing) for group in groups)
 
 
 def _groups(run: _Run) -> Iterator[_Group]:
     """All pairs, in groups whose cross sums fit in the memory for them; near squares need the fewest reads."""
-    width = {name: model.width for name, model in run.readers.sources.items()}
-    entries = run.config.memory * 2**20 / (3 * run.readers.dtype.itemsize * len(run.readers.rows.cells.n))
+    width = {name: model.width for name, model in run.inputs.sources.items()}
+    entries = run.config.memory * 2**20 / (3 * run.inputs.dtype.itemsize * len(run.inputs.rows.cells.n))
     all_weak = sum(width[name] for name in run.config.weak)
     for strong in _packed(run.config.strong, width, max(entries**0.5, entries / all_weak)):
         for weak in _packed(run.config.weak, width, entries / sum(width[name] for name in strong)):
@@ -266,7 +208,7 @@ def _packed(names: Iterable[str], width: Mapping[str, int], limit: float) -> Ite
 
 def _results(run: _Run, group: _Group, keys: Mapping[str, str]) -> dict[str, list[dict[str, Any]]]:
     """The rows of every missing pair of a group, by its key."""
-    strong, weak = ([run.readers.sources[name] for name in names] for names in (group.strong, group.weak))
+    strong, weak = ([run.inputs.sources[name] for name in names] for names in (group.strong, group.weak))
     cross = run.readers.cross(group.strong, group.weak)
     models = {name: _loaded(run, name, keys[name]) for name in {*group.strong, *group.weak}}
     weak_entries = entries({name: models[name] for name in group.weak}, [s.weak_threshold for s in run.config.grid])
@@ -279,14 +221,14 @@ def _results(run: _Run, group: _Group, keys: Mapping[str, str]) -> dict[str, lis
         chosen = {other: weak_entries[other] for other in group.weak if (name, other) in group.missing}
         parts = {other: cross[:, places[0][name], places[1][other]] for other in chosen}
         for other, rows in score_strong(
-            strong_entries[name], chosen, parts, run.readers.rows, run.config, run.readers.mesh
+            strong_entries[name], chosen, parts, run.inputs.rows, run.config, run.readers.mesh
         ).items():
             key, widths = (
                 group.missing[name, other],
-                (run.readers.sources[other].width, run.readers.sources[name].width),
+                (run.inputs.sources[other].width, run.inputs.sources[name].width),
             )
             common = {"weak": other, "strong": name, "weak_width": widths[0], "strong_width": widths[1]}
-            common |= {"rows": run.readers.rows.n, "version": version("w2s_jax"), "inputs": key}
+            common |= {"rows": run.inputs.rows.n, "version": version("w2s_jax"), "inputs": key}
             results[key] = [common | row for row in rows]
     return results
 

@@ -1,0 +1,190 @@
+"""What a sweep reads: its files opened and checked before anything is written, and which rows each process reads.
+
+Several processes either have the same files, and each reads its share of the rows, or each has files of its own, whose rows
+follow each other in the processes' order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from w2s_jax._checks import InputError
+from w2s_jax.hosts import Hosts, SharedError
+from w2s_jax.io import open_rows, read_labels, require_same_ids
+from w2s_jax.sweep.config import SweepConfig
+from w2s_jax.sweep.row_cells import RowCells, Source, row_cells
+from w2s_jax.sweep.row_digest import chunk_rows
+from w2s_jax.sweep.store import key_of, stamp_of
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The models' rows, their cells, the hash of all that is in those, and the rows `span` that this process reads.
+
+    `ends`: where each process's own files end among all rows, () if all have the same; `stamps`: of every process's own
+    files. `paths`, `opened`: this process's files, and their stamps when they were opened.
+    """
+
+    sources: Mapping[str, Source]
+    rows: RowCells
+    rows_key: str
+    span: tuple[int, int]
+    ends: tuple[int, ...]
+    stamps: Mapping[str, str]
+    paths: Mapping[str, str]
+    opened: Mapping[str, str]
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of all sums."""
+        return next(iter(self.sources.values())).shift.dtype
+
+    def require_unchanged(self, name: str) -> None:
+        """Raises InputError if a model's file has been written since it was opened."""
+        if stamp_of(self.paths[name]) != self.opened[name]:
+            raise InputError(f"model {name!r} has changed while the sweep was running: start it again")
+
+
+class _Files(NamedTuple):
+    """n rows of every model, and of what is read at once: the models' first rows (1, d), labels and groups."""
+
+    n: int
+    models: dict[str, Any]
+    stamps: dict[str, str]
+    first: dict[str, np.ndarray]
+    labels: dict[str, np.ndarray]
+    groups: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class _Share:
+    """Rows of a model from `start` on, with places among `n` rows of which only they can be read."""
+
+    held: Any
+    start: int
+    n: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.n, self.held.shape[1]
+
+    @property
+    def dtype(self) -> Any:
+        return self.held.dtype
+
+    def __getitem__(self, wanted: slice) -> np.ndarray:
+        return self.held[wanted.start - self.start : wanted.stop - self.start]
+
+
+def open_inputs(config: SweepConfig, hosts: Hosts, process_local: bool) -> Inputs:
+    """Opens the files of a sweep; with `process_local` they hold this process's own rows alone.
+
+    Raises:
+        InputError: files that cannot be read or do not fit, here or in another process.
+    """
+    with hosts.together():
+        own = _opened(config)
+        hosts.agree()
+        _require_same(hosts, config, own, process_local)
+        if process_local:
+            every, ends = _joined(hosts, own)
+            span = ends[hosts.index] - own.n, ends[hosts.index]
+            models = {name: _Share(held, span[0], every.n) for name, held in own.models.items()}
+        else:
+            every, ends, models = own, (), own.models
+            span = hosts.span(own.n, chunk_rows(own.n))
+        groups = None if every.groups is None else np.unique(every.groups, return_inverse=True)[1]
+        rows = row_cells(every.n, every.labels, groups, config.folds, config.seed, config.normalize)
+        hosts.agree()
+    sources = {name: Source(name, held, every.first[name]) for name, held in models.items()}
+    rows_key = _rows_key(rows, config, next(iter(every.first.values())).dtype)
+    return Inputs(sources, rows, rows_key, span, ends, every.stamps, config.models, own.stamps)
+
+
+def _opened(config: SweepConfig) -> _Files:
+    """This process's files."""
+    stamps = {name: stamp_of(path) for name, path in config.models.items()}
+    models = {name: open_rows(path, f"model {name!r}") for name, path in config.models.items()}
+    for name, rows in models.items():
+        if len(rows.shape) != 2:
+            raise InputError(f"model {name!r} must be 2-D (rows, features), got shape {rows.shape}")
+    first, n = next((name, rows.shape[0]) for name, rows in models.items())
+    for name, rows in models.items():
+        if rows.shape[0] != n:
+            raise InputError(
+                f"all models must have the same number of rows, got {n} in {first!r} and {rows.shape[0]} in {name!r}"
+            )
+    carriers = {f"model {name!r}": rows for name, rows in models.items()}
+    carriers |= {f"labels {name!r}": open_rows(path, f"labels {name!r}") for name, path in config.labels.items()}
+    groups = None if config.groups is None else open_rows(config.groups, "groups", kind="groups")
+    carriers |= {} if groups is None else {"groups": groups}
+    require_same_ids(carriers)
+    labels = {name: read_labels(path, f"labels {name!r}").astype(float) for name, path in config.labels.items()}
+    for name, y in labels.items():
+        if len(y) != n:
+            raise InputError(f"labels {name!r} must have shape ({n},) or ({n}, outputs), got {y.shape}")
+    if groups is not None and groups.shape != (n,):
+        raise InputError(f"groups must have one entry per row ({n}), got {len(groups)}")
+    wide = any(rows.dtype == np.float64 for rows in models.values()) and jnp.result_type(float) == jnp.float64
+    dtype = np.float64 if wide else np.float32
+    heads = {name: np.asarray(rows[0:1]).astype(dtype) for name, rows in models.items()}
+    return _Files(n, dict(models), stamps, heads, labels, None if groups is None else groups[:])
+
+
+def _require_same(hosts: Hosts, config: SweepConfig, own: _Files, process_local: bool) -> None:
+    """Raises SharedError unless every process has the same models, labels and settings, whatever is in files of its own."""
+    models = {name: [rows.shape[1], np.dtype(rows.dtype).name] for name, rows in own.models.items()}
+    labels = {name: y.shape[1:] for name, y in own.labels.items()}
+    groups = [] if own.groups is None else [own.groups]
+    kinds = [of.dtype.kind for of in groups]
+    held = None if process_local else [own.n, _hash_of([*own.labels.values(), *groups])]
+    asked = [list(config.weak), list(config.strong), list(config.labels), config.grid, config.memory]
+    asked += [config.normalize, config.folds, config.seed, config.prior, config.noise]
+    if len(set(hosts.exchange(key_of(asked, models, labels, kinds, held)))) > 1:
+        raise SharedError(
+            "all processes of a sweep must be given the same configuration, models and labels, got others"
+        )
+
+
+def _joined(hosts: Hosts, own: _Files) -> tuple[_Files, tuple[int, ...]]:
+    """All processes' rows below each other, and where each one's end; of the models still the own ones."""
+    arrays: dict[str, Any] = {f"labels{i}": y for i, y in enumerate(own.labels.values())}
+    arrays |= {f"first{i}": x for i, x in enumerate(own.first.values())}
+    arrays |= {} if own.groups is None else {"groups": own.groups}
+    packed = io.BytesIO()
+    np.savez(packed, n=own.n, stamps=json.dumps(own.stamps), **arrays)
+    parts = [np.load(io.BytesIO(data)) for data in hosts.gather(packed.getvalue())]
+    ends = np.cumsum([int(part["n"]) for part in parts]).tolist()
+    stamps = [json.loads(str(part["stamps"])) for part in parts]
+    below = lambda key: np.concatenate([part[key] for part in parts])
+    joined = own._replace(
+        n=ends[-1],
+        stamps={name: json.dumps([file for of in stamps for file in json.loads(of[name])]) for name in own.stamps},
+        first={name: parts[0][f"first{i}"] for i, name in enumerate(own.first)},
+        labels={name: below(f"labels{i}") for i, name in enumerate(own.labels)},
+        groups=None if own.groups is None else below("groups"),
+    )
+    return joined, tuple(ends)
+
+
+def _rows_key(rows: RowCells, config: SweepConfig, dtype: np.dtype) -> str:
+    """Hash of what a model's moments depend on beside its rows."""
+    digest = _hash_of([rows.targets, *(layout.cell for layout in rows.layouts)])
+    parts = [version("w2s_jax"), dtype.name, config.normalize, config.folds, rows.targets.shape, digest]
+    return key_of(*parts, [layout.cells for layout in rows.layouts])
+
+
+def _hash_of(arrays: list[np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
