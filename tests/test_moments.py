@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import mmap
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -174,6 +176,29 @@ def test_memory_of_a_stream_does_not_grow():
     m = moments_from_batches(batches(), center=True)
     assert set(alive[3:]) == {alive[3]}
     assert jax.tree.map(jnp.shape, m) == jax.tree.map(jnp.shape, moments(*batch, center=True))
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("huge_pages", [True, False])
+def test_a_reader_may_fill_the_same_large_buffer_again(monkeypatch, dtype, huge_pages):
+    """Blocks of several MiB, which a CPU takes over from a copy, written into one array in turn: none is lost or mixed."""
+    if not huge_pages:
+        monkeypatch.delattr(mmap, "MADV_HUGEPAGE", raising=False)
+    blocks = np.random.default_rng(0).normal(size=(3, 60_000, 40)).astype(dtype)
+    buffer = np.empty_like(blocks[0])
+    assert buffer.nbytes > 4 << 20
+
+    def batches():
+        for block in blocks:
+            buffer[:] = block
+            yield buffer, buffer[:, :3]
+            buffer[:] = np.nan
+
+    whole = blocks.reshape(-1, 40).astype(float)
+    m = moments_from_batches(batches())
+    assert m.ww.dtype == jnp.float32
+    assert relative_error(m.ww, whole.T @ whole / len(whole), 1.0) <= 1e-6
+    assert relative_error(m.sw, whole[:, :3].T @ whole / len(whole), 1.0) <= 1e-6
 
 
 def test_progress_wraps_the_batches():

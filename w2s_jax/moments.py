@@ -25,6 +25,7 @@ from w2s_jax._arrays import (
     accumulation_dtype,
     as_labels,
     as_matrix,
+    from_host,
     gram,
     label_products,
     matmul,
@@ -232,8 +233,8 @@ def _checked_batch(batch: tuple, number: int, first: Columns | None) -> tuple:
         h_w, h_s, y = batch if len(batch) == 3 else (*batch, None)
     except (TypeError, ValueError) as error:
         raise InputError(f"batch {number} must be (h_w, h_s) or (h_w, h_s, y), got {type(batch).__name__}") from error
-    h_w = as_matrix(f"weak representations of batch {number}", h_w)
-    h_s = as_matrix(f"strong representations of batch {number}", h_s)
+    h_w = as_matrix(f"weak representations of batch {number}", from_host(h_w))
+    h_s = as_matrix(f"strong representations of batch {number}", from_host(h_s))
     require_same_rows(h_w, h_s)
     y = None if y is None else as_labels(f"labels of batch {number}", y, h_w.shape[0])
     if first is not None:

@@ -18,7 +18,7 @@ from jax import Array
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from w2s_jax._arrays import accumulation_dtype, bucket, matmul
+from w2s_jax._arrays import accumulation_dtype, bucket, host_zeros, matmul
 from w2s_jax._checks import InputError, require_finite
 from w2s_jax._progress import track
 from w2s_jax.crossfit import Roles, Score, Settings, WeakCells
@@ -302,10 +302,10 @@ def _blocks(rows: Mapping[str, Any], work: _Work, kind: str, width: int | None =
             if mixed or not jnp.issubdtype(block.dtype, jnp.floating):  # before JAX narrows 64-bit integers
                 block = block.astype(dtype)
             if stacked is None:
-                stacked = np.zeros((len(rows), *index.shape, width or block.shape[1]), block.dtype)
+                stacked = host_zeros((len(rows), *index.shape, width or block.shape[1]), block.dtype)
             stacked[i, ..., : block.shape[1]] = block[index]
         y = None if work.targets is None else jnp.asarray(work.targets[start:stop][index], dtype)
-        block = jnp.asarray(stacked[0] if width is None else stacked)
+        block = jax.device_put(stacked[0] if width is None else stacked)
         yield block.astype(accumulation_dtype(block.dtype)), y, jnp.asarray(weight, dtype), (start, stop, index)
 
 

@@ -96,9 +96,10 @@ def _over(mesh: Mesh | None, function: Callable) -> Callable:
     return function if mesh is None else spread(function, mesh)
 
 
+@jax.jit
 def _stacked(trees: list[Any]) -> Any:
-    """A batch; of one, which on a CPU is all there are, no array is copied."""
-    return jax.tree.map(lambda *x: x[0][None] if len(x) == 1 else jnp.stack(x), *trees)
+    """A batch."""
+    return jax.tree.map(lambda *x: jnp.stack(x), *trees)
 
 
 def _batches(weak: Mapping[str, Entry], mesh: Mesh | None) -> Iterator[list[str]]:

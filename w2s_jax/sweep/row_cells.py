@@ -18,7 +18,7 @@ from jax import Array
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from w2s_jax._arrays import bucket, matmul
+from w2s_jax._arrays import bucket, host_zeros, label_products, matmul
 from w2s_jax._checks import InputError, require_finite
 from w2s_jax.crossfit import Roles
 from w2s_jax.folds import Layout, block_size, lay_out
@@ -228,15 +228,21 @@ def _over_rows(function: Callable[..., Tree], mesh: Mesh) -> Callable[..., Tree]
 
 
 @jax.jit
-def _model_block(block: Array, y: Array, index: tuple[Array, ...]) -> tuple[Array, Array, Array]:
-    x = [block[i] for i in index]
+def _model_block(block: Array, y: Array, index: tuple[Array | None, ...]) -> tuple[Array, Array, Array]:
+    x, labels = _by_cell(block, index), _by_cell(y, index)
     first = jnp.concatenate([jnp.sum(part, 1) for part in x])
-    return first, _products(x, x), _products(x, [y[i] for i in index])
+    with_labels = [jax.vmap(label_products)(*both) for both in zip(x, labels, strict=True)]
+    return first, _products(x, x), jnp.concatenate(with_labels)
 
 
 @jax.jit
-def _cross_block(s: Array, w: Array, index: tuple[Array, ...]) -> Array:
-    return _products([s[i] for i in index], [w[i] for i in index])
+def _cross_block(s: Array, w: Array, index: tuple[Array | None, ...]) -> Array:
+    return _products(_by_cell(s, index), _by_cell(w, index))
+
+
+def _by_cell(block: Array, index: tuple[Array | None, ...]) -> list[Array]:
+    """The rows of every layout's cells (cells, capacity, d), behind them zeros."""
+    return [block[None] if i is None else block[i] for i in index]
 
 
 def _products(left: list[Array], right: list[Array]) -> Array:
@@ -251,10 +257,10 @@ def _blocks(
     span: tuple[int, int] | None,
     mesh: Mesh | None = None,
     digest: RowDigest | None = None,
-) -> Iterator[tuple[list[Array], Array, tuple[Array, ...]]]:
+) -> Iterator[tuple[list[Array], Array, tuple[Array | None, ...]]]:
     """Blocks of rows: each side's models side by side (rows + 1, width), labels, and the rows of every cell by layout.
 
-    The last row is zero: cells are filled up with it.
+    The last row is zero: cells are filled up with it. No index is needed where one cell has all rows, on one device.
     """
     first, last = span or (0, rows.n)
     dtype = sides[0][0].shift.dtype
@@ -266,10 +272,13 @@ def _blocks(
     for start in starts:
         stop = min(start + size, last)
         sized = zip(sides, widths, strict=True)
-        blocks = [jnp.asarray(_side_by_side(side, width, start, stop, size, digest)) for side, width in sized]
+        blocks = [jax.device_put(_side_by_side(side, width, start, stop, size, digest)) for side, width in sized]
         y = np.zeros((size + 1, rows.targets.shape[1]), dtype)
         y[: stop - start] = rows.targets[start:stop]
-        index = tuple(_index(layout, start, stop, c, size) for layout, c in zip(rows.layouts, capacity, strict=True))
+        index = tuple(
+            None if mesh is None and layout.cells == 1 else _index(layout, start, stop, c, size)
+            for layout, c in zip(rows.layouts, capacity, strict=True)
+        )
         yield blocks, jnp.asarray(y), index
 
 
@@ -278,7 +287,7 @@ def _side_by_side(
 ) -> np.ndarray:
     """Rows of several models about their shifts, padded with zeros (size + 1, width)."""
     dtype, place = models[0].shift.dtype, 0
-    side = np.zeros((size + 1, width), dtype)
+    side = host_zeros((size + 1, width), dtype)
     for model in models:
         block = np.asarray(model.rows[start:stop])
         require_finite(f"the values of model {model.name!r}", block, start)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 CHUNKS = 1024
-LEAST_ROWS = 8  # of a chunk: with fewer, hashing takes longer than what is computed of the rows
+LEAST_ROWS = 32  # of a chunk: with fewer, hashing takes longer than what is computed of the rows
 
 
 def chunk_rows(rows: int) -> int:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any, NamedTuple
@@ -180,8 +180,11 @@ def _keep_pairs(run: _Run, keys: Mapping[str, str]) -> int:
         missing = {p: pairs[p] for p in ((s, w) for s in group.strong for w in group.weak) if pairs[p] not in finished}
         if missing:
             groups.append(group._replace(missing=missing))
+    models: dict[str, Model] = {}
     for group in track(groups, run.progress, "pairs"):
-        run.store.keep_results(_results(run, group, keys))
+        # Strong models are those of the group before more often than not.
+        models = {name: models.get(name) or _loaded(run, name, keys[name]) for name in {*group.strong, *group.weak}}
+        run.store.keep_results(_results(run, group, models))
     return sum(len(group.missing) for group in groups)
 
 
@@ -206,34 +209,29 @@ def _packed(names: Iterable[str], width: Mapping[str, int], limit: float) -> Ite
     yield part
 
 
-def _results(run: _Run, group: _Group, keys: Mapping[str, str]) -> dict[str, list[dict[str, Any]]]:
+def _results(run: _Run, group: _Group, models: Mapping[str, Model]) -> dict[str, list[dict[str, Any]]]:
     """The rows of every missing pair of a group, by its key."""
-    strong, weak = ([run.inputs.sources[name] for name in names] for names in (group.strong, group.weak))
+    sides = [{name: run.inputs.sources[name] for name in names} for names in (group.strong, group.weak)]
     cross = run.readers.cross(group.strong, group.weak)
-    models = {name: _loaded(run, name, keys[name]) for name in {*group.strong, *group.weak}}
-    weak_entries = entries({name: models[name] for name in group.weak}, [s.weak_threshold for s in run.config.grid])
-    strong_entries = entries(
-        {name: models[name] for name in group.strong}, [s.strong_threshold for s in run.config.grid]
+    places = [_places(side.values()) for side in sides]
+    thresholds = zip(*((s.strong_threshold, s.weak_threshold) for s in run.config.grid), strict=True)
+    strong, weak = (
+        entries({name: models[name] for name in side}, cuts) for side, cuts in zip(sides, thresholds, strict=True)
     )
-    places = _places(strong), _places(weak)
+    same = {"rows": run.inputs.rows.n, "version": version("w2s_jax")}
     results = {}
     for name in group.strong:
-        chosen = {other: weak_entries[other] for other in group.weak if (name, other) in group.missing}
+        chosen = {other: weak[other] for other in group.weak if (name, other) in group.missing}
         parts = {other: cross[:, places[0][name], places[1][other]] for other in chosen}
-        for other, rows in score_strong(
-            strong_entries[name], chosen, parts, run.inputs.rows, run.config, run.readers.mesh
-        ).items():
-            key, widths = (
-                group.missing[name, other],
-                (run.inputs.sources[other].width, run.inputs.sources[name].width),
-            )
+        scored = score_strong(strong[name], chosen, parts, run.inputs.rows, run.config, run.readers.mesh)
+        for other, rows in scored.items():
+            key, widths = group.missing[name, other], (sides[1][other].width, sides[0][name].width)
             common = {"weak": other, "strong": name, "weak_width": widths[0], "strong_width": widths[1]}
-            common |= {"rows": run.inputs.rows.n, "version": version("w2s_jax"), "inputs": key}
-            results[key] = [common | row for row in rows]
+            results[key] = [common | same | {"inputs": key} | row for row in rows]
     return results
 
 
-def _places(models: Sequence[Source]) -> dict[str, slice]:
+def _places(models: Collection[Source]) -> dict[str, slice]:
     """Where each model's features are among those of all."""
     ends = np.cumsum([model.width for model in models])
     return {model.name: slice(int(end) - model.width, int(end)) for model, end in zip(models, ends, strict=True)}
