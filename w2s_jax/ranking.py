@@ -18,7 +18,7 @@ from jax import Array
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from w2s_jax._arrays import accumulation_dtype, bucket, host_zeros, matmul
+from w2s_jax._arrays import accumulation_dtype, bucket, gram, host_zeros, label_products, matmul
 from w2s_jax._checks import InputError, require_finite
 from w2s_jax._progress import track
 from w2s_jax.crossfit import Roles, Score, Settings, WeakCells
@@ -151,7 +151,8 @@ class _Work(NamedTuple):
 
 
 class _Strong(NamedTuple):
-    """A strong model ready to meet weak ones; its rows enter as `(h - center) @ rotation`, cached if they are one block."""
+    """A strong model ready to meet weak ones; its rows enter as `(h - center) @ rotation`, cached if they are one block:
+    transposed (cells, d_s, rows), as a CPU multiplies them up to twice as fast."""
 
     rows: Any
     center: Array
@@ -203,7 +204,7 @@ def _start(strong: _Strong, weak: Mapping[str, Any], width: int, members: list[s
                 block, shift = filled((block, shift), work.mesh.shape[MODELS])
             yield weak_sums(block, _rotated(strong, work, place), y, weight, shift)
 
-    by_model = (P(MODELS, *_BY_CELL), _BY_CELL, _BY_CELL, _BY_CELL, P(MODELS))
+    by_model = (P(MODELS, *_BY_CELL), P(None, None, ROWS), _BY_CELL, _BY_CELL, P(MODELS))
     weak_sums = _summed(_weak_sums, work, by_model, P(MODELS))
     sums = _total(sums_of_blocks())
     dtype = work.settings.noise.dtype
@@ -243,14 +244,16 @@ def _cell_sums(h_w: Array, h_s: Array, y: Array | None, weights: Array, shift: C
 
 
 @partial(jax.jit, static_argnames="precision")
-def _weak_sums(blocks: Array, z: Array, y: Array | None, weights: Array, shifts: Array, precision: str) -> WeakCells:
+def _weak_sums(blocks: Array, zT: Array, y: Array | None, weights: Array, shifts: Array, precision: str) -> WeakCells:
     """Sums per model and cell; the strong side's own products are not computed again."""
 
     def one(args: tuple[Array, Array]) -> WeakCells:
         block, shift = args
-        about = Columns(shift, jnp.zeros_like(z[0, 0]), None if y is None else jnp.zeros_like(y[0, 0]))
-        sums = _cell_sums(block, z, y, weights, about, precision)
-        return WeakCells(sums.first.w, sums.second.ww, sums.second.sw, sums.second.wy)
+        h = block - shift
+        weighted = h * weights[..., None]
+        hy = None if y is None else jax.vmap(label_products)(weighted, y)
+        hh = jax.vmap(partial(gram, precision=precision))(h, weighted)
+        return WeakCells(jnp.sum(weighted, 1), hh, matmul(zT, weighted, precision), hy)
 
     return jax.lax.map(one, (blocks, shifts), batch_size=None if jax.default_backend() == "cpu" else 16)
 
@@ -274,7 +277,7 @@ def _over_rows(function: Callable, mesh: Mesh, specs: tuple, out: P, precision: 
 
 @jax.jit
 def _rotate(block: Array, center: Array, rotation: Array) -> Array:
-    return matmul(block.astype(rotation.dtype) - center, rotation)
+    return jnp.swapaxes(matmul(block.astype(rotation.dtype) - center, rotation), 1, 2)
 
 
 def _rotated(strong: _Strong, work: _Work, place: tuple) -> Array:
@@ -284,10 +287,10 @@ def _rotated(strong: _Strong, work: _Work, place: tuple) -> Array:
     start, stop, index = place
     block = jnp.asarray(np.asarray(strong.rows[start:stop])[index])
     block = block if work.mesh is None else put(block, work.mesh, _BY_CELL)
-    z = _rotate(block, strong.center, strong.shared.rotation)
+    zT = _rotate(block, strong.center, strong.shared.rotation)
     if stop - start == len(work.layout.cell):
-        strong.cached.append(z)
-    return z
+        strong.cached.append(zT)
+    return zT
 
 
 def _blocks(rows: Mapping[str, Any], work: _Work, kind: str, width: int | None = None) -> Iterator[tuple]:
