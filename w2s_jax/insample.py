@@ -39,27 +39,33 @@ class Pair(NamedTuple):
 class StrongBlocks(NamedTuple):
     """A strong model's side of `Blocks`, shared by all weak models, and the responses to its own moment (K + 1,).
 
-    `weights` (K + 1, J) make a pooled moment and its deviations of sums per cell.
+    `weights` (K + 1, J) make the deviations of a moment, and then the pooled one, of sums per cell.
     """
 
     weights: Array
     share: Array
-    pooled: Array
-    deviations: Array
+    moments: Array
     excess: Array
     own: Array
 
+    @property
+    def pooled(self) -> Array:
+        return self.moments[-1]
+
 
 class Blocks(NamedTuple):
-    """The blocks of rows behind pooled moments: each one's share of the rows (K,), and how far its part of a moment is from
-    that share of it, `deviations` (K, ...). A block of weight `1 + e` moves a pooled moment by
+    """The blocks of rows behind pooled moments: each one's share of the rows (K,), and `moments` (K + 1, ...), how far each
+    one's part is from that share of the pooled one, which comes last. A block of weight `1 + e` moves a pooled moment by
     `e (deviation - share excess moment)`, `excess` (K,) being what the normalisation takes off."""
 
-    pooled: Pair
-    deviations: Pair
+    moments: Pair
     share: Array
     excess: Pair
     own: Array
+
+    @property
+    def pooled(self) -> Pair:
+        return jax.tree.map(lambda x: x[-1], self.moments)
 
 
 def strong_blocks(zz: Array, n: Array, members: Array, unit_trace: bool, values: Array | None = None) -> StrongBlocks:
@@ -70,37 +76,32 @@ def strong_blocks(zz: Array, n: Array, members: Array, unit_trace: bool, values:
     """
     rows, every = matmul(members, n), jnp.sum(members, 0)
     share = rows / jnp.sum(rows)
-    weights = jnp.concatenate([every[None], members - outer(share, every)]) / jnp.sum(rows)
-    pooled, deviations = _by_block(weights, zz)
-    pooled = pooled if values is None else jnp.diag(values)
-    excess = _excess(deviations, share, unit_trace)
-    own = jnp.concatenate([_inner(deviations, pooled), _inner(pooled, pooled)])
-    return StrongBlocks(weights, share, pooled, deviations, excess, own)
+    weights = jnp.concatenate([members - outer(share, every), every[None]]) / jnp.sum(rows)
+    moments = _by_block(weights, zz)
+    moments = moments if values is None else moments.at[-1].set(jnp.diag(values))
+    return StrongBlocks(weights, share, moments, _excess(moments, share, unit_trace), _inner(moments, moments[-1]))
 
 
 def blocks_of(strong: StrongBlocks, sums: Pair, unit_trace: bool) -> Blocks:
     """The blocks of a pair from the weak model's sums per cell, and the labels'; zz is not used."""
-    both = jax.tree.map(lambda x: _by_block(strong.weights, x), sums._replace(zz=None))
-    pooled, deviations = (Pair(*(None if x is None else x[i] for x in both)) for i in (0, 1))
-    w, s, none = _excess(deviations.hh, strong.share, unit_trace), strong.excess, jnp.zeros_like(strong.share)
+    moments: Pair = jax.tree.map(lambda x: _by_block(strong.weights, x), sums._replace(zz=None))
+    w, s, none = _excess(moments.hh, strong.share, unit_trace), strong.excess, jnp.zeros_like(strong.share)
     excess = Pair(w, (w + s) / 2, s, w / 2, s / 2, none)
-    pooled, deviations = pooled._replace(zz=strong.pooled), deviations._replace(zz=strong.deviations)
-    return Blocks(pooled, deviations, strong.share, excess, strong.own)
+    return Blocks(moments._replace(zz=strong.moments), strong.share, excess, strong.own)
 
 
 def pooled_moment(strong: StrongBlocks, sums: Array) -> Array:
     """A moment of a pair's rows from its sums per cell."""
-    return _by_block(strong.weights, sums)[0]
+    return _by_block(strong.weights[-1:], sums)[0]
 
 
-def _by_block(weights: Array, sums: Array) -> tuple[Array, Array]:
+def _by_block(weights: Array, sums: Array) -> Array:
     # By products: a CPU takes ten times as long to add and subtract a few cells entry by entry.
-    pooled, deviations = (matmul(w, sums.reshape(len(sums), -1)) for w in (weights[0], weights[1:]))
-    return pooled.reshape(sums.shape[1:]), deviations.reshape(-1, *sums.shape[1:])
+    return matmul(weights, sums.reshape(len(sums), -1)).reshape(-1, *sums.shape[1:])
 
 
-def _excess(deviations: Array, share: Array, unit_trace: bool) -> Array:
-    return jnp.trace(deviations, axis1=1, axis2=2) / share if unit_trace else jnp.zeros_like(share)
+def _excess(moments: Array, share: Array, unit_trace: bool) -> Array:
+    return jnp.trace(moments[:-1], axis1=1, axis2=2) / share if unit_trace else jnp.zeros_like(share)
 
 
 def linear_cka(blocks: Blocks) -> Score:
@@ -149,7 +150,7 @@ def prepare_norms(strong: StrongBlocks, settings: Settings) -> RidgeNorms:
     # Below rounding a strength is raised to it, as in `inverse`.
     A = 1 / (values + jnp.maximum(settings.strong_ridge, jnp.finfo(values.dtype).eps * jnp.sum(values)))
     A_S = A * values
-    moments = jnp.concatenate([strong.deviations, strong.pooled[None]])
+    moments = strong.moments
     # The moments between the two factors: of a large or a small scale their product alone has no float32.
     sloped = (1 - A_S[:, None] - A_S) * (A[:, None] * moments * A)
     return RidgeNorms(A, A * A_S, sloped, matmul(jnp.diagonal(moments, axis1=1, axis2=2), A * A_S))
@@ -254,9 +255,8 @@ def _low_rank_responses(blocks: Blocks, lefts: Pair, rights: Pair) -> Pair:
 
 
 def _responses_by(inner: Callable[[Array, Any], Array], blocks: Blocks, slope: Pair) -> Pair:
-    # Deviations first: a slope's inner products with the parts themselves nearly cancel.
-    moments = zip(blocks.deviations, blocks.pooled, slope, strict=True)
-    return Pair(*(None if g is None else jnp.concatenate([inner(d, g), inner(m, g)]) for d, m, g in moments))
+    # With deviations: a slope's inner products with the parts themselves nearly cancel.
+    return Pair(*(None if g is None else inner(m, g) for m, g in zip(blocks.moments, slope, strict=True)))
 
 
 def _inner(x: Array, slope: Array) -> Array:
