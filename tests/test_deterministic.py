@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import lru_cache
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference
-from conftest import derivative_error, entrywise_error, pair, relative_error
+from conftest import derivative_error, pair, relative_error
 from jax import export
+from simulation import FAMILIES, assert_means_agree, trials
 
 from w2s_jax._checks import InputError
 from w2s_jax.deterministic import Equivalent, Population, Tail, deterministic_equivalent
-from w2s_jax.equivalent_errors import equivalent_errors, equivalent_errors_from_moments
-from w2s_jax.expected import expected_experiment
-from w2s_jax.fixed_point import effective_ridge, effective_ridge_from_spectrum
 from w2s_jax.moments import moments
 
 ERRORS = ("weak_error", "student_error", "ceiling_error", "gap")
@@ -198,97 +195,6 @@ def test_errors_are_differentiable(kind, rows, x64):
 # The simulated experiment
 
 
-def power_law(d: int, exponent: float, seed: int = 0) -> dict[str, np.ndarray]:
-    """Spectra i^-exponent on both sides, in bases turned against each other, and a target of energy 1."""
-    rng = np.random.default_rng(seed)
-    root = np.arange(1.0, d + 1) ** (-exponent / 2)
-    turn = np.linalg.qr(np.eye(d) + 0.5 / np.sqrt(d) * rng.standard_normal((d, d)))[0]
-    y = rng.standard_normal(d) * root
-    joint = np.vstack([root[:, None] * turn, np.diag(root), y / np.linalg.norm(y)])
-    m = joint @ joint.T
-    return {
-        "ww": m[:d, :d],
-        "ss": m[d:-1, d:-1],
-        "sw": m[d:-1, :d],
-        "wy": m[:d, -1],
-        "sy": m[d:-1, -1],
-        "yy": m[-1, -1],
-    }
-
-
-def spiked(seed: int = 0) -> dict[str, np.ndarray]:
-    """Three strong directions on each side of a shared latent; the target is partly outside both."""
-    rng = np.random.default_rng(seed)
-    weak, strong = (np.linalg.qr(rng.standard_normal((5, 3)))[0].T * [[1.4], [1.2], [1.0]] for _ in range(2))
-    joint = np.vstack([weak, strong, np.ones(5) / 5**0.5])
-    m = joint @ joint.T
-    return {"ww": m[:3, :3], "ss": m[3:6, 3:6], "sw": m[3:6, :3], "wy": m[:3, 6], "sy": m[3:6, 6], "yy": m[6, 6]}
-
-
-FAMILIES = {  # moments, noise, weak tail, strong tail, n~, n^, beta_w, beta_s
-    "spiked, d/n = 5": (spiked(), 0.0, (0.06, 600), (0.04, 600), 120, 120, 0.1, 0.1),
-    "spiked, d/n = 2, noise": (spiked(), 0.25, (0.15, 240), (0.1, 240), 120, 120, 0.1, 0.1),
-    "spiked, ridgeless": (spiked(), 0.25, (0.15, 240), (0.1, 300), 120, 120, 0.0, 0.0),
-    "power law 1": (power_law(60, 1.0), 0.0, (0.0, 0), (0.0, 0), 90, 120, 0.01, 0.01),
-    "power law .7, noise": (power_law(100, 0.7), 0.25, (0.0, 0), (0.0, 0), 80, 160, 0.01, 0.01),
-}
-
-
-def affine_head(h: np.ndarray, y: np.ndarray, beta: float, intercept: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Weights and bias of a ridge head, through the smaller side."""
-    means = (h.mean(0), y.mean()) if intercept else (np.zeros(h.shape[1]), 0.0)
-    h, y, n = h - means[0], y - means[1], len(h)
-    if len(h[0]) <= n:
-        theta = np.linalg.solve(h.T @ h / n + beta * np.eye(len(h[0])), h.T @ y / n)
-    else:
-        theta = h.T @ np.linalg.solve(h @ h.T / n + beta * np.eye(n), y / n)
-    return theta, means[1] - theta @ means[0]
-
-
-@lru_cache
-def trials(family: str, count: int, intercept: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    """Errors and gap of repeated experiments (count, 4), exact given the heads, and what D^ says of the last three (count, 3)."""
-    m, noise, weak, strong, n_w, n_s, b_w, b_s = FAMILIES[family]
-    rng, shift, k_w = np.random.default_rng(1), 3.0 * intercept, len(m["ww"])
-    full = reference.with_tails(m, weak, strong)
-    labels = np.append(m["wy"], m["sy"])[:, None]
-    root = reference.matrix_sqrt(
-        np.block([[np.block([[m["ww"], m["sw"].T], [m["sw"], m["ss"]]]), labels], [labels.T, m["yy"]]])
-    )
-    outcomes, rows, seen, outputs = [], [], [], []
-
-    def draw(n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        z = rng.standard_normal((n, len(root))) @ root + shift
-        h_w, h_s, y = z[:, :k_w], z[:, k_w:-1], z[:, -1]
-        tails = (np.sqrt(v) * rng.standard_normal((n, d)) for v, d in (weak, strong))
-        h_w, h_s = (np.hstack(pieces) for pieces in zip((h_w, h_s), tails, strict=True))
-        return h_w, h_s, y + np.sqrt(noise) * rng.standard_normal(n)
-
-    def error(side: str, theta: np.ndarray, bias: float, target: bool = True) -> float:
-        offset = bias + shift * (np.sum(theta[: len(m[side + side])]) - target)
-        squares = theta @ full[side + side] @ theta + offset**2
-        return squares + target * (m["yy"] - 2 * theta @ full[side + "y"])
-
-    for _ in range(count):
-        h_w, _, y = draw(n_w)
-        T, bias = affine_head(h_w, y, b_w, intercept)
-        h_w, h_s, y = draw(n_s)
-        (Q, q), (R, r) = (affine_head(h_s, labels, b_s, intercept) for labels in (h_w @ T + bias, y))
-        outcomes.append(
-            [error("w", T, bias), error("s", Q, q), error("s", R, r), error("s", Q - R, q - r, target=False)]
-        )
-        rows.append(h_s), seen.append(y), outputs.append(h_w @ T + bias)
-    found = jax.jit(jax.vmap(lambda h, y, f: jnp.stack(equivalent_errors(h, y, f, b_s, center=intercept))))
-    return np.array(outcomes), np.asarray(found(np.stack(rows), np.stack(seen), np.stack(outputs)))
-
-
-def assert_means_agree(samples: np.ndarray, expected: np.ndarray, finite_size: float = 0.01) -> None:
-    """The samples' mean is the expected value within 4 standard errors, which are small, and terms of order 1/n."""
-    mean, error = samples.mean(0), samples.std(0, ddof=1) / np.sqrt(len(samples))
-    assert np.all(error <= 0.03 * expected)
-    assert np.all(np.abs(mean - expected) <= 4 * error + finite_size * expected)
-
-
 @pytest.mark.parametrize("family", FAMILIES)
 def test_predicts_the_mean_experiment(family, x64):
     """Mean weak, student and ceiling error and mean gap of real ridge heads, where the theorem is 20 to 60% off."""
@@ -297,136 +203,24 @@ def test_predicts_the_mean_experiment(family, x64):
     assert_means_agree(trials(family, 250)[0], errors(deterministic_equivalent(p, *numbers)))
 
 
-@pytest.mark.parametrize(
-    ("family", "intercept"),
-    [*((family, False) for family in FAMILIES), ("spiked, d/n = 2, noise", True), ("power law .7, noise", True)],
-)
-def test_the_errors_from_data_have_the_right_means(family, intercept, x64):
-    """The form from data is right on average, trial by trial, with and without an intercept in features far from zero."""
-    outcomes, found = trials(family, 250, intercept)
-    true = outcomes[:, 1:] + FAMILIES[family][1] * np.array([1, 1, 0])  # errors against labels hold their noise
-    assert_means_agree(found - true + np.mean(true, 0), np.mean(true, 0))
-
-
-# From data
-
-
-@pytest.mark.parametrize(
-    ("kind", "shape", "center"),
-    [
-        ("generic", (24, 40, 32), True),
-        ("repeated", (32, 32, 32), False),
-        ("rank_deficient", (64, 12, 20), True),
-        ("rank_deficient", (24, 12, 40), False),
-    ],
-)
-def test_the_errors_from_data(kind, shape, center, dtype):
-    """From rows or from moments, student, ceiling and gap are the formulas with dense inverses."""
-    h_w, h_s, y = pair(kind, *shape, dtype=dtype)
-    kernel = np.random.default_rng(1).standard_normal((h_w.shape[1], 2)).astype(dtype) / 8
-    bias = np.array([0.2, -0.1], dtype)
-    outputs = h_w.astype(np.float64) @ kernel + bias * center
-    expected = np.stack([reference.equivalent_errors(h_s, y, outputs, b, center) for b in (0.05, 1.0)], 1)
-    bound = 1e-10 if dtype == np.float64 else 2e-5
-    ridges = np.array([0.05, 1.0], dtype)
-    found = equivalent_errors(h_s, y, outputs.astype(dtype), ridges, center=center)
-    assert relative_error(np.stack(found), expected) <= bound
-    m = moments(h_w, h_s, y, center=center)
-    found = equivalent_errors_from_moments(m, kernel, ridges, bias=bias if center else None)
-    assert relative_error(np.stack(found), expected) <= bound
-
-
-def test_the_errors_of_one_output(x64):
-    """Labels (n,) are labels (n, 1): one number per ridge."""
-    h_w, h_s, y = pair("generic", 30, 6, 10)
-    m, kernel = moments(h_w, h_s, y[:, 0]), np.ones(6) / 4
-    expected = reference.equivalent_errors(h_s, y[:, 0], h_w @ kernel, 0.3)
-    assert relative_error(np.stack(equivalent_errors(h_s, y[:, 0], h_w @ kernel, 0.3)), expected) <= 1e-10
-    assert relative_error(np.stack(equivalent_errors_from_moments(m, kernel, 0.3)), expected) <= 1e-10
-
-
-@pytest.mark.parametrize("center", [False, True])
-@pytest.mark.parametrize("shape", [(24, 8, 40), (40, 8, 24)])
-def test_the_errors_from_data_have_a_ridgeless_limit(shape, center, x64):
-    """At ridge 0 they are finite and the limit of small ridges, whether the student interpolates or not."""
-    h_w, h_s, y = pair("generic", *shape)
-    limit = reference.equivalent_errors(h_s, y, 0 * y, 1e-8, center)
-    assert relative_error(np.stack(equivalent_errors(h_s, y, 0 * y, 0.0, center=center)), limit, 1e-3) <= 1e-5
-    m, bias = moments(h_w, h_s, y, center=center), np.zeros(2) if center else None
-    found = equivalent_errors_from_moments(m, np.zeros((8, 2)), 0.0, bias=bias)
-    assert relative_error(np.stack(found), limit, 1e-3) <= 1e-5
-
-
-@pytest.mark.parametrize(("kind", "shape", "center"), [("generic", (12, 5, 16), True), ("repeated", (16, 5, 8), False)])
-def test_the_errors_from_data_are_differentiable(kind, shape, center, x64):
-    """Gradients in representations, labels, the weak head and the ridge are finite differences."""
-    h_w, h_s, y = pair(kind, *shape)
-    rows = lambda x: jnp.stack(equivalent_errors(*x, center=center))
-    assert derivative_error(rows, (h_s, y, y[::-1].copy(), 0.3)) <= 1e-6
-    bias = np.zeros(2) if center else None
-    whole = lambda x: jnp.stack(equivalent_errors_from_moments(moments(*x[:3], center=center), *x[3:], bias=bias))
-    assert derivative_error(whole, (h_w, h_s, y, np.ones((5, 2)) / 4, 0.3)) <= 1e-6
-
-
-# The expected experiment
-
-
-@pytest.mark.parametrize("prior", [1.0, 1.5, 2.0])
-@pytest.mark.parametrize("shape", [(24, 40, 32), (64, 12, 20)])
-def test_the_expected_experiment(shape, prior, dtype):
-    """On three blocks of rows, expected error and gap are the closed form with the pooled label prior."""
-    h_w, h_s, _ = pair("generic", *shape, dtype=dtype)
-    parts = [slice(0, shape[0] // 2), slice(shape[0] // 2, 3 * shape[0] // 4), slice(3 * shape[0] // 4, None)]
-    blocks = [moments(h_w[part], h_s[part]) for part in parts]
-    lam, V = np.linalg.eigh(reference.moments(h_w, h_s)["ss"])
-    root = V * np.where(lam > 1e-6 * lam[-1], np.maximum(lam, 1e-300) ** ((prior - 1) / 2), prior == 1) @ V.T
-    root = root / np.linalg.norm(h_s @ root) * np.sqrt(len(h_s))
-    expected = reference.expected_experiment([h_w[p] for p in parts], [h_s[p] for p in parts], 0.1, 0.2, root, 0.7)
-    found = expected_experiment(*blocks, 0.1, 0.2, prior=prior, noise=0.7)
-    assert relative_error(np.array(found), np.array(expected)) <= (1e-10 if dtype == np.float64 else 5e-5)
-
-
 # Transformations, bad input, printing
 
 
-def compiled_forms() -> dict:
-    """Every public function on float32 input, as a function of no arguments but arrays."""
-    h_w, h_s, y = pair("generic", 16, 5, 8, dtype=np.float32)
+def test_it_exports_for_every_platform():
+    """It lowers for CPU, CUDA and TPU from any of them, and compiled equals eager; so do gradients."""
     p = population(target_moments("generic"), tails=TAILS, dtype=np.float32)
-    labelled = moments(h_w, h_s, y)
-    return {
-        "kappa": (lambda v: effective_ridge(v, 3, 0.1), (h_s[0] ** 2,)),
-        "kappa of a sample": (lambda v: effective_ridge_from_spectrum(v, 30, 0.1), (np.sort(h_s[0] ** 2)[::-1],)),
-        "population": (lambda p: deterministic_equivalent(p, 30, 50, 0.1, 0.1), (p,)),
-        "rows": (lambda h, y: equivalent_errors(h, y, y[::-1], 0.1), (h_s, y)),
-        "moments": (lambda m, k: equivalent_errors_from_moments(m, k, 0.1), (labelled, np.ones((5, 2), np.float32))),
-        "expected": (lambda m: expected_experiment(m, m, m, 0.1, 0.1), (labelled,)),
-    }
-
-
-@pytest.mark.parametrize("name", compiled_forms())
-def test_functions_export_for_every_platform(name):
-    """Each function lowers for CPU, CUDA and TPU from any of them, and compiled equals eager."""
-    function, arguments = compiled_forms()[name]
-    exported = export.export(jax.jit(function), platforms=("cpu", "cuda", "tpu"))(*arguments)
+    run = lambda p: deterministic_equivalent(p, 30, 50, 0.1, 0.1)
+    exported = export.export(jax.jit(run), platforms=("cpu", "cuda", "tpu"))(p)
     assert set(exported.platforms) == {"cpu", "cuda", "tpu"}
-    flat = lambda result: np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(result)])
-    assert entrywise_error(flat(jax.jit(function)(*arguments)), flat(function(*arguments))) <= 2e-5
-
-
-def test_gradients_export_for_every_platform():
-    """So do gradients of the population form."""
-    p = population(target_moments("generic"), tails=TAILS, dtype=np.float32)
-    gradient = jax.jit(jax.grad(lambda p: deterministic_equivalent(p, 30, 50, 0.1, 0.1).gap))
+    assert relative_error(errors(jax.jit(run)(p)), errors(run(p))) <= 2e-5
+    gradient = jax.jit(jax.grad(lambda p: run(p).gap))
     assert export.export(gradient, platforms=("cpu", "cuda", "tpu"))(p).mlir_module()
 
 
 def test_bad_input_is_named(unchecked):
     """What does not fit is one sentence about the argument, what was expected and what came."""
     p = population(target_moments("generic"), dtype=np.float32)
-    h_w, h_s, y = pair("generic", 16, 5, 8, dtype=np.float32)
-    m, centred = moments(h_w, h_s, y), moments(h_w, h_s, y, center=True)
-    kernel = np.ones((5, 2))
+    m = moments(*pair("generic", 16, 5, 8, dtype=np.float32))
     run = lambda p, *numbers: lambda: deterministic_equivalent(p, *(numbers or (30, 30, 0.1, 0.1)))
     cases = {
         r"population's wy must have shape \(5,\), got \(7,\)": run(replace(p, wy=p.sy)),
@@ -438,15 +232,6 @@ def test_bad_input_is_named(unchecked):
         r"n_labelled must be at least 1, got 0": run(p, 0, 30, 0.1, 0.1),
         r"strong_ridge must be at least 0, got -0.1": run(p, 30, 30, 0.1, -0.1),
         r"must broadcast, got shapes": run(p, np.ones(2), np.ones(3), 0.1, 0.1),
-        r"ridge must be at least 0": lambda: effective_ridge(np.ones(3), 3, -1.0),
-        r"multiplicity must match values": lambda: effective_ridge(np.ones(3), 3, 1.0, np.ones(2)),
-        r"labels must have shape \(16,\)": lambda: equivalent_errors(h_s, y[:5], y, 0.1),
-        r"weak outputs must have the labels' shape": lambda: equivalent_errors(h_s, y, y[:, 0], 0.1),
-        r"moments must have labels": lambda: equivalent_errors_from_moments(moments(h_w, h_s), kernel, 0.1),
-        r"kernel must have shape \(5, 2\)": lambda: equivalent_errors_from_moments(m, kernel[:, 0], 0.1),
-        r"bias must be given .* got none": lambda: equivalent_errors_from_moments(centred, kernel, 0.1),
-        r"bias must be given .* not centred": lambda: equivalent_errors_from_moments(m, kernel, 0.1, bias=np.zeros(2)),
-        r"must have the same widths": lambda: expected_experiment(m, m, moments(h_w, h_w), 0.1, 0.1),
         r"population must be a Population, .* got Moments": lambda: deterministic_equivalent(m, 9, 9, 0.1, 0.1),
     }
     for message, call in cases.items():

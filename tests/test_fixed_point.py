@@ -7,8 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference
-from conftest import derivative_error, relative_error
+from conftest import derivative_error, entrywise_error, relative_error
+from jax import export
 
+from w2s_jax._checks import InputError
 from w2s_jax.fixed_point import effective_ridge, effective_ridge_from_spectrum
 
 
@@ -90,3 +92,22 @@ def test_kappa_of_a_sample_is_the_populations():
     h = np.random.default_rng(0).standard_normal((400, 800)) * root
     found = effective_ridge_from_spectrum(reference.kernel_spectrum(h)[0].astype(np.float32), 400, 0.05)
     assert relative_error(found, effective_ridge(root**2, 400, 0.05)) <= 5e-3
+
+
+@pytest.mark.parametrize(
+    "function", [lambda v: effective_ridge(v, 3, 0.1), lambda v: effective_ridge_from_spectrum(v, 30, 0.1)]
+)
+def test_they_export_for_every_platform(function):
+    """Each function lowers for CPU, CUDA and TPU from any of them, and compiled equals eager."""
+    values = np.linspace(3, 0, 8, dtype=np.float32)
+    exported = export.export(jax.jit(function), platforms=("cpu", "cuda", "tpu"))(values)
+    assert set(exported.platforms) == {"cpu", "cuda", "tpu"}
+    assert entrywise_error(jax.jit(function)(values), function(values)) <= 2e-5
+
+
+def test_bad_input_is_named(unchecked):
+    """A negative ridge, and a multiplicity that does not fit."""
+    with pytest.raises(InputError, match="ridge must be at least 0"):
+        effective_ridge(np.ones(3), 3, -1.0)
+    with pytest.raises(InputError, match="multiplicity must match values"):
+        effective_ridge(np.ones(3), 3, 1.0, np.ones(2))

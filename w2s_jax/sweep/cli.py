@@ -117,7 +117,7 @@ def _export(args: argparse.Namespace) -> None:
     sweep = read_sweep(args.what[1])
     sweep.export(args.to)
     missing = "" if sweep.finished == sweep.pairs > 0 else f"; {sweep.finished} of {sweep.pairs} pairs are finished"
-    print(f"{len(sweep)} rows in {args.to}{missing}")
+    print(f"{len(sweep)} row{'s' * (len(sweep) != 1)} in {args.to}{missing}")
 
 
 def _with_options(table: dict[str, Any], args: argparse.Namespace, folder: Path) -> dict[str, Any]:
