@@ -15,13 +15,14 @@ from scipy.optimize import minimize
 from sklearn.linear_model import LogisticRegression
 
 from w2s_jax import InputError, WeakToStrong, finetune, moments, moments_from_batches, rank_supervisors
+from w2s_jax.experiment import experiment
 from w2s_jax.finetune import (
     cross_fit_pseudo_labels,
     weak_to_strong,
     weak_to_strong_from_moments,
     weak_to_strong_splits,
 )
-from w2s_jax.folds import lay_out
+from w2s_jax.folds import deal, lay_out
 from w2s_jax.heads import cross_validate_ridge
 from w2s_jax.losses import confidence_auxiliary, logistic
 
@@ -343,7 +344,7 @@ def test_splits_are_single_experiments_on_disjoint_rows(x64):
     assert {x.shape for x in jax.tree.leaves(found)} == {(3,)}
     jax.tree.map(np.testing.assert_array_equal, found, again)
     assert not np.any(found.gap == other.gap)
-    dealt = [np.asarray(rows) for rows in finetune._deal(sum(SIZES), SIZES, 3, None, 1)]
+    dealt = deal(sum(SIZES), SIZES, 3, None, 1)
     assert [rows.shape for rows in dealt] == [(3, size) for size in SIZES]
     for i, rows in enumerate(zip(*dealt, strict=True)):
         np.testing.assert_array_equal(np.sort(np.concatenate(rows)), np.arange(sum(SIZES)))
@@ -351,28 +352,14 @@ def test_splits_are_single_experiments_on_disjoint_rows(x64):
         assert_same_outcome(jax.tree.map(lambda x: x[i], found), one, 1e-10)
 
 
-def test_groups_are_dealt_to_one_split():
-    """Rows of a group never meet in two splits, no split is larger than asked, and little is left out."""
-    rng = np.random.default_rng(0)
-    groups = np.array([f"group {i}" for i in rng.integers(0, 60, 200)])
-    for seed in range(5):
-        dealt = [np.asarray(rows) for rows in finetune._deal(200, (50, 90, 60), 4, groups, seed)]
-        for rows, size in zip(dealt, (50, 90, 60), strict=True):
-            assert size - 12 <= rows.shape[1] <= size
-        for rows in zip(*dealt, strict=True):
-            assert len(np.unique(np.concatenate(rows))) == sum(len(r) for r in rows)
-            seen = [set(groups[r]) for r in rows]
-            assert not (seen[0] & seen[1] or seen[0] & seen[2] or seen[1] & seen[2])
-
-
 def test_grouped_splits_run(x64):
     """With groups the experiments are those on the rows that the groups were dealt to."""
     data, groups = sample(sum(SIZES), 12, 2), np.arange(sum(SIZES)) // 2
     sizes = dict(zip(("labelled", "student", "test"), SIZES, strict=True))
     found = weak_to_strong_splits(*data, **sizes, repeats=3, groups=groups, **RIDGES)
-    dealt = finetune._deal(sum(SIZES), SIZES, 3, groups, 0)
+    dealt = deal(sum(SIZES), SIZES, 3, groups, 0)
     assert tuple(rows.shape[1] for rows in dealt) == SIZES
-    one = weak_to_strong(*(tuple(x[np.asarray(rows[1])] for x in data) for rows in dealt), **RIDGES)
+    one = weak_to_strong(*(tuple(x[rows[1]] for x in data) for rows in dealt), **RIDGES)
     assert_same_outcome(jax.tree.map(lambda x: x[1], found), one, 1e-10)
 
 
@@ -428,7 +415,7 @@ def test_everything_exports():
     def classified(data, beta):
         return weak_to_strong(*data, loss="logistic", student_loss=confidence_auxiliary(), weak_ridge=beta)
 
-    rows = tuple(jnp.asarray(r) for r in finetune._deal(44, (10, 20, 10), 2, None, 0))
+    rows = tuple(jnp.asarray(r) for r in deal(44, (10, 20, 10), 2, None, 0))
     setup, losses = finetune._setup([jnp.asarray(y)], (0, 1), "squared", None, "hard", True, "cv", "cv")
     core = lambda data, rows: finetune._experiments(*data, rows, (0.0, 0.0), losses, setup)
     cross_fit = lambda h, y, beta: cross_fit_pseudo_labels(h, y, beta, folds=3)
@@ -444,7 +431,7 @@ def test_everything_exports():
 
 def test_new_numbers_compile_nothing(x64):
     """Other penalties, loss parameters, rows and seeds run the same programs."""
-    programs = (finetune._experiment, finetune._experiments, finetune._experiment_from_moments, finetune._cross_fit)
+    programs = (experiment, finetune._experiments, finetune._experiment_from_moments, finetune._cross_fit)
     sizes = set()
     for seed, beta in ((0, 0.1), (1, 0.2)):
         data, rest = splits(12, 0, "classes", seed=seed), sample(sum(SIZES), 12, 2, seed=seed)
@@ -485,7 +472,7 @@ def run(**options):
     return weak_to_strong(*BAD_DATA, **options)
 
 
-def deal(**options):
+def over_splits(**options):
     return weak_to_strong_splits(*ROWS, **{"labelled": 5, "test": 5, "repeats": 1, **options})
 
 
@@ -528,14 +515,14 @@ BAD = {
     "student's loss": (lambda: run(student_loss="hinge"), "loss must be one of .*, got 'hinge'"),
     "labels of a loss": (lambda: run(loss="logistic"), "labels of a classification loss must be between 0 and 1"),
     "outputs for probabilities": (
-        lambda: deal(student_loss="logistic"),
+        lambda: over_splits(student_loss="logistic"),
         "student_loss must be 'squared' for the outputs of a squared loss, or pseudo_labels 'hard'",
     ),
     "pseudo-labels": (lambda: run(pseudo_labels="firm"), "pseudo_labels must be 'soft' or 'hard', got 'firm'"),
     "hard numbers": (lambda: run(pseudo_labels="hard"), "hard pseudo-labels need labels that are classes"),
     "cv": (lambda: run(weak_ridge="best"), "weak_ridge must be a number, or 'cv' with squared loss, got 'best'"),
     "cv of another loss": (
-        lambda: deal(loss="logistic", strong_ridge="cv"),
+        lambda: over_splits(loss="logistic", strong_ridge="cv"),
         "strong_ridge must be a number, or 'cv' with squared loss, got 'cv'",
     ),
     "cv of few rows": (
@@ -561,16 +548,16 @@ BAD = {
         "moments of the three splits must have the same widths, got",
     ),
     "sizes": (
-        lambda: deal(labelled=10, student=10, test=10),
+        lambda: over_splits(labelled=10, student=10, test=10),
         "splits must have at least one row each and at most 20 together, got labelled=10, student=10, test=10",
     ),
-    "no student": (lambda: deal(labelled=10, test=10), "got labelled=10, student=0, test=10"),
-    "share": (lambda: deal(labelled=0.5), "labelled must be an integer of at least 1, got 0.5"),
-    "repeats": (lambda: deal(repeats=0), "repeats must be an integer of at least 1, got 0"),
-    "seed": (lambda: deal(seed=-1), "seed must be an integer of at least 0, got -1"),
-    "groups": (lambda: deal(groups=[1, 2]), r"groups must have shape \(20,\), one entry per row, got \(2,\)"),
+    "no student": (lambda: over_splits(labelled=10, test=10), "got labelled=10, student=0, test=10"),
+    "share": (lambda: over_splits(labelled=0.5), "labelled must be an integer of at least 1, got 0.5"),
+    "repeats": (lambda: over_splits(repeats=0), "repeats must be an integer of at least 1, got 0"),
+    "seed": (lambda: over_splits(seed=-1), "seed must be an integer of at least 0, got -1"),
+    "groups": (lambda: over_splits(groups=[1, 2]), r"groups must have shape \(20,\), one entry per row, got \(2,\)"),
     "large groups": (
-        lambda: deal(groups=np.arange(20) // 10),
+        lambda: over_splits(groups=np.arange(20) // 10),
         r"groups must leave each split at least one row, got \[0, 10, 0\] rows for \[5, 10, 5\]",
     ),
     "folds": (

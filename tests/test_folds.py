@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from w2s_jax import InputError
-from w2s_jax.folds import Layout, lay_out
+from w2s_jax.folds import Layout, deal, lay_out
 
 N = 47
 RELATED = np.random.default_rng(0).permutation(N) // 2
@@ -162,3 +162,17 @@ def test_too_few_rows_or_groups(unchecked, fault):
     args, sentence = FAULTS[fault]
     with pytest.raises(InputError, match=rf"\A[^\n]*{sentence}[^\n]*\Z"):
         lay_out(*args)
+
+
+def test_groups_are_dealt_to_one_split():
+    """Rows of a group never meet in two splits, no split is larger than asked, and little is left out."""
+    rng = np.random.default_rng(0)
+    groups = np.array([f"group {i}" for i in rng.integers(0, 60, 200)])
+    for seed in range(5):
+        dealt = deal(200, (50, 90, 60), 4, groups, seed)
+        for rows, size in zip(dealt, (50, 90, 60), strict=True):
+            assert size - 12 <= rows.shape[1] <= size
+        for rows in zip(*dealt, strict=True):
+            assert len(np.unique(np.concatenate(rows))) == sum(len(r) for r in rows)
+            seen = [set(groups[r]) for r in rows]
+            assert not (seen[0] & seen[1] or seen[0] & seen[2] or seen[1] & seen[2])

@@ -7,9 +7,8 @@ Beside each measured number stands what the theory says of it, from D~ and D^ on
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,25 +18,22 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from w2s_jax._arrays import accumulation_dtype, as_labels, as_matrix, require_same_rows
+from w2s_jax._arrays import as_labels, as_matrix, require_same_rows
 from w2s_jax._checks import InputError
-from w2s_jax.equivalent_errors import EquivalentErrors, equivalent_errors, equivalent_errors_from_moments
+from w2s_jax.equivalent_errors import EquivalentErrors, equivalent_errors_from_moments
+from w2s_jax.experiment import Losses, Rows, Setup, experiment, fit_head, predictions, summed
 from w2s_jax.filters import ridge
-from w2s_jax.folds import grouped_folds
+from w2s_jax.folds import deal, grouped_folds
 from w2s_jax.gap import prediction_gap
-from w2s_jax.heads import LinearProbe, cross_validate_ridge, ridge_probe, ridge_solver
-from w2s_jax.losses import Loss, as_loss, logistic, softmax, squared
+from w2s_jax.heads import ridge_solver
+from w2s_jax.losses import Loss, as_loss, squared
 from w2s_jax.moments import Columns, Moments, Products, Sums
-from w2s_jax.outcome import Predicted, WeakToStrong
-from w2s_jax.overlap import overlap, overlap_from_moments
+from w2s_jax.outcome import WeakToStrong
+from w2s_jax.overlap import overlap_from_moments
 from w2s_jax.spectrum import require_range
 from w2s_jax.teaching import mean_square, parts, ridge_heads
-from w2s_jax.training import train_probe
-
-PENALTIES = np.geomspace(1e-6, 1.0, 25)  # candidates of "cv", in units of the mean squared row norm
 
 Penalty = ArrayLike | str
-Rows = tuple[Any, Any, Any]
 
 
 def weak_to_strong(
@@ -76,7 +72,7 @@ def weak_to_strong(
     _require_same_widths(rows)
     labels, code = [y for *_, y in rows], _class_code([split[2] for _, split in named])
     setup, losses = _setup(labels, code, loss, student_loss, pseudo_labels, bias, weak_ridge, strong_ridge)
-    return _experiment(*rows, _numbers(weak_ridge, strong_ridge), losses, setup)
+    return experiment(*rows, _numbers(weak_ridge, strong_ridge), losses, setup)
 
 
 def weak_to_strong_splits(
@@ -124,7 +120,7 @@ def weak_to_strong_splits(
     setup, losses = _setup(
         [rows[2]], _class_code([y]), loss, student_loss, pseudo_labels, bias, weak_ridge, strong_ridge
     )
-    splits = _deal(n, sizes, repeats, groups, seed)
+    splits = deal(n, sizes, repeats, None if groups is None else _groups(groups, n), seed)
     return _experiments(*rows, splits, _numbers(weak_ridge, strong_ridge), losses, setup)
 
 
@@ -174,12 +170,22 @@ def _experiment_from_moments(
         misfit_in_sample=from_teacher(student),
         weak_ridge=weak_ridge,
         strong_ridge=strong_ridge,
-        predicted=_summed(
+        predicted=summed(
             _errors_of_weak_head(labelled, weak_ridge),
             equivalent_errors_from_moments(student, kernel, strong_ridge, bias=bias),
         ),
         theorem_gap=jnp.sum(prediction_gap(overlap_from_moments(student), ridge(weak_ridge), ridge(strong_ridge))),
     )
+
+
+def _errors_of_weak_head(labelled: Moments, ridge: ArrayLike) -> EquivalentErrors:
+    """`equivalent_errors` of D~ with its weak side in the place of a strong one, and nobody's outputs."""
+    (n, first, second), shift = labelled.sums, labelled.shift
+    products = Products(second.ww, second.ww, second.ww, second.wy, second.wy, second.yy)
+    shift = None if shift is None else Columns(shift.w, shift.w, shift.y)
+    m = Moments(Sums(n, Columns(first.w, first.w, first.y), products), shift)
+    nothing = jax.tree.map(jnp.zeros_like, (second.wy, None if shift is None else shift.y))
+    return equivalent_errors_from_moments(m, nothing[0], ridge, bias=nothing[1])
 
 
 def cross_fit_pseudo_labels(
@@ -227,28 +233,12 @@ def cross_fit_pseudo_labels(
 @partial(jax.jit, static_argnames=("folds", "bias"))
 def _cross_fit(h: Array, y: Array, fold: Array, beta: ArrayLike, loss: Loss, folds: int, bias: bool) -> Array:
     def outputs(k: Array) -> Array:
-        probe, _ = _fit(h, y, beta, loss, bias, weights=(fold != k).astype(h.dtype))
-        return _predictions(loss, probe(h))
+        probe, _ = fit_head(h, y, beta, loss, bias, weights=(fold != k).astype(h.dtype))
+        return predictions(loss, probe(h))
 
     return jnp.take_along_axis(
         jax.lax.map(outputs, jnp.arange(folds)), fold.reshape(1, -1, *(1,) * (y.ndim - 1)), axis=0
     )[0]
-
-
-class _Setup(NamedTuple):
-    """The choices that make another program: intercepts, hard pseudo-labels, how classes are coded, which penalties are "cv"."""
-
-    bias: bool
-    hard: bool
-    code: tuple[float, float] | None
-    choose: tuple[bool, bool]
-
-
-class _Losses(NamedTuple):
-    """Losses of weak head and ceiling, and of the student."""
-
-    teacher: Loss
-    student: Loss
 
 
 def _setup(
@@ -260,8 +250,8 @@ def _setup(
     bias: bool,
     weak_ridge: Penalty,
     strong_ridge: Penalty,
-) -> tuple[_Setup, _Losses]:
-    losses = _Losses(as_loss(loss), as_loss(loss if student_loss is None else student_loss))
+) -> tuple[Setup, Losses]:
+    losses = Losses(as_loss(loss), as_loss(loss if student_loss is None else student_loss))
     if pseudo_labels not in ("soft", "hard"):
         raise InputError(f"pseudo_labels must be 'soft' or 'hard', got {pseudo_labels!r}")
     if pseudo_labels == "hard" and code is None:
@@ -281,7 +271,7 @@ def _setup(
     for y in labels:
         for one in losses:
             one.check(y)
-    return _Setup(bias, pseudo_labels == "hard", code, (choose[0], choose[1])), losses
+    return Setup(bias, pseudo_labels == "hard", code, (choose[0], choose[1])), losses
 
 
 def _class_code(given: list[ArrayLike]) -> tuple[float, float] | None:
@@ -343,158 +333,11 @@ def _groups(groups: Any, n: int) -> np.ndarray:
     return groups
 
 
-def _deal(n: int, sizes: tuple[int, int, int], repeats: int, groups: Any, seed: int) -> tuple[Array, ...]:
-    """Row numbers (repeats, size) of the three splits."""
-    rng = np.random.default_rng(seed)
-    ends = np.cumsum(sizes)
-    if groups is None:
-        rows = np.stack([rng.permutation(n)[: ends[2]] for _ in range(repeats)])
-        return tuple(jnp.asarray(part) for part in np.split(rows, ends[:2], 1))
-    _, code, counts = np.unique(_groups(groups, n), return_inverse=True, return_counts=True)
-    dealt = [_deal_groups(code.reshape(-1), counts, sizes, rng) for _ in range(repeats)]
-    fewest = [min(len(rows[i]) for rows in dealt) for i in range(3)]
-    if min(fewest) < 1:
-        raise InputError(f"groups must leave each split at least one row, got {fewest} rows for {list(sizes)}")
-    return tuple(jnp.asarray(np.stack([rows[i][: fewest[i]] for rows in dealt])) for i in range(3))
-
-
-def _deal_groups(code: np.ndarray, counts: np.ndarray, sizes: tuple[int, int, int], rng: Any) -> list[np.ndarray]:
-    """Groups in random order fill one split after another; one that no longer fits goes to a later split or to none."""
-    room, taken = np.array(sizes), np.full(len(counts), -1)
-    for group in rng.permutation(len(counts)):
-        fitting = np.nonzero(room >= counts[group])[0]
-        if len(fitting):
-            taken[group] = fitting[0]
-            room[fitting[0]] -= counts[group]
-    split = taken[code]
-    return [rng.permutation(np.nonzero(split == i)[0]) for i in range(3)]
-
-
 @partial(jax.jit, static_argnames="setup")
 def _experiments(
-    h_w: Array, h_s: Array, y: Array, rows: tuple[Array, ...], ridges: tuple, losses: _Losses, setup: _Setup
+    h_w: Array, h_s: Array, y: Array, rows: tuple[Array, ...], ridges: tuple, losses: Losses, setup: Setup
 ) -> WeakToStrong:
     def one(rows: tuple[Array, ...]) -> WeakToStrong:
-        return _experiment(*((h_w[i], h_s[i], y[i]) for i in rows), ridges, losses, setup)
+        return experiment(*((h_w[i], h_s[i], y[i]) for i in rows), ridges, losses, setup)
 
     return jax.lax.map(one, rows)
-
-
-@partial(jax.jit, static_argnames="setup")
-def _experiment(
-    labelled: Rows, student: Rows, test: Rows, ridges: tuple, losses: _Losses, setup: _Setup
-) -> WeakToStrong:
-    (h_a, _, y_a), (h_b, z_b, y_b), (h_c, z_c, y_c) = labelled, student, test
-    label = partial(_pseudo_labels, losses.teacher, setup)
-    beta_w = _penalty(h_a, y_a, ridges[0], setup, 0)
-    weak, done_w = _fit(h_a, y_a, beta_w, losses.teacher, setup.bias)
-    pseudo = label(weak(h_b))
-    beta_s = _penalty(z_b, pseudo, ridges[1], setup, 1)
-    taught, done_s = _fit(z_b, pseudo, beta_s, losses.student, setup.bias)
-    ceiling, done_c = _fit(z_b, y_b, beta_s, losses.teacher, setup.bias)
-    trained = losses.teacher, losses.student, losses.teacher
-    outputs = weak(h_c), taught(z_c), ceiling(z_c)
-    f_w, f_w2s, f_sc = map(_predictions, trained, outputs)
-    found = WeakToStrong(
-        weak_error=_distance(f_w, y_c),
-        student_error=_distance(f_w2s, y_c),
-        ceiling_error=_distance(f_sc, y_c),
-        gap=_distance(f_w2s, f_sc),
-        misfit=_distance(f_w2s, label(outputs[0])),
-        misfit_in_sample=_distance(_predictions(losses.student, taught(z_b)), pseudo),
-        weak_ridge=beta_w,
-        strong_ridge=beta_s,
-        converged=done_w & done_s & done_c,
-    )
-    found = _classified(found, (f_w, f_w2s, f_sc), y_c, setup.code)
-    entropies = [_cross_entropy(*of_head, y_c) for of_head in zip(trained, outputs, strict=True)]
-    names = "weak_cross_entropy", "student_cross_entropy", "ceiling_cross_entropy"
-    found = replace(found, **dict(zip(names, entropies, strict=True)))
-    if not all(isinstance(loss, squared) for loss in losses):
-        return found
-    of_weak = equivalent_errors(h_a, y_a, jnp.zeros_like(y_a), beta_w, center=setup.bias)
-    of_strong = equivalent_errors(z_b, y_b, pseudo, beta_s, center=setup.bias)
-    found = replace(found, predicted=_summed(of_weak, of_strong))
-    if setup.hard:
-        return found
-    gap = prediction_gap(overlap(h_b, z_b, y_b, center=setup.bias), ridge(beta_w), ridge(beta_s))
-    return replace(found, theorem_gap=jnp.sum(gap))
-
-
-def _summed(of_weak: EquivalentErrors, of_strong: EquivalentErrors) -> Predicted:
-    """Summed over outputs; a head fitted to true labels, as on D~, is a ceiling."""
-    return Predicted(*(jnp.sum(x) for x in (of_weak.ceiling_error, *of_strong)))
-
-
-def _errors_of_weak_head(labelled: Moments, ridge: ArrayLike) -> EquivalentErrors:
-    """`equivalent_errors` of D~ with its weak side in the place of a strong one, and nobody's outputs."""
-    (n, first, second), shift = labelled.sums, labelled.shift
-    products = Products(second.ww, second.ww, second.ww, second.wy, second.wy, second.yy)
-    shift = None if shift is None else Columns(shift.w, shift.w, shift.y)
-    m = Moments(Sums(n, Columns(first.w, first.w, first.y), products), shift)
-    nothing = jax.tree.map(jnp.zeros_like, (second.wy, None if shift is None else shift.y))
-    return equivalent_errors_from_moments(m, nothing[0], ridge, bias=nothing[1])
-
-
-def _penalty(h: Array, y: Array, given: ArrayLike, setup: _Setup, side: int) -> Array:
-    dtype = accumulation_dtype(h.dtype, y.dtype)
-    if not setup.choose[side]:
-        return jnp.asarray(given, dtype)
-    rows = h.astype(dtype)
-    size = jnp.mean(jnp.sum(jnp.square(rows - jnp.mean(rows, 0) * setup.bias), 1))
-    return cross_validate_ridge(h, y, size * jnp.asarray(PENALTIES, dtype), bias=setup.bias).beta
-
-
-def _fit(
-    h: Array, y: Array, beta: ArrayLike, loss: Loss, bias: bool, weights: Array | None = None
-) -> tuple[LinearProbe, Array]:
-    """A head, and whether it reached its tolerance."""
-    if isinstance(loss, squared):
-        return ridge_probe(h, y, beta, bias=bias, weights=weights), jnp.asarray(True)
-    trained = train_probe(h, y, beta, loss, bias=bias, weights=weights)
-    return trained.probe, trained.converged
-
-
-def _predictions(loss: Loss, z: Array) -> Array:
-    """What a head says of a row: its outputs, or probabilities for a classification loss."""
-    if isinstance(loss, squared):
-        return z
-    return jax.nn.sigmoid(z) if z.ndim == 1 or isinstance(loss, logistic) else jax.nn.softmax(z)
-
-
-def _pseudo_labels(loss: Loss, setup: _Setup, z: Array) -> Array:
-    """What a weak head with outputs z teaches."""
-    soft = _predictions(loss, z)
-    return _hardened(soft, setup.code) if setup.hard else soft
-
-
-def _hardened(f: Array, code: Any) -> Array:
-    """The class that is nearest, coded as labels are."""
-    low, high = code
-    chosen = (
-        f > (low + high) / 2 if f.ndim == 1 or f.shape[1] == 1 else jax.nn.one_hot(jnp.argmax(f, 1), f.shape[1]) > 0
-    )
-    return jnp.where(chosen, high, low).astype(f.dtype)
-
-
-def _distance(f: Array, g: Array) -> Array:
-    """Mean squared distance, summed over outputs."""
-    return jnp.sum(jnp.mean(jnp.square(f - g.astype(f.dtype)), 0))
-
-
-def _classified(found: WeakToStrong, predictions: tuple[Array, ...], y: Array, code: Any) -> WeakToStrong:
-    if code is None:
-        return found
-    classes = [_hardened(f, code).reshape(len(y), -1) for f in (*predictions, y)]
-    same = lambda a, b: jnp.mean(jnp.all(a == b, 1).astype(found.gap.dtype))
-    weak, student, ceiling = (same(chosen, classes[3]) for chosen in classes[:3])
-    agreement = same(classes[0], classes[1])
-    return replace(found, weak_accuracy=weak, student_accuracy=student, ceiling_accuracy=ceiling, agreement=agreement)
-
-
-def _cross_entropy(loss: Loss, z: Array, y: Array) -> Array | None:
-    """Mean cross-entropy of labels y under outputs z, None for a head of squared loss."""
-    if isinstance(loss, squared):
-        return None
-    entropy = logistic() if y.ndim == 1 or isinstance(loss, logistic) else softmax()
-    return jnp.mean(entropy(z, y.astype(z.dtype)))

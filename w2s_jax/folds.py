@@ -1,4 +1,4 @@
-"""Which rows stay together and which part they play: folds, cells, roles, and blocks of rows in cell order.
+"""Which rows stay together and which part they play: folds, cells, roles, splits, and blocks of rows in cell order.
 
 A cell is a fold, or with a label mask the labelled or the unlabelled part of one. Rows are read in blocks and laid out
 as (cells, rows, features), padded with weight 0, so that one product per block gives the moments of every cell.
@@ -104,6 +104,41 @@ def grouped_folds(groups: np.ndarray, folds: int, rng: np.random.Generator) -> n
         fold_of[group] = np.argmin(filled)
         filled[fold_of[group]] += sizes[group]
     return fold_of[code.reshape(-1)]
+
+
+def deal(
+    n: int, sizes: tuple[int, int, int], repeats: int, groups: np.ndarray | None, seed: int
+) -> tuple[np.ndarray, ...]:
+    """Row numbers (repeats, size) of three splits, random every time; rows of one group go to one split or to none.
+
+    Raises:
+        InputError: groups so large that a split gets none.
+    """
+    rng = np.random.default_rng(seed)
+    ends = np.cumsum(sizes)
+    if groups is None:
+        rows = np.stack([rng.permutation(n)[: ends[2]] for _ in range(repeats)])
+        return tuple(np.split(rows, ends[:2], 1))
+    _, code, counts = np.unique(groups, return_inverse=True, return_counts=True)
+    dealt = [_deal_groups(code.reshape(-1), counts, sizes, rng) for _ in range(repeats)]
+    fewest = [min(len(rows[i]) for rows in dealt) for i in range(3)]
+    if min(fewest) < 1:
+        raise InputError(f"groups must leave each split at least one row, got {fewest} rows for {list(sizes)}")
+    return tuple(np.stack([rows[i][: fewest[i]] for rows in dealt]) for i in range(3))
+
+
+def _deal_groups(
+    code: np.ndarray, counts: np.ndarray, sizes: tuple[int, int, int], rng: np.random.Generator
+) -> list[np.ndarray]:
+    """Groups in random order fill one split after another; one that no longer fits goes to a later split or to none."""
+    room, taken = np.array(sizes), np.full(len(counts), -1)
+    for group in rng.permutation(len(counts)):
+        fitting = np.nonzero(room >= counts[group])[0]
+        if len(fitting):
+            taken[group] = fitting[0]
+            room[fitting[0]] -= counts[group]
+    split = taken[code]
+    return [rng.permutation(np.nonzero(split == i)[0]) for i in range(3)]
 
 
 def _turns(folds: int, swap: bool) -> Roles:
