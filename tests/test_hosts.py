@@ -210,8 +210,10 @@ def wait_for_moments(database: Path, models: int) -> int:
 
 def test_an_interrupted_process_stops_the_others(tmp_path):
     """Ctrl-C in one: it ends at once, and the other says that it was lost."""
-    write_models(tmp_path, weak=20)
+    write_models(tmp_path, weak=60)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # else what runs in the background ignores it
     running = start(tmp_path, "out", 2)
+    signal.signal(signal.SIGINT, before)
     wait_for_moments(tmp_path / "out" / "sweep.sqlite", 2)
     running[1].send_signal(signal.SIGINT)
     (code, said), (code_of_interrupted, said_by_interrupted) = finish(running)
