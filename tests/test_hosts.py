@@ -147,7 +147,10 @@ def test_processes_with_files_of_their_own(tmp_path):
     np.save(last, faulty[:, :4])
     for code, said in finish(start(tmp_path, output, 3, extra=OWN)):
         assert code == 2
-        assert "all processes of a sweep must be given the same configuration, models and labels" in said
+        assert said.endswith(
+            "all processes of a sweep must be given the same width and type of model 'weak1', got [5, 'float64'] in "
+            "process 0 and [4, 'float64'] in process 2\n"
+        )
 
 
 def test_a_fault_in_one_process_is_heard_by_all(tmp_path):
@@ -164,7 +167,10 @@ def test_processes_with_other_models_are_refused(alone):
     """What each is given must be the same."""
     for code, said in finish(start(alone, "other", 2, weak=lambda i: ["weak*.npy", "weak0.npy"][i])):
         assert code == 2
-        assert "all processes of a sweep must be given the same configuration, models and labels" in said
+        assert said.endswith(
+            "all processes of a sweep must be given the same weak, got ['weak0', 'weak1'] in process 0 and ['weak0'] in "
+            "process 1\n"
+        )
 
 
 @pytest.mark.parametrize("victim", [0, 1])

@@ -142,17 +142,21 @@ def _opened(config: SweepConfig) -> _Files:
 
 def _require_same(hosts: Hosts, config: SweepConfig, own: _Files, process_local: bool) -> None:
     """Raises SharedError unless every process has the same models, labels and settings, whatever is in files of its own."""
-    models = {name: [rows.shape[1], np.dtype(rows.dtype).name] for name, rows in own.models.items()}
-    labels = {name: y.shape[1:] for name, y in own.labels.items()}
+    settings = ("normalize", "folds", "seed", "prior", "noise", "memory", "grid")
+    given: dict[str, Any] = {"weak": list(config.weak), "strong": list(config.strong), "labels": list(config.labels)}
     groups = [] if own.groups is None else [own.groups]
-    kinds = [of.dtype.kind for of in groups]
-    held = None if process_local else [own.n, _hash_of([*own.labels.values(), *groups])]
-    asked = [list(config.weak), list(config.strong), list(config.labels), config.grid, config.memory]
-    asked += [config.normalize, config.folds, config.seed, config.prior, config.noise]
-    if len(set(hosts.exchange(key_of(asked, models, labels, kinds, held)))) > 1:
-        raise SharedError(
-            "all processes of a sweep must be given the same configuration, models and labels, got others"
-        )
+    given |= {"groups": ["text" if of.dtype.kind == "U" else "numbers" for of in groups]}
+    given |= {name: getattr(config, name) for name in settings}
+    given |= {f"width and type of model {m!r}": [x.shape[1], np.dtype(x.dtype).name] for m, x in own.models.items()}
+    given |= {f"outputs of labels {name!r}": y.shape[1:] for name, y in own.labels.items()}
+    if not process_local:
+        given |= {"number of rows": own.n, "values of labels and groups": _hash_of([*own.labels.values(), *groups])[:8]}
+    first, *others = (json.loads(text) for text in hosts.exchange(json.dumps(given)))
+    for process, other in enumerate(others, 1):
+        for what in [*first, *other]:
+            if first.get(what) != other.get(what):
+                came = f"{first.get(what)} in process 0 and {other.get(what)} in process {process}"
+                raise SharedError(f"all processes of a sweep must be given the same {what}, got {came}")
 
 
 def _joined(hosts: Hosts, own: _Files) -> tuple[_Files, tuple[int, ...]]:

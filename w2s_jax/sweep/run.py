@@ -55,7 +55,7 @@ def run_sweep(
         hosts: the processes that share the rows (see `connected_hosts`), each of them calling this with the same configuration
             and files. Process 0 keeps the results and returns the table, the others an empty one.
         process_local: each process has files of its own, of models, labels and groups with the same names as everywhere; the
-            rows of all follow each other in the processes' order, and are counted so in messages.
+            rows of all follow each other in the processes' order. A NaN in a model is named by its row among all.
         mesh: devices of this process that share the work (see `device_mesh`).
 
     Returns:
