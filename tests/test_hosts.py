@@ -19,6 +19,7 @@ from conftest import relative_error
 from w2s_jax import InputError, moments
 from w2s_jax.hosts import Hosts
 from w2s_jax.sweep.table import read_sweep
+from w2s_jax.sweep.workers import _dealt
 
 N = 501  # an odd number of rows for any number of processes
 NUMBERS = ("gap_op", "gap_fro", "cka", "predicted_gap", "expected_error", "trial_error")
@@ -242,6 +243,49 @@ def test_spans_cover_the_rows_once():
         Hosts(0, 4).span(20, 8)
 
 
+WORK = """
+import sys
+from w2s_jax import connected_hosts, run_sweep
+from w2s_jax.sweep import workers
+solve, score, solved, scored = workers.model_from_sums, workers.score_strong, [], []
+workers.model_from_sums = lambda *args: solved.append(args) or solve(*args)
+workers.score_strong = lambda strong, weak, *rest: scored.extend(weak) or score(strong, weak, *rest)
+with connected_hosts(sys.argv[1], 2, int(sys.argv[2])) as hosts:
+    config = dict(strong=["strong.npy"], weak=[f"weak{i}.npy" for i in range(int(sys.argv[3]))], output="out")
+    run_sweep(config, hosts=hosts)
+    print(len(solved), *scored)
+"""
+
+
+def run_both(script: str, folder: Path, *arguments: str) -> list[str]:
+    """What the script prints in each of two processes; both end well."""
+    environment, address = os.environ | {"XLA_FLAGS": "", "JAX_ENABLE_X64": "1"}, f"127.0.0.1:{free_port()}"
+    given = dict(cwd=folder, env=environment, text=True, stdout=subprocess.PIPE)
+    command = [sys.executable, "-c", script, address]
+    running = [subprocess.Popen([*command, str(i), *arguments], **given) for i in range(2)]
+    said = [process.communicate(timeout=200)[0] for process in running]
+    assert [process.returncode for process in running] == [0, 0]
+    return said
+
+
+def test_eigensolves_and_pairs_are_dealt_to_the_processes(tmp_path):
+    """Each model is solved, and each pair scored, in one process; a restart deals what is missing."""
+    write_models(tmp_path, weak=6)
+    done = lambda weak: [said.splitlines()[-1] for said in run_both(WORK, tmp_path, weak)]
+    assert done("4") == ["3 weak0 weak2", "2 weak1 weak3"]
+    assert done("6") == ["1 weak4", "1 weak5"]
+
+
+def test_a_strong_model_goes_to_few_processes():
+    """Where pairs are cut into equal parts, one that must be split is dealt weak model by weak model."""
+    strong, weak = ["a", "b"], ["0", "1", "2", "3"]
+    pairs = [(s, w) for w in weak for s in strong]
+    order = lambda count: ["".join(pairs[i]) for i in _dealt(strong, weak, pairs, count)]
+    assert order(1) == order(4) == ["a0", "a1", "a2", "a3", "b0", "b1", "b2", "b3"]
+    assert order(2) == ["a0", "a2", "a1", "a3", "b0", "b2", "b1", "b3"]
+    assert order(3) == ["a0", "a3", "a1", "a2", "b0", "b3", "b1", "b2"]
+
+
 SCRIPT = """
 import sys
 import numpy as np
@@ -258,12 +302,7 @@ def test_moments_merge_over_processes(tmp_path, x64):
     """Each process has the moments of all rows from those of its own, centred or not."""
     rows = np.random.default_rng(0).standard_normal((101, 8)) + 10
     np.save(tmp_path / "rows.npy", rows)
-    environment, address = os.environ | {"XLA_FLAGS": "", "JAX_ENABLE_X64": "1"}, f"127.0.0.1:{free_port()}"
-    running = [
-        subprocess.Popen([sys.executable, "-c", SCRIPT, address, str(i)], cwd=tmp_path, env=environment)
-        for i in range(2)
-    ]
-    assert [process.wait(200) for process in running] == [0, 0]
+    run_both(SCRIPT, tmp_path)
     for center in (False, True):
         expected = moments(rows[:, :3], rows[:, 3:7], rows[:, 7], center=center)
         for i in range(2):

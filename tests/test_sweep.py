@@ -18,7 +18,7 @@ from safetensors.numpy import save_file
 
 from w2s_jax import InputError, io, moments, rank_supervisors, run_sweep
 from w2s_jax.cli import main
-from w2s_jax.sweep import inputs, readers, run, store
+from w2s_jax.sweep import inputs, run, store, workers
 from w2s_jax.sweep.config import read_config, sweep_config
 from w2s_jax.sweep.pairs import Cells, leading, model_from_sums
 from w2s_jax.sweep.row_cells import Source, cross_sums, model_sums, row_cells
@@ -63,7 +63,7 @@ class Counter:
         self.pairs = 0
         self.fail_after: int | None = None
         for name in ("model_sums", "cross_sums"):
-            monkeypatch.setattr(readers, name, self.counting(getattr(readers, name)))
+            monkeypatch.setattr(workers, name, self.counting(getattr(workers, name)))
 
     def counting(self, function: Callable) -> Callable:
         def counted(first, *args, **kwargs):
@@ -397,13 +397,13 @@ def test_rows_must_have_the_same_ids():
 
 def test_a_change_while_running_is_an_error(monkeypatch):
     """A file that changes between its moments and its pairs is named, and its pairs are not kept."""
-    real = readers.cross_sums
+    real = workers.cross_sums
 
     def slow(*args, **options):
         np.save("b.npy", ROWS["b"][:, ::-1])
         return real(*args, **options)
 
-    monkeypatch.setattr(readers, "cross_sums", slow)
+    monkeypatch.setattr(workers, "cross_sums", slow)
     with pytest.raises(InputError, match="'b' has changed while the sweep was running"):
         run_sweep(LITTLE)
     assert len(read_sweep("out")) == 0
@@ -512,6 +512,7 @@ def test_names_and_patterns():
     assert list(config.weak) == ["a", "b", "two.v1:x"]
     assert config.strong == {"big": "s1.npy"}
     assert len(run_sweep(config)) == 3
+    assert sweep_config({**LITTLE, "weak": "[ab].npy", "strong": Path("s1.npy")}) == sweep_config(LITTLE)
 
 
 def write(text: str) -> Callable[[], None]:
@@ -521,7 +522,7 @@ def write(text: str) -> Callable[[], None]:
 FAULTS: dict[str, tuple[dict, str]] = {
     "unknown key": ({"ridge": 1.0}, "no key 'ridge'"),
     "no weak": ({"weak": []}, "weak must hold at least one model"),
-    "weak is text": ({"weak": "a.npy"}, "weak must be a list of files"),
+    "weak is a number": ({"weak": 3}, "weak must be a file, a list of files or a table of name = file, got 3"),
     "no match": ({"weak": ["none*.npy"]}, "no file matches none"),
     "missing file": ({"weak": ["none.npy"]}, "none.npy"),
     "same name": ({"weak": ["a.npy", "sub/a.npy"]}, "names of weak models must be unique, got 'a'"),

@@ -6,7 +6,8 @@ own rows; sums meet in one all-reduce. What goes wrong in one process is raised 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from jax.typing import ArrayLike
 
 from w2s_jax._checks import InputError
 from w2s_jax.moments import Moments, about
@@ -86,6 +88,15 @@ class Hosts:
         table[self.index, : len(data)] = np.frombuffer(data, np.uint8)
         heard = np.asarray(self.add(table.view(np.int32))).view(np.uint8)  # all zero but in one process
         return [line[:length].tobytes() for line, length in zip(heard, lengths, strict=True)]
+
+    def share(self, arrays: Mapping[str, ArrayLike] | None, source: int = 0) -> dict[str, Any]:
+        """The arrays, all of one type, that the process `source` has; all call this together, the others with None."""
+        if self.count == 1:
+            return dict(arrays or {})
+        own = {name: (np.shape(x), np.asarray(x).dtype.str) for name, x in (arrays or {}).items()}
+        sizes = json.loads(self.exchange(json.dumps(own))[source])
+        zeros = {name: np.zeros(shape, dtype) for name, (shape, dtype) in sizes.items()}
+        return self.add(zeros if arrays is None else dict(arrays))
 
     @contextmanager
     def together(self) -> Iterator[None]:

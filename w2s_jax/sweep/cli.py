@@ -49,7 +49,7 @@ def add_sweep(commands: Any) -> argparse.ArgumentParser:
         nargs="?",
         const="",
         metavar="HOST:PORT",
-        help="several processes share the rows, all started with the same command: the address of process 0; none on "
+        help="several processes share the work, all started with the same command: the address of process 0; none on "
         "SLURM, Kubernetes and Cloud TPU, where jax.distributed finds the others",
     )
     sweep.add_argument("--processes", type=int, metavar="N", help="with an address: how many processes there are")

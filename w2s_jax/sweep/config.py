@@ -87,7 +87,7 @@ def sweep_config(table: Mapping[str, Any], folder: str | os.PathLike = ".") -> S
     """A sweep from a mapping with the keys of the configuration file.
 
     Args:
-        table: `output` (folder), `weak` and `strong` (list of files and globs, or name -> file), and optionally `labels`
+        table: `output` (folder), `weak` and `strong` (file or glob, list of them, or name -> file), and optionally `labels`
             (name -> file), `groups` (file), `threshold` or `weak_threshold` and `strong_threshold`, `weak_ridge`,
             `strong_ridge` (numbers or lists of them, all combinations), `normalize`, `folds`, `seed`, `prior`, `noise`,
             `memory`.
@@ -177,12 +177,13 @@ def _text(key: str, value: Any) -> str:
 
 
 def _models(key: str, given: Any, folder: Path) -> dict[str, str]:
-    """Name -> file; a list's entries are files, or globs that stand for as many models as they match."""
+    """Name -> file; entries are files, or globs that stand for as many models as they match."""
     if isinstance(given, Mapping):
         models = _named_files(key, given, folder)
     else:
-        if isinstance(given, str) or not isinstance(given, list | tuple):
-            raise InputError(f"{key} must be a list of files or a table of name = file, got {given!r}")
+        given = [given] if isinstance(given, str | os.PathLike) else given
+        if not isinstance(given, list | tuple):
+            raise InputError(f"{key} must be a file, a list of files or a table of name = file, got {given!r}")
         models = {}
         for path in (path for entry in given for path in _expanded(key, str(folder / _text(key, entry)))):
             name = _EXTENSION.sub("", Path(path).name) if not os.path.isdir(path) else Path(path).name

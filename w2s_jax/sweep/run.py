@@ -1,17 +1,17 @@
 """Sweeps: every weak with every strong model, over a grid of settings and several label sets, from files, resumable.
 
 A model's rows are read once for its own moments and eigenpairs (row_cells.py, pairs.py), which are kept; pairs are read in
-groups, many weak with many strong models at a time, for their cross moments. Either is a unit of work: its results are
-committed together (store.py), and a unit that is in the store is never computed again.
+groups, many weak with many strong models at a time, for their cross moments. A group is a unit of work, and so are as many
+models as there are processes (workers.py): its results are committed together (store.py), and what is in the store is
+never computed again.
 
 Memory: `memory` MiB for the cross sums of a group, three times `row_cells.BLOCK_BYTES` for its rows, and its models' moments.
 """
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any, NamedTuple
@@ -26,12 +26,10 @@ from w2s_jax.hosts import Hosts, SharedError
 from w2s_jax.sharding import require_mesh
 from w2s_jax.sweep.config import SweepConfig, read_config, sweep_config
 from w2s_jax.sweep.inputs import Inputs, open_inputs
-from w2s_jax.sweep.pair_rows import entries, score_strong
-from w2s_jax.sweep.pairs import Cells, Model, model_from_sums
-from w2s_jax.sweep.readers import Readers, follow
-from w2s_jax.sweep.row_cells import Source
+from w2s_jax.sweep.pairs import Model
 from w2s_jax.sweep.store import COLUMNS, Store, key_of, now_ns, open_store
 from w2s_jax.sweep.table import Sweep, read_sweep
+from w2s_jax.sweep.workers import Pair, Workers
 
 _ALONE = Hosts()
 
@@ -52,8 +50,9 @@ def run_sweep(
     Args:
         config: a TOML file, a mapping with its keys, or a checked configuration; see `sweep_config`.
         progress: True for progress bars, or a function that wraps an iterable.
-        hosts: the processes that share the rows (see `connected_hosts`), each of them calling this with the same configuration
-            and files. Process 0 keeps the results and returns the table, the others an empty one.
+        hosts: the processes that share the rows, the eigensolves and the pairs (see `connected_hosts`), each of them calling
+            this with the same configuration and files. Process 0 keeps the results and returns the table, the others an
+            empty one.
         process_local: each process has files of its own, of models, labels and groups with the same names as everywhere; the
             rows of all follow each other in the processes' order. A NaN in a model is named by its row among all.
         mesh: devices of this process that share the work (see `device_mesh`).
@@ -73,37 +72,37 @@ def run_sweep(
     with hosts.together():
         config = config if isinstance(config, SweepConfig) else _checked(config)
         hosts.agree()
-    readers = Readers(hosts, open_inputs(config, hosts, process_local), mesh)  # before anything is written
+    workers = Workers(hosts, open_inputs(config, hosts, process_local), config, mesh)  # before anything is written
     if hosts.index > 0:
-        follow(readers)
+        workers.follow()
         return Sweep(tuple(COLUMNS), (), 0, 0, config.output)
     try:
         with open_store(config.output) as store:
-            run = _Run(config, store, progress, readers)
+            run = _Run(config, store, progress, workers)
             keys, changed = _keep_models(run)
             computed = _keep_pairs(run, keys)
             result = replace(read_sweep(config.output), computed=computed, changed=changed)
     except SharedError:
         raise
     except InputError as error:
-        hosts.exchange(json.dumps(["stop", str(error)]))
+        workers.stop(str(error))
         raise
-    hosts.exchange(json.dumps(["stop", ""]))
+    workers.stop()
     return result
 
 
 @dataclass(frozen=True)
 class _Run:
-    """What a run works on: its settings, where results are kept, and who reads the rows."""
+    """What a run works on: its settings, where results are kept, and who does the work."""
 
     config: SweepConfig
     store: Store
     progress: bool | Callable[[Iterable], Iterable]
-    readers: Readers
+    workers: Workers
 
     @property
     def inputs(self) -> Inputs:
-        return self.readers.inputs
+        return self.workers.inputs
 
 
 class _Group(NamedTuple):
@@ -111,7 +110,7 @@ class _Group(NamedTuple):
 
     weak: list[str]
     strong: list[str]
-    missing: dict[tuple[str, str], str]
+    missing: dict[Pair, str]
 
 
 def _checked(config: Mapping[str, Any] | str | os.PathLike) -> SweepConfig:
@@ -127,11 +126,12 @@ def _keep_models(run: _Run) -> tuple[dict[str, str], tuple[str, ...]]:
     key = lambda content: key_of("moments", run.inputs.rows_key, content)
     is_kept = lambda content: content is not None and store.moments(key(content)) is not None
     pending = [name for name in paths if not is_kept(contents[name])]
-    for name in track(pending, run.progress, "moments"):
-        if contents[name] is None and before[name] is not None:
-            contents[name] = _hashed(run, name)
-        if not is_kept(contents[name]):
-            contents[name] = _computed(run, name, key)
+    at_once = run.workers.hosts.count
+    batches = [pending[i : i + at_once] for i in range(0, len(pending), at_once)]
+    for batch in track(batches, run.progress, "moments"):
+        contents |= {name: _hashed(run, name) for name in batch if contents[name] is None and before[name] is not None}
+        missing = [name for name in batch if not is_kept(contents[name])]
+        contents |= _computed(run, missing, key) if missing else {}
     changed = tuple(name for name, content in before.items() if content not in (None, contents[name]))
     keys = {name: key(content) for name, content in contents.items()}
     store.keep_only_moments(keys.values())
@@ -141,21 +141,20 @@ def _keep_models(run: _Run) -> tuple[dict[str, str], tuple[str, ...]]:
 def _hashed(run: _Run, name: str) -> str:
     """The hash of a model's rows, read for its sake alone."""
     began = now_ns()
-    return _content(run, name, began, run.readers.hash_of(name))
+    return _content(run, name, began, run.workers.hash_of(name))
 
 
-def _computed(run: _Run, name: str, key: Callable[[str], str]) -> str:
-    """Computes and keeps a model's moments; the hash of its rows."""
-    began, dtype = now_ns(), run.inputs.dtype
-    sums, content = run.readers.model(name)
-    cells = Cells(*(jnp.asarray(x, dtype) for x in run.inputs.rows.cells))
-    found = model_from_sums(sums, cells, run.config.normalize)
-    if not np.isfinite(found.variance) or not np.isfinite(found.values).all():
-        raise InputError(f"model {name!r} is too large: its squares overflow {dtype}")
-    if not found.variance > 0:
-        raise InputError(f"model {name!r} is constant, expected rows that differ")
-    run.store.keep_moments(key(content), {k: np.asarray(array) for k, array in found._asdict().items()})
-    return _content(run, name, began, content)
+def _computed(run: _Run, names: Sequence[str], key: Callable[[str], str]) -> dict[str, str]:
+    """Computes and keeps models' moments; the hashes of their rows."""
+    began, contents = now_ns(), {}
+    for name, (found, content) in run.workers.models(names).items():
+        if not np.isfinite(found.variance) or not np.isfinite(found.values).all():
+            raise InputError(f"model {name!r} is too large: its squares overflow {run.inputs.dtype}")
+        if not found.variance > 0:
+            raise InputError(f"model {name!r} is constant, expected rows that differ")
+        run.store.keep_moments(key(content), {k: np.asarray(array) for k, array in found._asdict().items()})
+        contents[name] = _content(run, name, began, content)
+    return contents
 
 
 def _content(run: _Run, name: str, began: int, content: str) -> str:
@@ -180,11 +179,9 @@ def _keep_pairs(run: _Run, keys: Mapping[str, str]) -> int:
         missing = {p: pairs[p] for p in ((s, w) for s in group.strong for w in group.weak) if pairs[p] not in finished}
         if missing:
             groups.append(group._replace(missing=missing))
-    models: dict[str, Model] = {}
     for group in track(groups, run.progress, "pairs"):
-        # Strong models are those of the group before more often than not.
-        models = {name: models.get(name) or _loaded(run, name, keys[name]) for name in {*group.strong, *group.weak}}
-        run.store.keep_results(_results(run, group, models))
+        run.workers.hold(list(dict.fromkeys([*group.strong, *group.weak])), lambda name: _loaded(run, name, keys[name]))
+        run.store.keep_results(_results(run, group))
     return sum(len(group.missing) for group in groups)
 
 
@@ -209,32 +206,16 @@ def _packed(names: Iterable[str], width: Mapping[str, int], limit: float) -> Ite
     yield part
 
 
-def _results(run: _Run, group: _Group, models: Mapping[str, Model]) -> dict[str, list[dict[str, Any]]]:
+def _results(run: _Run, group: _Group) -> dict[str, list[dict[str, Any]]]:
     """The rows of every missing pair of a group, by its key."""
-    sides = [{name: run.inputs.sources[name] for name in names} for names in (group.strong, group.weak)]
-    cross = run.readers.cross(group.strong, group.weak)
-    places = [_places(side.values()) for side in sides]
-    thresholds = zip(*((s.strong_threshold, s.weak_threshold) for s in run.config.grid), strict=True)
-    strong, weak = (
-        entries({name: models[name] for name in side}, cuts) for side, cuts in zip(sides, thresholds, strict=True)
-    )
+    width = lambda name: run.inputs.sources[name].width
     same = {"rows": run.inputs.rows.n, "version": version("w2s_jax")}
     results = {}
-    for name in group.strong:
-        chosen = {other: weak[other] for other in group.weak if (name, other) in group.missing}
-        parts = {other: cross[:, places[0][name], places[1][other]] for other in chosen}
-        scored = score_strong(strong[name], chosen, parts, run.inputs.rows, run.config, run.readers.mesh)
-        for other, rows in scored.items():
-            key, widths = group.missing[name, other], (sides[1][other].width, sides[0][name].width)
-            common = {"weak": other, "strong": name, "weak_width": widths[0], "strong_width": widths[1]}
-            results[key] = [common | same | {"inputs": key} | row for row in rows]
+    scored = run.workers.score(group.strong, group.weak, list(group.missing))
+    for ((strong, weak), key), rows in zip(group.missing.items(), scored, strict=True):
+        models = {"weak": weak, "strong": strong, "weak_width": width(weak), "strong_width": width(strong)}
+        results[key] = [models | same | {"inputs": key} | row for row in rows]
     return results
-
-
-def _places(models: Collection[Source]) -> dict[str, slice]:
-    """Where each model's features are among those of all."""
-    ends = np.cumsum([model.width for model in models])
-    return {model.name: slice(int(end) - model.width, int(end)) for model, end in zip(models, ends, strict=True)}
 
 
 def _loaded(run: _Run, name: str, key: str) -> Model:

@@ -1,0 +1,161 @@
+"""What the processes of a sweep do together: each reads its own share of the rows and, once the sums of all have met, takes
+its own share of the eigensolves and of the pairs to score. Process 0 says of what, and has all results."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from w2s_jax.hosts import Hosts, SharedError
+from w2s_jax.sweep.config import SweepConfig
+from w2s_jax.sweep.inputs import Inputs
+from w2s_jax.sweep.pair_rows import entries, score_strong
+from w2s_jax.sweep.pairs import Cells, Model, Sums, model_from_sums
+from w2s_jax.sweep.row_cells import BLOCK_BYTES, Merge, Source, cross_sums, model_sums
+from w2s_jax.sweep.row_digest import RowDigest
+
+Pair = tuple[str, str]  # strong, weak
+
+
+class Workers:
+    """The processes, what they read, the devices of this one, and the models that it holds.
+
+    Process 0 calls `models`, `hash_of`, `hold`, `score` and at the end `stop`; the others `follow`. All raise InputError if a
+    file has been written since the run began.
+    """
+
+    def __init__(self, hosts: Hosts, inputs: Inputs, config: SweepConfig, mesh: Mesh | None = None) -> None:
+        self.hosts, self.inputs, self.config, self.mesh = hosts, inputs, config, mesh
+        self._held: dict[str, Model] = {}
+
+    def models(self, names: Sequence[str]) -> dict[str, tuple[Model, str]]:
+        """Models and the hashes of their rows; there is work for all processes in as many models as there are of them."""
+        self._say("models", [list(names)])
+        own, hashes = {}, {}
+        takers = {name: i % self.hosts.count for i, name in enumerate(names)}
+        for name, taker in takers.items():
+            sums, hashes[name] = self._sums(name)
+            if taker == self.hosts.index:
+                own[name] = self._model(sums)
+        return {name: (self._shared(own.get(name), taker), hashes[name]) for name, taker in takers.items()}
+
+    def hash_of(self, name: str) -> str:
+        """The hash of a model's rows alone."""
+        self._say("hash_of", [name])
+        digest, model = self._digest(name), self.inputs.sources[name]
+        step = max(1, BLOCK_BYTES // (model.width * model.rows.dtype.itemsize))
+        first, last = self.inputs.span
+        with self.hosts.together():
+            for start in range(first, last, step):
+                digest.feed(start, np.asarray(model.rows[start : min(start + step, last)]))
+            self.inputs.require_unchanged(name)
+            self.hosts.agree()
+        return digest.finish(self.hosts.add)
+
+    def hold(self, names: Sequence[str], load: Callable[[str], Model] | None = None) -> None:
+        """Sees to it that every process holds these models and no others; process 0 loads those that are missing."""
+        loaded = {name: load(name) for name in names if name not in self._held} if load else {}
+        self._say("hold", [list(names)])
+        self._held = {name: self._held.get(name) or self._shared(loaded.get(name), 0) for name in names}
+
+    def score(self, strong: Sequence[str], weak: Sequence[str], missing: Sequence[Pair]) -> list[list[dict[str, Any]]]:
+        """The rows of every missing pair of models that are held: its settings, then label sets."""
+        self._say("score", [list(strong), list(weak), list(missing)])
+        sides = [[self.inputs.sources[name] for name in names] for names in (strong, weak)]
+        with self.hosts.together():
+            merge, span = self._checked_merge([*strong, *weak]), self.inputs.span
+            cross = cross_sums(sides[0], sides[1], self.inputs.rows, span=span, merge=merge, mesh=self.mesh)
+        order = _dealt(strong, weak, missing, self.hosts.count)
+        cuts = [len(order) * i // self.hosts.count for i in (self.hosts.index, self.hosts.index + 1)]
+        own = self._scored(sides, cross, [missing[i] for i in order[slice(*cuts)]])
+        if self.hosts.count == 1:
+            return own
+        found = [rows for text in self.hosts.exchange(json.dumps(own)) for rows in json.loads(text)]
+        return [found[order.index(i)] for i in range(len(missing))]
+
+    def stop(self, error: str = "") -> None:
+        """Ends the others' `follow`, with an error if there is one."""
+        self._say("stop", [error])
+
+    def follow(self) -> None:
+        """Does what process 0 asks for, until it has all.
+
+        Raises:
+            InputError: what stopped process 0.
+        """
+        while True:
+            task, *arguments = json.loads(self.hosts.exchange("")[0])
+            if task == "stop":
+                if arguments[0]:
+                    raise SharedError(arguments[0])
+                return
+            getattr(self, task)(*arguments)
+
+    def _sums(self, name: str) -> tuple[Sums, str]:
+        """A model's sums per cell, and the hash of its rows."""
+        digest, inputs = self._digest(name), self.inputs
+        with self.hosts.together():
+            model, merge = inputs.sources[name], self._checked_merge([name])
+            sums = model_sums(model, inputs.rows, span=inputs.span, merge=merge, digest=digest, mesh=self.mesh)
+        return sums, digest.finish(self.hosts.add)
+
+    def _model(self, sums: Sums) -> Model:
+        cells = Cells(*(jnp.asarray(x, self.inputs.dtype) for x in self.inputs.rows.cells))
+        return model_from_sums(sums, cells, self.config.normalize)
+
+    def _shared(self, model: Model | None, source: int) -> Model:
+        """The model that the process `source` has."""
+        return Model(**self.hosts.share(None if model is None else model._asdict(), source))
+
+    def _scored(
+        self, sides: Sequence[Sequence[Source]], cross: np.ndarray, pairs: Sequence[Pair]
+    ) -> list[list[dict[str, Any]]]:
+        """The rows of pairs, those of one strong model following each other, from the cross sums of two sides."""
+        thresholds = zip(*((s.strong_threshold, s.weak_threshold) for s in self.config.grid), strict=True)
+        strong, weak = (
+            entries({model.name: self._held[model.name] for model in side}, cuts)
+            for side, cuts in zip(sides, thresholds, strict=True)
+        )
+        places, found = [_places(side) for side in sides], {}
+        for name in dict.fromkeys(s for s, _ in pairs):
+            chosen = {w: weak[w] for s, w in pairs if s == name}
+            parts = {w: cross[:, places[0][name], places[1][w]] for w in chosen}
+            scored = score_strong(strong[name], chosen, parts, self.inputs.rows, self.config, self.mesh)
+            found |= {(name, w): rows for w, rows in scored.items()}
+        return [found[s, w] for s, w in pairs]
+
+    def _checked_merge(self, names: Sequence[str]) -> Merge:
+        """The sum over all processes, once it is sure that what each has read are still the models' files."""
+
+        def merge(sums: Any) -> Any:
+            for name in names:
+                self.inputs.require_unchanged(name)
+            return self.hosts.merge(sums)
+
+        return merge
+
+    def _say(self, task: str, arguments: list[Any]) -> None:
+        if self.hosts.index == 0:
+            self.hosts.exchange(json.dumps([task, *arguments]))
+
+    def _digest(self, name: str) -> RowDigest:
+        rows = self.inputs.sources[name].rows
+        return RowDigest(tuple(rows.shape), rows.dtype, self.inputs.ends)
+
+
+def _dealt(strong: Sequence[str], weak: Sequence[str], pairs: Sequence[Pair], count: int) -> list[int]:
+    """The order in which pairs are cut into equal parts for so many processes: by strong model, which costs something of its
+    own, and where one goes to several, every so-manieth weak model together, as neighbours are often equally wide."""
+    place = {name: i for i, name in enumerate(strong)}, {name: i % count for i, name in enumerate(weak)}
+    return sorted(range(len(pairs)), key=lambda i: (place[0][pairs[i][0]], place[1][pairs[i][1]]))
+
+
+def _places(models: Sequence[Source]) -> dict[str, slice]:
+    """Where each model's features are among those of all."""
+    ends = np.cumsum([model.width for model in models])
+    return {model.name: slice(int(end) - model.width, int(end)) for model, end in zip(models, ends, strict=True)}
