@@ -101,6 +101,7 @@ def test_hard_threshold_is_that_of_the_reference(n, d, spikes, x64):
     expected = reference.hard_threshold_rank(values, n, d)
     for found in (values, values[: min(n, d)]):
         assert principal_rank(found, "hard_threshold", n=n, d=d) == expected == spikes
+    assert principal_rank(eigenpairs(second_moment(h, np.float64), n), "hard_threshold") == expected
 
 
 @pytest.mark.parametrize("n", [10, 11, 20, 100, 1000])
@@ -145,6 +146,13 @@ def test_bad_rules_are_named(arguments, message):
     """A rule that does not exist, or whose number is missing or out of range, is one sentence."""
     with pytest.raises(InputError, match=message):
         principal_rank(VALUES, **arguments)
+
+
+def test_the_hard_threshold_needs_the_median():
+    """Leading eigenvalues alone do not have it."""
+    leading = spectrum(np.diag(VALUES), 20, rank=3)
+    with pytest.raises(InputError, match="needs a whole spectrum, got the 3 leading eigenvalues of 12"):
+        principal_rank(leading, "hard_threshold")
 
 
 @pytest.mark.usefixtures("unchecked")

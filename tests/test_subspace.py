@@ -160,7 +160,7 @@ def test_sums_over_a_tail_are_exact(name, x64):
     assert found.all_values.shape == (D,) and relative_error(np.sum(found.all_values), np.sum(SPECTRA[name])) <= 1e-12
     for share in (0.05, 0.15, 0.2):
         rank = principal_rank(expected.values, "explained_variance", share)
-        assert principal_rank(found.all_values, "explained_variance", share) == rank <= K
+        assert principal_rank(found, "explained_variance", share) == rank <= K
         gammas = (tail_gamma(v, rank, 20) for v in (found.all_values, expected.values))
         assert entrywise_error(*gammas) <= 1e-11
 
@@ -168,7 +168,7 @@ def test_sums_over_a_tail_are_exact(name, x64):
 @pytest.mark.parametrize(("rule", "level"), [("threshold", 1e-3), ("rank", 30), ("explained_variance", 0.9)])
 def test_a_rank_beyond_the_leading_ones_is_seen(rule, level):
     """A rule that is not decided by the leading k gives a rank above k."""
-    assert principal_rank(top(rotated("decaying").astype(np.float32), 20, rank=K).all_values, rule, level) > K
+    assert principal_rank(top(rotated("decaying").astype(np.float32), 20, rank=K), rule, level) > K
 
 
 @pytest.mark.parametrize("rank", [3, 11, 12, 99])

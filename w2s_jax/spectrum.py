@@ -52,10 +52,9 @@ class Spectrum:
 
     @property
     def all_values(self) -> Float[Array, " d"]:
-        """Eigenvalues (d,), those beyond the leading k by their stand-ins: for `principal_rank` and `tail_gamma`.
+        """Eigenvalues (d,), those beyond the leading k by their stand-ins: for `tail_gamma`.
 
-        Sums over a tail that starts within the k are exact, and a rank above k says that the k do not reach. The rule
-        "hard_threshold" looks at the median of all eigenvalues and needs a whole spectrum.
+        Sums over a tail that starts within the k are exact, and a principal rank above k says that the k do not reach.
         """
         return _whole(self.values, self.rest)
 
@@ -132,7 +131,7 @@ def numerically_zero(values: Array) -> Array:
 
 
 def principal_rank(
-    values: Float[ArrayLike, " k"],
+    values: Float[ArrayLike, " k"] | Spectrum,
     rule: str,
     level: ArrayLike | None = None,
     *,
@@ -142,7 +141,7 @@ def principal_rank(
     """How many leading eigenvalues are principal (dimension of V), by a named rule; usable as `rank=` of any filter.
 
     Args:
-        values: eigenvalues, descending (k,).
+        values: eigenvalues, descending (k,), or a spectrum, whose rows are then n if that is not given.
         rule: "threshold": those `>= level * values[0]` (alpha of Xue et al. 2025); "rank": `level` of them;
             "explained_variance": the fewest that sum to `level` of the trace; "hard_threshold": above the optimal
             singular value threshold for a spiked model with unknown noise (Gavish & Donoho 2014; level not used).
@@ -150,8 +149,14 @@ def principal_rank(
         n, d: rows and features of the representation, for "hard_threshold" (d defaults to k).
 
     Raises:
-        InputError: unknown rule, a level missing or out of range, or n missing for "hard_threshold".
+        InputError: unknown rule, a level missing or out of range; for "hard_threshold", n missing or a spectrum of leading
+            eigenvalues alone, since the rule needs the median of all.
     """
+    if isinstance(values, Spectrum):
+        if rule == "hard_threshold" and values.rest is not None:
+            k, d = values.values.shape[0], values.vectors.shape[0]
+            raise InputError(f"rule 'hard_threshold' needs a whole spectrum, got the {k} leading eigenvalues of {d}")
+        values, n = values.all_values, values.n if n is None else n
     values = jnp.asarray(values)
     if rule == "hard_threshold":
         if n is None:
