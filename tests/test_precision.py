@@ -82,18 +82,19 @@ def test_the_chosen_device_is_asked():
 @pytest.mark.parametrize("name", [*SPLIT, None])
 @pytest.mark.parametrize("center", [False, True])
 def test_moments_are_those_of_full_precision(name, center):
-    """Within twice full float32's error of the float64 moments."""
+    """Within twice the error against float64 that full float32 makes on the same way, which is itself small."""
     exact = ROWS.astype(float) - ROWS.astype(float).mean(0) * center
     exact = exact.T @ exact / len(ROWS)
-    full = entrywise_error(np.asarray(moments(ROWS, ROWS, center=center, precision="float32").ww), exact)
     batches = [(ROWS[i : i + 100], ROWS[i : i + 100]) for i in (0, 100, 200)]
-    for m in (
-        moments(ROWS, ROWS, center=center, precision=name),
-        moments_from_batches(batches, center=center, precision=name),
-        moments_from_batches(batches, center=center, precision=name, mesh=device_mesh()),
+    for compute in (
+        lambda name: moments(ROWS, ROWS, center=center, precision=name),
+        lambda name: moments_from_batches(batches, center=center, precision=name),
+        lambda name: moments_from_batches(batches, center=center, precision=name, mesh=device_mesh()),
     ):
-        for product in (m.ww, m.ss, m.sw):
-            assert entrywise_error(np.asarray(product), exact) <= max(2 * full, 3e-7)
+        full, found = compute("float32"), compute(name)
+        for product in ("ww", "ss", "sw"):
+            best, error = (entrywise_error(np.asarray(getattr(m, product)), exact) for m in (full, found))
+            assert error <= max(2 * best, 3e-7) and best <= 32 * np.finfo(np.float32).eps
 
 
 @pytest.mark.parametrize("name", SPLIT)
