@@ -7,7 +7,8 @@ Ratios compare within this run only: (a) n x n NumPy script over ours, (b) ours 
 and eigensolves by the same library, each alone and awaited), (c) a grid of 1,000 points over one point, (d) 150 weak models
 against one strong model over their floor, (e) seconds from process start to the table of `w2s rank`. "In one go" one follows
 the other: longer where an eigensolve is followed by products, as LAPACK's threads go on spinning on a CPU, and shorter for
-many small ones of a kind.
+many small ones of a kind. The floor of (d) has the moments' products and all eigensolves, which a table without a cut does
+without; its scores take more than twice the moments' operations, and the time of their products stands apart.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +117,7 @@ def many_models(quick: bool) -> dict[str, Any]:
     eigen = sum(timed(lambda m=m: programs["eigh"](m), 1)[0] for m in moments)
     products_in_one_go = timed(lambda: [programs["product"](a, c) for a, c in pairs], 3)[0]
     eigen_in_one_go = timed(lambda: [programs["eigh"](m) for m in moments], 3)[0]
+    scores_in_one_go = timed(lambda: multiply(programs["plain product"], score_products(n, widths, d_s)), 3)[0]
     return {
         "n, weak models, widths, d_s": [n, count, [low, high], d_s],
         "dense scripts s": rival,
@@ -123,7 +127,30 @@ def many_models(quick: bool) -> dict[str, Any]:
         "(d) table / floor": seconds / (products + eigen),
         "the same in one go s": [products_in_one_go, eigen_in_one_go],
         "table / the same in one go": seconds / (products_in_one_go + eigen_in_one_go),
+        "products of its scores in one go s": scores_in_one_go,
+        "table / all its products in one go": seconds / (products_in_one_go + scores_in_one_go),
     }
+
+
+def score_products(n: int, widths: np.ndarray, d_s: int) -> Iterator[list[tuple[jax.Array, jax.Array]]]:
+    """Factors of all larger products that a model's scores are made of beside its moments: three folds' teachers and students,
+    tested on n/3 rows, and the matrix of `(I - P_w)^2` between strong features."""
+    third = -(-n // 3)
+    for d in map(int, widths):
+        shapes = 3 * [(third, d_s, d), (third, d, d), (third, d, d_s)] + 2 * [(d_s, d, d)] + [(d_s, d, d_s)]
+        yield [(ones(a, b), ones(b, c)) for a, b, c in shapes]
+
+
+@lru_cache
+def ones(*shape: int) -> jax.Array:
+    """One array for all products that have a factor of this shape."""
+    return jnp.ones(shape, jnp.float32)
+
+
+def multiply(product: Callable, factors: Iterable[list[tuple[jax.Array, jax.Array]]]) -> None:
+    """All products; those of one model are awaited before the next one's."""
+    for of_model in factors:
+        jax.block_until_ready([product(a, b) for a, b in of_model])
 
 
 def command_line(quick: bool) -> dict[str, Any]:
