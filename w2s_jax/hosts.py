@@ -7,24 +7,27 @@ own rows; sums meet in one all-reduce. What goes wrong in one process is raised 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.flatten_util import ravel_pytree
+from jax import Array
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jax.typing import ArrayLike
 
+from w2s_jax._arrays import bucket
 from w2s_jax._checks import InputError
 from w2s_jax.moments import Moments, about
 
 _START_SECONDS = 120  # in which all processes must have come
 _HEARTBEAT_SECONDS = 20  # a process that has said nothing for so long is lost
+_HEAD = 1024  # bytes of a message that go in one sum, of one length for all; the first 8 are its length
 
 
 class SharedError(InputError):
@@ -62,13 +65,26 @@ class Hosts:
         """
         if self.count == 1:
             return sums
-        flat, unravel = ravel_pytree(sums)
+        leaves, tree = jax.tree.flatten(sums)
+        arrays = [np.asarray(x) for x in leaves]
+        ends = np.cumsum([x.size for x in arrays])
+        # Lengths share programs.
+        own = np.zeros((1, bucket(int(ends[-1]))), jnp.result_type(*arrays))
+        own[0, : ends[-1]] = np.concatenate([x.ravel() for x in arrays])
+        parts = np.split(self._total(own), ends)
+        return tree.unflatten(
+            jnp.asarray(part.reshape(x.shape).astype(x.dtype)) for part, x in zip(parts, arrays, strict=False)
+        )
+
+    def _total(self, own: np.ndarray) -> np.ndarray:
+        """The sum of every process's row (1, m)."""
         mesh = _mesh()
-        own = np.asarray(flat)[None]
         try:
-            parts = jax.make_array_from_process_local_data(NamedSharding(mesh, P("hosts")), own, (self.count, own.size))
-            return unravel(jnp.asarray(np.asarray(_total(mesh)(parts).addressable_data(0))))
-        except jax.errors.JaxRuntimeError as error:
+            rows = jax.make_array_from_process_local_data(
+                NamedSharding(mesh, P("hosts")), own, (self.count, own.shape[1])
+            )
+            return np.asarray(_sum_over(mesh)(rows).addressable_data(0))
+        except (jax.errors.JaxRuntimeError, ValueError) as error:  # either is raised for the same failure
             raise LostError(
                 "another process of this run was lost: start all of them again, finished work is kept"
             ) from error
@@ -81,13 +97,20 @@ class Hosts:
         """Every process's bytes; all call this together."""
         if self.count == 1:
             return [data]
-        lengths = np.zeros(self.count, np.int32)
-        lengths[self.index] = len(data)
-        lengths = np.asarray(self.add(lengths))
-        table = np.zeros((self.count, max(4, 1 << (int(lengths.max()) - 1).bit_length())), np.uint8)
+        message = len(data).to_bytes(8, "little") + data
+        heads = self._lines(message[:_HEAD], _HEAD)
+        lengths = [8 + int.from_bytes(head[:8], "little") for head in heads]
+        tails = [b""] * self.count
+        if max(lengths) > _HEAD:
+            tails = self._lines(message[_HEAD:], max(lengths) - _HEAD)
+        return [(head + tail)[8:length] for head, tail, length in zip(heads, tails, lengths, strict=True)]
+
+    def _lines(self, data: bytes, size: int) -> list[bytes]:
+        """Every process's bytes, filled up to a size with zeros."""
+        table = np.zeros((self.count, -(-size // 4) * 4), np.uint8)
         table[self.index, : len(data)] = np.frombuffer(data, np.uint8)
         heard = np.asarray(self.add(table.view(np.int32))).view(np.uint8)  # all zero but in one process
-        return [line[:length].tobytes() for line, length in zip(heard, lengths, strict=True)]
+        return [line.tobytes() for line in heard]
 
     def share(self, arrays: Mapping[str, ArrayLike] | None, source: int = 0) -> dict[str, Any]:
         """The arrays, all of one type, that the process `source` has; all call this together, the others with None."""
@@ -166,6 +189,7 @@ def merge_moments(m: Moments, hosts: Hosts) -> Moments:
     return Moments(hosts.add(about(m, shift)), shift)
 
 
+@lru_cache
 def _mesh() -> Mesh:
     """One device of each process."""
     first: dict[int, Any] = {}
@@ -174,5 +198,6 @@ def _mesh() -> Mesh:
     return Mesh(np.array([first[index] for index in sorted(first)]), ("hosts",))
 
 
-def _total(mesh: Mesh) -> Any:
+@lru_cache
+def _sum_over(mesh: Mesh) -> Callable[[Array], Array]:
     return jax.jit(lambda parts: jnp.sum(parts, 0, dtype=parts.dtype), out_shardings=NamedSharding(mesh, P()))
