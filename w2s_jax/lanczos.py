@@ -7,6 +7,7 @@ accurate (Paige 1971). Eigenvectors need the whole basis, kept orthogonal.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -20,7 +21,7 @@ from w2s_jax._factor import eigh, eigvalsh
 
 MAX_STEPS = 96
 STEPS_PER_CHECK = 8
-SECTIONS = 32
+SECTIONS = 32, 256  # of a bracket at once, fewest and most: those of a small batch cost nothing
 
 
 class Tridiagonal(NamedTuple):
@@ -165,21 +166,24 @@ def _ritz(projection: Tridiagonal) -> Top:
 def _top_of_tridiagonal(projection: Tridiagonal) -> Array:
     """Largest eigenvalue (batch,) by multisection: theta lies above it iff all pivots of theta - T are positive."""
     diagonal, off, steps = projection
-    used = (jnp.arange(diagonal.shape[0]) < steps)[:, None]
-    before = jnp.concatenate([jnp.zeros_like(off[:1]), off[:-1]])
-    low = jnp.max(jnp.where(used, diagonal, 0), 0)
-    high = jnp.max(jnp.where(used, diagonal + before + off, 0), 0)
-    fractions = jnp.arange(1, SECTIONS + 1, dtype=diagonal.dtype)[:, None] / (SECTIONS + 1)
+    # Rows beyond the last step, up to a whole number of checks, are zero and their pivots theta.
+    rows = -(-len(diagonal) // STEPS_PER_CHECK) * STEPS_PER_CHECK
+    used = (jnp.arange(rows) < steps)[:, None]
+    diagonal, off = (jnp.where(used, jnp.pad(x, [(0, rows - len(x)), (0, 0)]), 0) for x in (diagonal, off))
+    before = jnp.where(used, jnp.roll(off, 1, 0), 0).at[0].set(0)
+    squares = before * before
 
-    def above(theta):
-        def pivot(i, carry):
-            q, positive = carry
-            q = theta - diagonal[i] - before[i] ** 2 / q
-            positive &= q > 0
-            return jnp.where(q > 0, q, 1), positive
+    def above(theta: Array) -> Array:
+        def pivots(check, q):
+            for i in range(STEPS_PER_CHECK):
+                row = check * STEPS_PER_CHECK + i
+                q = jnp.where(q > 0, theta - diagonal[row] - squares[row] / q, q)
+            return q
 
-        start = (jnp.ones_like(theta), jnp.ones(theta.shape, bool))
-        return jax.lax.fori_loop(0, steps, pivot, start)[1]
+        return jax.lax.fori_loop(0, -(-steps // STEPS_PER_CHECK), pivots, jnp.ones_like(theta)) > 0
+
+    sections = int(np.clip(512 // max(diagonal.shape[1], 1), *SECTIONS))
+    fractions = jnp.arange(1, sections + 1, dtype=diagonal.dtype)[:, None] / (sections + 1)
 
     def shrink(_, bracket):
         low, high = bracket
@@ -187,8 +191,9 @@ def _top_of_tridiagonal(projection: Tridiagonal) -> Array:
         over = above(theta)
         return jnp.max(jnp.where(over, low, theta), 0), jnp.min(jnp.where(over, theta, high), 0)
 
-    passes = 6 if diagonal.dtype == jnp.float32 else 11
-    low, high = jax.lax.fori_loop(0, passes, shrink, (low, high))
+    passes = math.ceil((30 if diagonal.dtype == jnp.float32 else 55) / math.log2(sections + 1))
+    bracket = jnp.max(diagonal, 0), jnp.max(diagonal + before + off, 0)
+    low, high = jax.lax.fori_loop(0, passes, shrink, bracket)
     return (low + high) / 2
 
 
