@@ -144,7 +144,7 @@ def test_experiments_have_the_law_of_explicit_ones(name, unchecked):
     predicted = lambda w, s, y: reference.prediction_gap(w, s, y, *heads)
     maps, rng = tuple(map(np.asarray, (family.A_w, family.A_s, family.a))), np.random.default_rng(3)
     explicit = [reference.synthetic_trial(rng, maps, noise, tails, sizes, ridges, predicted) for _ in range(700)]
-    drawn = simulate(jax.random.split(KEY, 4000), family, *sizes, *ridges)
+    drawn = simulate(jax.random.split(KEY, 2000), family, *sizes, *ridges)
     for one, other in zip(np.array(explicit).T, np.asarray(drawn, np.float64)[:5], strict=True):
         assert stats.ks_2samp(one, other).pvalue > 1e-3
         one, other = (np.log(x) for x in (one, other))  # for errors with heavy tails
@@ -210,7 +210,7 @@ def test_means_are_the_deterministic_equivalents(precision):
     n = 250
     with jax.enable_x64(precision):
         family = spiked(jax.random.key(1), n, 5 * n, noise=0.25)
-        drawn = simulate(jax.random.split(KEY, 400), family, n, n, 0.1, 0.1)
+        drawn = simulate(jax.random.split(KEY, 200), family, n, n, 0.1, 0.1)
         equivalent = deterministic_equivalent(family.population, n, n, 0.1, 0.1).to_dict()
     for name in ("weak_error", "student_error", "ceiling_error", "gap"):
         mean, error = mean_and_error(getattr(drawn, name))
@@ -239,9 +239,9 @@ def all_of(family: GaussianFamily | ReluFamily, key: jax.Array, ridges: jax.Arra
 
 def test_batches_change_nothing():
     """Trials are the same in batches, the last one filled up, and mapped over by hand."""
-    family, keys, ridges = TRACED["tails"](), jax.random.split(KEY, 4000), jnp.array([0.1, 0.2])
-    batches = simulate(keys, family, 20, 30, *ridges)
-    assert isinstance(batches, Outcome) and batches.gap.shape == (4000,)
+    family, keys, ridges = TRACED["tails"](), jax.random.split(KEY, 50), jnp.array([0.1, 0.2])
+    batches = simulate(keys, family, 20, 30, *ridges, batch=16)
+    assert isinstance(batches, Outcome) and batches.gap.shape == (50,)
     mapped = jax.jit(jax.vmap(partial(all_of, family), (0, None)))(keys[-5:], ridges).T
     assert entrywise_error(jnp.stack(batches)[:, -5:], mapped) <= 1e-5
 
