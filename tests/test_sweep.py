@@ -448,6 +448,11 @@ def test_parquet_and_pandas(table):
     assert frame["weak"].tolist() == table["weak"].tolist()
 
 
+def test_a_summary_of_one_is_singular():
+    """One pair with one row is not several."""
+    assert str(run_sweep({**LITTLE, "weak": "a.npy"})).startswith("1 pair, 1 row in out")
+
+
 def test_the_summary_names_the_best_teacher(table):
     """One line per strong model, label set and setting, with the weak model of the smallest predicted gap."""
     lines = str(table).splitlines()

@@ -93,7 +93,8 @@ class Sweep:
             "gap_op",
         )
         missing = f", {self.pairs - self.finished} not finished" if self.finished < self.pairs else ""
-        title = f"{self.pairs} pairs{missing}, {len(self)} rows in {self.output / DATABASE}; best teacher by {score}:"
+        pairs, rows = (f"{n} {what}{'s' * (n != 1)}" for n, what in ((self.pairs, "pair"), (len(self), "row")))
+        title = f"{pairs}{missing}, {rows} in {self.output / DATABASE}; best teacher by {score}:"
         found: dict[tuple, list[tuple]] = {}
         context = ("strong", "labels", "weak_threshold", "strong_threshold", "weak_ridge", "strong_ridge")
         for row in self.rows:
