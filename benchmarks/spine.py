@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +144,7 @@ def score_products(n: int, widths: np.ndarray, d_s: int) -> Iterator[list[tuple[
         yield [(ones(a, b), ones(b, c)) for a, b, c in shapes]
 
 
-@lru_cache
+@cache
 def ones(*shape: int) -> jax.Array:
     """One array for all products that have a factor of this shape."""
     return jnp.ones(shape, jnp.float32)

@@ -68,7 +68,7 @@ class Hosts:
         leaves, tree = jax.tree.flatten(sums)
         arrays = [np.asarray(x) for x in leaves]
         ends = np.cumsum([x.size for x in arrays])
-        # Lengths share programs.
+        # Lengths share programs; what fills them up is the last part.
         own = np.zeros((1, bucket(int(ends[-1]))), jnp.result_type(*arrays))
         own[0, : ends[-1]] = np.concatenate([x.ravel() for x in arrays])
         parts = np.split(self._total(own), ends)

@@ -126,9 +126,7 @@ def _keep_models(run: _Run) -> tuple[dict[str, str], tuple[str, ...]]:
     key = lambda content: key_of("moments", run.inputs.rows_key, content)
     is_kept = lambda content: content is not None and store.moments(key(content)) is not None
     pending = [name for name in paths if not is_kept(contents[name])]
-    at_once = run.workers.hosts.count
-    batches = [pending[i : i + at_once] for i in range(0, len(pending), at_once)]
-    for batch in track(batches, run.progress, "moments"):
+    for batch in track(_batches(run, pending), run.progress, "moments"):
         contents |= {name: _hashed(run, name) for name in batch if contents[name] is None and before[name] is not None}
         missing = [name for name in batch if not is_kept(contents[name])]
         contents |= _computed(run, missing, key) if missing else {}
@@ -136,6 +134,14 @@ def _keep_models(run: _Run) -> tuple[dict[str, str], tuple[str, ...]]:
     keys = {name: key(content) for name, content in contents.items()}
     store.keep_only_moments(keys.values())
     return keys, changed
+
+
+def _batches(run: _Run, names: Iterable[str]) -> list[list[str]]:
+    """Models in batches of no more than there are processes, whose moments and eigenvectors fit in the memory for sums."""
+    count, cells = run.workers.hosts.count, run.inputs.rows.cells
+    squares = {name: model.width**2 for name, model in run.inputs.sources.items()}
+    limit = run.config.memory * 2**20 / (run.inputs.dtype.itemsize * (len(cells.n) + len(cells.sets)))
+    return [part[i : i + count] for part in _packed(names, squares, limit) for i in range(0, len(part), count)]
 
 
 def _hashed(run: _Run, name: str) -> str:
@@ -195,11 +201,11 @@ def _groups(run: _Run) -> Iterator[_Group]:
             yield _Group(weak, strong, {})
 
 
-def _packed(names: Iterable[str], width: Mapping[str, int], limit: float) -> Iterator[list[str]]:
-    """Names in order, as many at a time as their widths allow, at least one."""
+def _packed(names: Iterable[str], size: Mapping[str, int], limit: float) -> Iterator[list[str]]:
+    """Names in order, as many at a time as their sizes allow, at least one."""
     part: list[str] = []
     for name in names:
-        if part and sum(width[other] for other in part) + width[name] > limit:
+        if part and sum(size[other] for other in part) + size[name] > limit:
             yield part
             part = []
         part.append(name)

@@ -34,15 +34,19 @@ class Workers:
         self._held: dict[str, Model] = {}
 
     def models(self, names: Sequence[str]) -> dict[str, tuple[Model, str]]:
-        """Models and the hashes of their rows; there is work for all processes in as many models as there are of them."""
+        """Models and the hashes of their rows, in process 0; as many models as processes are work for all of them."""
         self._say("models", [list(names)])
-        own, hashes = {}, {}
+        own, hashes, found = {}, {}, {}
         takers = {name: i % self.hosts.count for i, name in enumerate(names)}
         for name, taker in takers.items():
             sums, hashes[name] = self._sums(name)
             if taker == self.hosts.index:
                 own[name] = self._model(sums)
-        return {name: (self._shared(own.get(name), taker), hashes[name]) for name, taker in takers.items()}
+        for name, taker in takers.items():
+            model = self._shared(own.get(name), taker)
+            if self.hosts.index == 0:
+                found[name] = model, hashes[name]
+        return found
 
     def hash_of(self, name: str) -> str:
         """The hash of a model's rows alone."""
@@ -73,10 +77,10 @@ class Workers:
         order = _dealt(strong, weak, missing, self.hosts.count)
         cuts = [len(order) * i // self.hosts.count for i in (self.hosts.index, self.hosts.index + 1)]
         own = self._scored(sides, cross, [missing[i] for i in order[slice(*cuts)]])
-        if self.hosts.count == 1:
-            return own
-        found = [rows for text in self.hosts.exchange(json.dumps(own)) for rows in json.loads(text)]
-        return [found[order.index(i)] for i in range(len(missing))]
+        found = own
+        if self.hosts.count > 1:
+            found = [rows for text in self.hosts.exchange(json.dumps(own)) for rows in json.loads(text)]
+        return [rows for _, rows in sorted(zip(order, found, strict=True), key=lambda both: both[0])]
 
     def stop(self, error: str = "") -> None:
         """Ends the others' `follow`, with an error if there is one."""
@@ -149,8 +153,8 @@ class Workers:
 
 
 def _dealt(strong: Sequence[str], weak: Sequence[str], pairs: Sequence[Pair], count: int) -> list[int]:
-    """The order in which pairs are cut into equal parts for so many processes: by strong model, which costs something of its
-    own, and where one goes to several, every so-manieth weak model together, as neighbours are often equally wide."""
+    """The order in which pairs are cut into `count` equal parts: by strong model, which costs something of its own, and within
+    one by every `count`-th weak model, since neighbours are often equally wide."""
     place = {name: i for i, name in enumerate(strong)}, {name: i % count for i, name in enumerate(weak)}
     return sorted(range(len(pairs)), key=lambda i: (place[0][pairs[i][0]], place[1][pairs[i][1]]))
 
