@@ -153,6 +153,8 @@ def test_the_hard_threshold_needs_the_median():
     leading = spectrum(np.diag(VALUES), 20, rank=3)
     with pytest.raises(InputError, match="needs a whole spectrum, got the 3 leading eigenvalues of 12"):
         principal_rank(leading, "hard_threshold")
+    every, whole = (spectrum(np.diag(VALUES), 20, rank=rank) for rank in (12, None))
+    assert principal_rank(every, "hard_threshold") == principal_rank(whole, "hard_threshold")
 
 
 @pytest.mark.usefixtures("unchecked")

@@ -153,7 +153,7 @@ def principal_rank(
             eigenvalues alone, since the rule needs the median of all.
     """
     if isinstance(values, Spectrum):
-        if rule == "hard_threshold" and values.rest is not None:
+        if rule == "hard_threshold" and values.rest is not None and values.rest.size > 0:
             k, d = values.values.shape[0], values.vectors.shape[0]
             raise InputError(f"rule 'hard_threshold' needs a whole spectrum, got the {k} leading eigenvalues of {d}")
         values, n = values.all_values, values.n if n is None else n
