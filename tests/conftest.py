@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -59,17 +60,33 @@ def own_programs() -> Iterator[None]:
     gc.collect()
 
 
+@contextmanager
+def computing_in(precision: str) -> Iterator[None]:
+    """JAX computes in "float32" or "float64".
+
+    Programs in double precision are compiled in a hurry, a fifth sooner: it is those in single precision whose rounding
+    is at stake.
+    """
+    double = precision == "float64"
+    jax.config.update("jax_disable_most_optimizations", double)
+    try:
+        with jax.enable_x64(double):
+            yield
+    finally:
+        jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.fixture
 def x64() -> Iterator[None]:
     """JAX computes in float64."""
-    with jax.enable_x64(True):
+    with computing_in("float64"):
         yield
 
 
 @pytest.fixture(params=["float32", "float64"])
 def dtype(request: pytest.FixtureRequest) -> Iterator[np.dtype]:
     """Single precision, then double precision with x64 switched on."""
-    with jax.enable_x64(request.param == "float64"):
+    with computing_in(request.param):
         yield np.dtype(request.param)
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference
-from conftest import derivative_error, entrywise_error, relative_error
+from conftest import computing_in, derivative_error, entrywise_error, relative_error
 from jax import export
 from scipy.optimize import minimize
 from sklearn.linear_model import LogisticRegression
@@ -92,7 +92,7 @@ def test_measured_numbers_are_those_of_a_dense_experiment(name, precision):
     data = splits(d_s, outputs, kind, dtype=np.dtype(precision))
     code = {"numbers": None, "signs": (-1, 1), "classes": (0, 1)}[kind]
     expected, _ = reference.weak_to_strong(*data, ridge_heads(bias), code, pseudo_labels == "hard")
-    with jax.enable_x64(precision == "float64"):
+    with computing_in(precision):
         found = weak_to_strong(*data, **RIDGES, bias=bias, pseudo_labels=pseudo_labels)
         assert_measured(found, expected, 1e-10 if precision == "float64" else 1e-5, np.sum(data[2][2] ** 2) / SIZES[2])
     assert found.weak_cross_entropy is None

@@ -16,6 +16,7 @@ from conftest import (
     KINDS,
     SHAPES,
     Pair,
+    computing_in,
     entrywise_error,
     pair,
     relative_error,
@@ -186,7 +187,7 @@ def test_random_pairs_agree_with_the_reference(precision, case, seed, scales, st
     p = Pair(*(x.astype(dtype) for x in (p.h_w * 10.0 ** scales[0], p.h_s * 10.0 ** scales[1], p.y)))
     assume(all(well_defined(h, threshold) and resolved(h, threshold, dtype) for h in p[:2]))
     heads = (ridges(h, strength, threshold=threshold) for h in p[:2])
-    with jax.enable_x64(precision == "float64"):
+    with computing_in(precision):
         assert not failures(errors(p, *heads), "all", tolerance(dtype, threshold))
 
 

@@ -346,8 +346,9 @@ FITS = {
 }
 
 
-@pytest.mark.parametrize("shape", [(10, 14), (14, 5)])
-@pytest.mark.parametrize("name", FITS)
+@pytest.mark.parametrize(
+    ("name", "shape"), [*((name, (10, 14)) for name in FITS), ("ridge", (14, 5)), ("logistic", (14, 5))]
+)
 def test_derivatives_are_finite_differences(shape, name, x64):
     """Heads differentiate in representations, labels, penalty and weights; trained ones through their optimality."""
     h, y = rows(*shape)

@@ -124,12 +124,10 @@ def test_elimination_without_ridge_is_a_wishart_schur_complement():
 
 
 EXPERIMENTS = {
-    "no tail, fewer rows than latents": dict(sizes=(3, 4)),
-    "weak tail": dict(tails=((0.1, 90), (0.0, 0))),
+    "weak tail, fewer rows than latents": dict(tails=((0.1, 90), (0.0, 0)), sizes=(3, 4)),
     "both tails": dict(tails=((0.1, 90), (0.05, 120))),
     "both interpolate noise": dict(tails=((0.1, 90), (0.05, 120)), ridges=(0.0, 0.0), noise=0.5),
     "tails narrower than rows": dict(tails=((0.3, 12), (0.2, 7)), noise=0.5),
-    "tails, fewer rows than latents": dict(tails=((0.3, 12), (0.2, 7)), sizes=(3, 4)),
 }
 
 
@@ -204,14 +202,12 @@ def test_ridgeless_subspaces_have_their_closed_errors():
         assert abs(mean - value) <= 3.5 * error and error <= 0.02 * value
 
 
-@pytest.mark.parametrize("precision", [False, True])
-def test_means_are_the_deterministic_equivalents(precision):
-    """Single and double precision have no bias: the mean of many trials of a spiked family is the equivalent's."""
+def test_means_are_the_deterministic_equivalents():
+    """Single precision has no bias: the mean of many trials of a spiked family is the equivalent's."""
     n = 250
-    with jax.enable_x64(precision):
-        family = spiked(jax.random.key(1), n, 5 * n, noise=0.25)
-        drawn = simulate(jax.random.split(KEY, 200), family, n, n, 0.1, 0.1)
-        equivalent = deterministic_equivalent(family.population, n, n, 0.1, 0.1).to_dict()
+    family = spiked(jax.random.key(1), n, 5 * n, noise=0.25)
+    drawn = simulate(jax.random.split(KEY, 200), family, n, n, 0.1, 0.1)
+    equivalent = deterministic_equivalent(family.population, n, n, 0.1, 0.1).to_dict()
     for name in ("weak_error", "student_error", "ceiling_error", "gap"):
         mean, error = mean_and_error(getattr(drawn, name))
         assert abs(mean - float(equivalent[name])) <= 3 * error + 0.01 * mean  # the equivalent's own error at this n
@@ -239,7 +235,7 @@ def all_of(family: GaussianFamily | ReluFamily, key: jax.Array, ridges: jax.Arra
 
 def test_batches_change_nothing():
     """Trials are the same in batches, the last one filled up, and mapped over by hand."""
-    family, keys, ridges = TRACED["tails"](), jax.random.split(KEY, 50), jnp.array([0.1, 0.2])
+    family, keys, ridges = gaussian(0, Tail(0.01, 900), None, 0.1), jax.random.split(KEY, 50), jnp.array([0.1, 0.2])
     batches = simulate(keys, family, 20, 30, *ridges, batch=16)
     assert isinstance(batches, Outcome) and batches.gap.shape == (50,)
     mapped = jax.jit(jax.vmap(partial(all_of, family), (0, None)))(keys[-5:], ridges).T
