@@ -64,8 +64,7 @@ def own_programs() -> Iterator[None]:
 def computing_in(precision: str) -> Iterator[None]:
     """JAX computes in "float32" or "float64".
 
-    Programs in double precision are compiled in a hurry, a fifth sooner: it is those in single precision whose rounding
-    is at stake.
+    Programs in double precision are compiled in a hurry: it is those in single precision whose rounding is at stake.
     """
     double = precision == "float64"
     jax.config.update("jax_disable_most_optimizations", double)

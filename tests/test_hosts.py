@@ -124,29 +124,33 @@ def test_processes_with_files_of_their_own(tmp_path):
     y[::3] = np.nan
     np.save(tmp_path / "y.npy", y)
     np.save(tmp_path / "groups.npy", [f"{i % 97}{'later' * (i > 300)}" for i in range(N)])
-    write_parts(tmp_path, [slice(0, 40), slice(40, N)])
+    write_parts(tmp_path, [slice(0, 40), slice(40, 333), slice(333, N)])
     assert finish(start(tmp_path, "whole", 1, extra=OWN[1:]))[0][0] == 0
     output = str(tmp_path / "out")
-    assert finish(start(tmp_path, output, 2, extra=OWN)) == [(0, "")] * 2
+    assert finish(start(tmp_path, output, 3, extra=OWN)) == [(0, "")] * 3
     found, expected = read_sweep(output), read_sweep(tmp_path / "whole")
     for column in NUMBERS:
         assert relative_error(found[column], expected[column]) <= 1e-9, column
-    last = tmp_path / "part1" / "weak1.npy"
+    last = tmp_path / "part2" / "weak1.npy"
     np.save(last, np.load(last)[::-1])
-    assert finish(start(tmp_path, output, 2, extra=OWN)) == [(0, "changed since the last run: weak1\n"), (0, "")]
+    assert finish(start(tmp_path, output, 3, extra=OWN)) == [
+        (0, "changed since the last run: weak1\n"),
+        (0, ""),
+        (0, ""),
+    ]
     assert relative_error(read_sweep(output)["gap_op"], expected["gap_op"]) > 1e-6
     faulty = np.load(last)
     faulty[5, 0] = np.nan
     np.save(last, faulty)
-    for code, said in finish(start(tmp_path, output, 2, extra=OWN)):
+    for code, said in finish(start(tmp_path, output, 3, extra=OWN)):
         assert code == 2
-        assert said.endswith("the values of model 'weak1' contain 1 NaN or infinite value, in row 45\n")
+        assert said.endswith("the values of model 'weak1' contain 1 NaN or infinite value, in row 338\n")
     np.save(last, faulty[:, :4])
-    for code, said in finish(start(tmp_path, output, 2, extra=OWN)):
+    for code, said in finish(start(tmp_path, output, 3, extra=OWN)):
         assert code == 2
         assert said.endswith(
             "all processes of a sweep must be given the same width and type of model 'weak1', got [5, 'float64'] in "
-            "process 0 and [4, 'float64'] in process 1\n"
+            "process 0 and [4, 'float64'] in process 2\n"
         )
 
 

@@ -9,6 +9,7 @@ import resource
 import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -125,7 +126,7 @@ def test_a_cut_is_of_no_consequence_for_the_numbers(x64):
     table = run_sweep(
         {
             **LITTLE,
-            "weak": ["v.npy", "w.npy"],
+            "weak": ["a.npy", "v.npy", "w.npy"],
             "strong": ["d.npy"],
             "weak_threshold": [0.05, 0.2],
             "strong_threshold": [0.05, 0.3],
@@ -136,7 +137,7 @@ def test_a_cut_is_of_no_consequence_for_the_numbers(x64):
     cells = Cells(*(jnp.asarray(x) for x in rows.cells))
     model = model_from_sums(model_sums(Source("d", ROWS["d"], ROWS["d"][:1]), rows), cells, True)
     assert leading({"d": model}, 0.05)["d"].vectors.shape == (1, 128, 64)
-    ranking = rank_supervisors(wide, ROWS["d"], HIDDEN, threshold=0.05)
+    ranking = rank_supervisors({"a": ROWS["a"], **wide}, ROWS["d"], HIDDEN, threshold=0.05)
     rows = [row for row in table.to_dict()["rows"] if row["weak_threshold"] == row["strong_threshold"] == 0.05]
     for want in ranking.to_dict()["rows"]:
         row = next(row for row in rows if row["weak"] == want["supervisor"])
@@ -255,6 +256,24 @@ def test_batches_of_an_accelerator_score_the_same(monkeypatch):
 
 
 # What is computed, and what is computed again
+
+
+def test_models_at_once_fit_the_memory():
+    """As many models as processes, fewer where their moments would not fit, and at least one."""
+    sources = {
+        name: SimpleNamespace(width=d) for name, d in (("a", 100), ("b", 100), ("c", 100), ("d", 1000), ("e", 10))
+    }
+    cells = SimpleNamespace(n=np.ones(1), sets=np.ones((1, 1)))
+    given = SimpleNamespace(rows=SimpleNamespace(cells=cells), sources=sources, dtype=np.dtype(np.float32))
+
+    def batches(processes: int, memory: float) -> list[str]:
+        workers = SimpleNamespace(hosts=SimpleNamespace(count=processes))
+        asked = SimpleNamespace(workers=workers, inputs=given, config=SimpleNamespace(memory=memory))
+        return ["".join(batch) for batch in run._batches(asked, sources)]
+
+    assert batches(1, 256) == ["a", "b", "c", "d", "e"]
+    assert batches(3, 256) == ["abc", "de"]
+    assert batches(3, 2 * 100**2 * 8 / 2**20) == ["ab", "c", "d", "e"]
 
 
 def test_models_are_met_once(units):
