@@ -247,9 +247,9 @@ WORK = """
 import sys
 from w2s_jax import connected_hosts, run_sweep
 from w2s_jax.sweep import workers
-solve, score, solved, scored = workers.model_from_sums, workers.score_strong, [], []
+solve, score, solved, scored = workers.model_from_sums, workers.meet_strong, [], []
 workers.model_from_sums = lambda *args: solved.append(args) or solve(*args)
-workers.score_strong = lambda strong, weak, *rest: scored.extend(weak) or score(strong, weak, *rest)
+workers.meet_strong = lambda strong, weak, *rest: scored.extend(weak) or score(strong, weak, *rest)
 with connected_hosts(sys.argv[1], 2, int(sys.argv[2])) as hosts:
     config = dict(strong=["strong.npy"], weak=[f"weak{i}.npy" for i in range(int(sys.argv[3]))], output="out")
     run_sweep(config, hosts=hosts)

@@ -136,7 +136,7 @@ def test_a_cut_is_of_no_consequence_for_the_numbers(x64):
     rows = row_cells(N, {}, None, 0, 0, True)
     cells = Cells(*(jnp.asarray(x) for x in rows.cells))
     model = model_from_sums(model_sums(Source("d", ROWS["d"], ROWS["d"][:1]), rows), cells, True)
-    assert leading({"d": model}, 0.05)["d"].vectors.shape == (1, 128, 64)
+    assert leading(model, 0.05, 16).vectors.shape == (1, 128, 16)
     ranking = rank_supervisors({"a": ROWS["a"], **wide}, ROWS["d"], HIDDEN, threshold=0.05)
     rows = [row for row in table.to_dict()["rows"] if row["weak_threshold"] == row["strong_threshold"] == 0.05]
     for want in ranking.to_dict()["rows"]:

@@ -1,8 +1,8 @@
 """Sweeps of many weak with many strong models, from files, resumable: `run_sweep` (run.py) and its table (table.py).
 
 config.py says what is asked for and inputs.py opens its files; row_cells.py turns them into sums per cell of rows; pairs.py
-makes scores of those on the device and pair_rows.py rows of the table; workers.py deals all that to the processes; store.py
-keeps what is done; cli.py is `w2s sweep`.
+makes scores of those on the device and pair_rows.py rows of the table, with few_rows.py where rows are fewer than features;
+workers.py deals all that to the processes; store.py keeps what is done; cli.py is `w2s sweep`.
 """
 
 from w2s_jax.sweep.run import run_sweep

@@ -42,7 +42,7 @@ class SweepConfig:
     """A checked sweep. `weak`, `strong`: model name -> file; `labels`: label set -> file; `grid`: all settings.
 
     `groups`: file of row groups that stay in one fold; `folds`: 0, or blocks of rows for the cross-fitted columns, drawn
-    with `seed`, for label prior `prior` and noise `noise`; `memory`: MiB for the sums of a group of pairs.
+    with `seed`, for label prior `prior` and noise `noise`; `memory`: MiB for the sums or kernels of a group of pairs.
     """
 
     output: Path
@@ -62,6 +62,11 @@ class SweepConfig:
     def models(self) -> dict[str, str]:
         """All models, weak ones first; a model that is both appears once."""
         return {**self.weak, **self.strong}
+
+    @property
+    def lowest_thresholds(self) -> tuple[float, float]:
+        """The least cut of strong and of weak models."""
+        return min(s.strong_threshold for s in self.grid), min(s.weak_threshold for s in self.grid)
 
 
 def read_config(path: str | os.PathLike) -> SweepConfig:

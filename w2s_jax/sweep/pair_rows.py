@@ -1,4 +1,4 @@
-"""The rows of a sweep's table: one strong model's pairs, scored on the device, for every setting and label set."""
+"""The rows of a sweep's table: pairs that have met, scored on the device, for every setting and label set."""
 
 from __future__ import annotations
 
@@ -16,10 +16,21 @@ from jax.typing import ArrayLike
 from w2s_jax.folds import Layout
 from w2s_jax.sharding import spread
 from w2s_jax.sweep.config import Setting, SweepConfig
-from w2s_jax.sweep.pairs import Cells, Model, Student, leading, prepare_student, run_experiments, score_pairs
+from w2s_jax.sweep.pairs import (
+    Cells,
+    Met,
+    Model,
+    Pair,
+    Sides,
+    Student,
+    meet,
+    prepare_student,
+    run_experiments,
+    score_pairs,
+)
 from w2s_jax.sweep.row_cells import LabelSet, RowCells, squares_per_cell
 
-BATCH = 16  # weak models at once on an accelerator
+BATCH = 16  # weak models, or pairs, at once on an accelerator
 
 
 class Entry(NamedTuple):
@@ -29,28 +40,55 @@ class Entry(NamedTuple):
     light: Model
 
 
-def entries(models: Mapping[str, Model], thresholds: Iterable[float]) -> dict[str, Entry]:
-    """A side's models, ready to be paired."""
-    light = leading(models, min(thresholds))
-    return {name: Entry(model, light[name]) for name, model in models.items()}
-
-
-def score_strong(
+def meet_strong(
     strong: Entry,
     weak: Mapping[str, Entry],
     cross: Mapping[str, np.ndarray],
     rows: RowCells,
     config: SweepConfig,
     mesh: Mesh | None = None,
-) -> dict[str, list[dict[str, Any]]]:
-    """A strong model's rows with each of the weak ones, settings then label sets, from cross sums (J, d_s, d_w) by name.
+) -> dict[str, Met]:
+    """A strong model's meetings with weak ones, from cross sums (J, d_s, d_w) by name.
 
     Weak models are spread over the mesh's devices.
     """
     padded = {name: _padded(cross[name], strong.model, entry.model) for name, entry in weak.items()}
-    task = _Task(strong, weak, padded, rows, config, mesh)
-    scores, trials = _scores(task), _trials(task) if config.folds else {}
-    return {name: list(_rows(scores[name], trials.get(name), rows, config)) for name in weak}
+    common = strong.light, _on_device(rows.cells, strong.model.mean.dtype)
+    run = _over(mesh, _meetings(config.normalize))
+    started = []  # fetched only when all are, so that the device never waits
+    for names in _batches({name: entry.model.mean.shape for name, entry in weak.items()}, mesh):
+        started.append((names, run(_stacked([(weak[name].light, padded[name]) for name in names]), *common)))
+    found = {}
+    for names, met in jax.device_get(started):
+        found |= {name: Met(met.cka[i], met.rotated[i]) for i, name in enumerate(names)}
+    if config.folds:
+        tried = _trials(_Task(strong, weak, padded, rows, config, mesh))
+        found = {name: met._replace(experiments=tried[name]) for name, met in found.items()}
+    return found
+
+
+def table_rows(
+    met: Mapping[Pair, Met],
+    strong: Mapping[str, Entry],
+    weak: Mapping[str, Entry],
+    rows: RowCells,
+    config: SweepConfig,
+    mesh: Mesh | None = None,
+) -> dict[Pair, list[dict[str, Any]]]:
+    """The rows of pairs that have met: settings, then label sets. Pairs are spread over the mesh's devices."""
+    dtype = next(iter(weak.values())).light.values.dtype
+    common = _on_device((rows.cells, np.asarray(config.grid), rows.energy), dtype)
+    sides = [jax.device_get({n: (e.light.values, e.light.labels) for n, e in side.items()}) for side in (strong, weak)]
+    run, started = _over(mesh, score_pairs), []
+    for pairs in _batches({pair: of.rotated.shape for pair, of in met.items()}, mesh):
+        batch = [Sides(met[pair].rotated, *sides[1][pair[1]], *sides[0][pair[0]]) for pair in pairs]
+        started.append((pairs, run(jax.tree.map(lambda *x: np.stack(x), *batch), *common)))
+    found = {}
+    for pairs, scores in jax.device_get(started):
+        for i, pair in enumerate(pairs):
+            of_pair = {key: np.asarray(x[i], float) for key, x in scores.items()}
+            found[pair] = list(_rows(of_pair, met[pair], rows, config))
+    return found
 
 
 class _Task(NamedTuple):
@@ -70,24 +108,10 @@ def _padded(cross: np.ndarray, strong: Model, weak: Model) -> np.ndarray:
     return np.pad(cross, [(0, 0), *((0, more) for more in missing)])
 
 
-def _scores(task: _Task) -> dict[str, dict[str, np.ndarray]]:
-    """What `score_pairs` makes of every weak model, those of one width together."""
-    strong, weak, cross, rows, config, mesh = task
-    common = strong.light, *_on_device((rows.cells, np.asarray(config.grid), rows.energy), strong.model.mean.dtype)
-    started = []  # fetched only when all are, so that the device never waits
-    for names in _batches(weak, mesh):
-        batch = _stacked([(weak[name].light, cross[name]) for name in names])
-        started.append((names, _over(mesh, _pairs_scorer(config.normalize))(batch, *common)))
-    found: dict[str, dict[str, np.ndarray]] = {}
-    for names, scores in jax.device_get(started):
-        found |= {name: {key: np.asarray(x[i], float) for key, x in scores.items()} for i, name in enumerate(names)}
-    return found
-
-
 @lru_cache
-def _pairs_scorer(normalize: bool) -> Callable:
-    def run(entries: tuple[Model, ArrayLike], strong: Model, *common: Any) -> dict[str, Array]:
-        return score_pairs(entries[0], strong, entries[1], *common, normalize=normalize)
+def _meetings(normalize: bool) -> Callable:
+    def run(batch: tuple[Model, ArrayLike], strong: Model, cells: Cells) -> Met:
+        return meet(batch, strong, cells, normalize=normalize)
 
     return run
 
@@ -102,16 +126,16 @@ def _stacked(trees: list[Any]) -> Any:
     return jax.tree.map(lambda *x: jnp.stack(x), *trees)
 
 
-def _batches(weak: Mapping[str, Entry], mesh: Mesh | None) -> Iterator[list[str]]:
-    """Models of one width, a batch at a time; the last one is filled up with its last model.
+def _batches(shapes: Mapping[Any, tuple[int, ...]], mesh: Mesh | None) -> Iterator[list[Any]]:
+    """Models or pairs of one shape, a batch at a time; the last one is filled up with its last member.
 
     A CPU takes one at a time on each of its devices.
     """
     size = (1 if jax.default_backend() == "cpu" else BATCH) * (1 if mesh is None else mesh.size)
-    by_width: dict[int, list[str]] = {}
-    for name, entry in weak.items():
-        by_width.setdefault(entry.model.mean.shape[0], []).append(name)
-    for members in by_width.values():
+    alike: dict[tuple[int, ...], list[Any]] = {}
+    for name, shape in shapes.items():
+        alike.setdefault(shape, []).append(name)
+    for members in alike.values():
         for start in range(0, len(members), size):
             batch = members[start : start + size]
             yield batch + batch[-1:] * (size - len(batch))
@@ -140,7 +164,7 @@ def _trials(task: _Task) -> dict[str, list[dict[str, np.ndarray]]]:
         student: Student = prepare_student(part, cells, roles, ridges[1], shared, y, size, bool(columns))
         run = _over(mesh, _experiments(columns, config.normalize))
         started = []
-        for names in _batches(weak, mesh):
+        for names in _batches({name: entry.model.mean.shape for name, entry in weak.items()}, mesh):
             batch = _stacked([(_part(weak[name].model, where), cross[name][where]) for name in names])
             started.append((names, run(batch, part, cells, student, roles, ridges, shared)))
         for names, errors in jax.device_get(started):
@@ -191,16 +215,14 @@ def _ridges(grid: Iterable[Setting]) -> tuple[list[float], list[float]]:
     return weak, strong
 
 
-def _rows(
-    scores: Mapping[str, np.ndarray], trials: list[dict[str, np.ndarray]] | None, rows: RowCells, config: SweepConfig
-) -> Iterator[dict[str, Any]]:
+def _rows(scores: Mapping[str, np.ndarray], met: Met, rows: RowCells, config: SweepConfig) -> Iterator[dict[str, Any]]:
     weak_ridges, strong_ridges = _ridges(config.grid)
     for point, setting in enumerate(config.grid):
-        of_all = {"cka": float(scores["cka"])} | {name: float(scores[name][0, point]) for name in ("gap_op", "gap_fro")}
+        of_all = {"cka": float(met.cka)} | {name: float(scores[name][0, point]) for name in ("gap_op", "gap_fro")}
         place = weak_ridges.index(setting.weak_ridge), strong_ridges.index(setting.strong_ridge)
         for label in rows.label_sets or (None,):
             with_labels = {} if label is None else _with_labels(scores, point, label)
-            tried = {} if trials is None else _cross_fitted(trials, place, label, rows)
+            tried = {} if met.experiments is None else _cross_fitted(met.experiments, place, label, rows)
             yield {**setting._asdict(), **of_all, **with_labels, **tried}
 
 

@@ -1,14 +1,14 @@
 """Models met once and paired many times: what a model's second moments give alone, and what a cross moment adds.
 
 Rows belong to cells (folds.py) and sets of cells (all rows, the labelled rows of a label set). A model's sums per cell
-become one eigendecomposition per set; a pair is then two products that turn the cross moment into both eigenbases, as far as
-some setting keeps them, and k x k work for the whole grid at once. Widths are padded with columns of zeros, whose
-eigenvalues no filter keeps.
+become one eigendecomposition per set; a pair is then its cross moment in both eigenbases, as far as some setting keeps them
+(here by two products with that of all features, in few_rows.py without that), and k x k work for the whole grid at once.
+Widths are padded with columns of zeros, whose eigenvalues no filter keeps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -18,12 +18,14 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from w2s_jax import crossfit
-from w2s_jax._arrays import bucket, matmul, outer
+from w2s_jax._arrays import matmul, outer
 from w2s_jax.crossfit import ExpectedStrong, Settings, StrongCells, WeakCells, WeakHeads, pool
 from w2s_jax.filters import ridge
 from w2s_jax.gap import gap_norm, prediction_gap
 from w2s_jax.overlap import Side, whitened
 from w2s_jax.spectrum import spectrum
+
+Pair = tuple[str, str]  # strong, weak
 
 
 class Cells(NamedTuple):
@@ -93,23 +95,39 @@ def model_from_sums(sums: Sums, cells: Cells, normalize: bool) -> Model:
     return Model(mean, origin, root, spread, variance, first, second, hy, values, vectors, labels)
 
 
-def leading(models: Mapping[str, Model], threshold: float) -> dict[str, Model]:
-    """The models as `score_pairs` takes them: without moments, and with no more eigenpairs than some of them need above a
-    relative threshold, as many for all, so that they share programs."""
-    kept = {name: _kept(model.values, threshold) for name, model in models.items()}
-    size = bucket(max(int(jnp.max(jnp.sum(keep, -1))) for keep in kept.values()))
-    return {name: _cut(model._replace(second=None, hy=None), kept[name], size) for name, model in models.items()}
+class Met(NamedTuple):
+    """What two models' rows have to be read together for: CKA, and for every set of rows the cross moment in the leading
+    eigenvectors of both (R, k_s, k_w); with folds `run_experiments` by layout."""
+
+    cka: Any
+    rotated: Any
+    experiments: Any = None
+
+
+def leading(model: Model, threshold: float, size: int) -> Model:
+    """The model without moments, and with `size` eigenpairs, if it has so many; of those alone that are above a relative
+    threshold the values are not zero."""
+    return _cut(model._replace(second=None, hy=None), threshold, size)
+
+
+def eigenpairs(values: ArrayLike, threshold: float) -> int:
+    """How many eigenvalues are above a relative threshold, at most, of those of several sets of rows (R, d)."""
+    return int(_count(values, threshold))
 
 
 @jax.jit
+def _count(values: Array, threshold: Array) -> Array:
+    return jnp.max(jnp.sum(_kept(values, threshold), -1))
+
+
 def _kept(values: Array, threshold: Array) -> Array:
     return jax.vmap(ridge(0.0, threshold).kept)(values)
 
 
 @partial(jax.jit, static_argnames="size")
-def _cut(model: Model, kept: Array, size: int) -> Model:
+def _cut(model: Model, threshold: Array, size: int) -> Model:
     """A model's leading eigenpairs; the values of those that are not kept are zero, which no filter keeps."""
-    values = jnp.where(kept, model.values, 0)[:, :size]
+    values = jnp.where(_kept(model.values, threshold), model.values, 0)[:, :size]
     return model._replace(values=values, vectors=model.vectors[..., :size], labels=model.labels[:, :size])
 
 
@@ -119,27 +137,6 @@ def moved(cross: Array, first_s: Array, first_w: Array, n: Array, by_s: Array, b
     return cross + outer(n, outer(by_s, by_w))
 
 
-def score_pairs(
-    weak: Model, strong: Model, cross: ArrayLike, cells: Cells, grid: Array, energy: Array, normalize: bool
-) -> dict[str, Array]:
-    """Scores of a batch of weak models (stacked, B in front) with one strong model, from cross sums about the shifts.
-
-    Two programs: the larger one, of the norms, is that of all widths whose cut is the same.
-
-    Args:
-        weak, strong: as `leading` makes them.
-        cross: (B, J, d_s, d_w).
-        grid: (G, 4), settings as in `config.Setting`.
-        energy: mean square of each label column on each set of rows (R, C).
-
-    Returns:
-        `cka` (B,), `gap_op` and `gap_fro` (B, R, G) for every set of rows, `predicted_gap` (B, R, G, C).
-    """
-    cka, rotated = _rotated(weak, strong, cross, cells, normalize)
-    sides = (weak.values, weak.labels), (strong.values, strong.labels)
-    return {"cka": cka} | _norms(rotated, *sides, cells, grid, energy)
-
-
 def _over_batch(function: Callable, *batch: Any) -> Any:
     """One after another on a CPU, which gains nothing from batching; an accelerator does."""
     size = None if jax.default_backend() == "cpu" else len(jax.tree.leaves(batch)[0])
@@ -147,10 +144,11 @@ def _over_batch(function: Callable, *batch: Any) -> Any:
 
 
 @partial(jax.jit, static_argnames="normalize")
-def _rotated(weak: Model, strong: Model, cross: Array, cells: Cells, normalize: bool) -> tuple[Array, Array]:
-    """CKA (B,) and the cross moment of every set of rows in both eigenbases (B, R, k_s, k_w)."""
+def meet(batch: tuple[Model, Array], strong: Model, cells: Cells, normalize: bool) -> Met:
+    """A batch of weak models (stacked, B in front) and their cross sums (B, J, d_s, d_w) about the shifts, with one strong
+    model, all as `leading` makes them."""
 
-    def one(weak: Model, cross: Array) -> tuple[Array, Array]:
+    def one(weak: Model, cross: Array) -> Met:
         centred, cross = cross_moments(weak, cross, strong, cells, normalize)
         pooled = pool(cells.sets[0], centred, cells.n) / jnp.sqrt(weak.variance) / jnp.sqrt(strong.variance)
         cka = jnp.sum(pooled * pooled) / weak.spread / strong.spread
@@ -159,28 +157,43 @@ def _rotated(weak: Model, strong: Model, cross: Array, cells: Cells, normalize: 
             chosen, vectors_w, vectors_s = args
             return matmul(matmul(vectors_s.T, pool(chosen, cross, cells.n)), vectors_w)
 
-        return cka, jax.lax.map(of_set, (cells.sets, weak.vectors, strong.vectors))
+        return Met(cka, jax.lax.map(of_set, (cells.sets, weak.vectors, strong.vectors)))
 
-    return _over_batch(one, weak, cross)
+    return _over_batch(one, *batch)
+
+
+class Sides(NamedTuple):
+    """A pair as norms need it: its cross moment (R, k_s, k_w), eigenvalues (R, k), and labels in the eigenbases (R, k, C)."""
+
+    rotated: Any
+    values_w: Any
+    labels_w: Any
+    values_s: Any
+    labels_s: Any
 
 
 @jax.jit
-def _norms(
-    rotated: Array, weak: tuple[Array, Array], strong: tuple[Array, Array], cells: Cells, grid: Array, energy: Array
-) -> dict[str, Array]:
-    """The norms and gaps of `score_pairs`; `weak` and `strong` are eigenvalues and labels."""
+def score_pairs(batch: Sides, cells: Cells, grid: Array, energy: Array) -> dict[str, Array]:
+    """Norms and gaps of a batch of pairs (B in front), one program for all widths whose cut is the same.
+
+    Args:
+        grid: (G, 4), settings as in `config.Setting`.
+        energy: mean square of each label column on each set of rows (R, C).
+
+    Returns:
+        `gap_op` and `gap_fro` (B, R, G) for every set of rows, `predicted_gap` (B, R, G, C).
+    """
     weak_head, strong_head = ridge(grid[:, 2], grid[:, 0]), ridge(grid[:, 3], grid[:, 1])
 
-    def of_set(args: tuple[Array, ...]) -> dict[str, Array]:
-        chosen, rotated, values_w, labels_w, values_s, labels_s, energy = args
+    def of_set(args: tuple[Array, Array, Sides]) -> dict[str, Array]:
+        chosen, energy, pair = args
         n = jnp.sum(chosen * cells.n)
-        weak_side, strong_side = (Side(x, jnp.zeros((len(x), len(x)), x.dtype), n) for x in (values_w, values_s))
-        overlap = whitened(weak_side, strong_side, rotated, labels_w, labels_s, energy)
+        weak, strong = (Side(x, jnp.zeros((len(x), len(x)), x.dtype), n) for x in (pair.values_w, pair.values_s))
+        overlap = whitened(weak, strong, pair.rotated, pair.labels_w, pair.labels_s, energy)
         op, fro = (gap_norm(overlap, weak_head, strong_head, ord) for ord in ("op", "fro"))
         return {"gap_op": op, "gap_fro": fro, "predicted_gap": prediction_gap(overlap, weak_head, strong_head)}
 
-    one = lambda rotated, weak: jax.lax.map(of_set, (cells.sets, rotated, *weak, *strong, energy))
-    return _over_batch(one, rotated, weak)
+    return _over_batch(lambda *pair: jax.lax.map(of_set, (cells.sets, energy, Sides(*pair))), *batch)
 
 
 def cross_moments(weak: Model, cross: Array, strong: Model, cells: Cells, normalize: bool) -> tuple[Array, Array]:

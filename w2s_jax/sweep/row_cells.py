@@ -273,7 +273,7 @@ def _blocks(
     for start in starts:
         stop = min(start + size, last)
         sized = zip(sides, widths, strict=True)
-        blocks = [jax.device_put(_side_by_side(side, width, start, stop, size, digest)) for side, width in sized]
+        blocks = [jax.device_put(side_by_side(side, width, start, stop, size + 1, digest)) for side, width in sized]
         y = np.zeros((size + 1, rows.targets.shape[1]), dtype)
         y[: stop - start] = rows.targets[start:stop]
         index = tuple(
@@ -283,12 +283,16 @@ def _blocks(
         yield blocks, jnp.asarray(y), index
 
 
-def _side_by_side(
-    models: Sequence[Source], width: int, start: int, stop: int, size: int, digest: RowDigest | None = None
+def side_by_side(
+    models: Sequence[Source], width: int, start: int, stop: int, height: int, digest: RowDigest | None = None
 ) -> np.ndarray:
-    """Rows of several models about their shifts, padded with zeros (size + 1, width)."""
+    """Rows of several models about their shifts, padded with zeros (height, width).
+
+    Raises:
+        InputError: NaN or infinite entries.
+    """
     dtype, place = models[0].shift.dtype, 0
-    side = host_zeros((size + 1, width), dtype)
+    side = host_zeros((height, width), dtype)
     for model in models:
         block = np.asarray(model.rows[start:stop])
         require_finite(f"the values of model {model.name!r}", block, start)

@@ -1,11 +1,13 @@
 """Sweeps: every weak with every strong model, over a grid of settings and several label sets, from files, resumable.
 
 A model's rows are read once for its own moments and eigenpairs (row_cells.py, pairs.py), which are kept; pairs are read in
-groups, many weak with many strong models at a time, for their cross moments. A group is a unit of work, and so are as many
+groups, many weak with many strong models at a time, for their cross moments, or where rows are few for what takes their
+place (few_rows.py). A group is a unit of work, and so are as many
 models as there are processes (workers.py): its results are committed together (store.py), and what is in the store is
 never computed again.
 
-Memory: `memory` MiB for the cross sums of a group, three times `row_cells.BLOCK_BYTES` for its rows, and its models' moments.
+Memory: `memory` MiB for the cross sums or kernels of a group, three times `row_cells.BLOCK_BYTES` for its rows, and its
+models' moments.
 """
 
 from __future__ import annotations
@@ -25,11 +27,12 @@ from w2s_jax._progress import track
 from w2s_jax.hosts import Hosts, SharedError
 from w2s_jax.sharding import require_mesh
 from w2s_jax.sweep.config import SweepConfig, read_config, sweep_config
+from w2s_jax.sweep.few_rows import Size, kernel_entries, products
 from w2s_jax.sweep.inputs import Inputs, open_inputs
-from w2s_jax.sweep.pairs import Model
+from w2s_jax.sweep.pairs import Model, Pair, eigenpairs
 from w2s_jax.sweep.store import COLUMNS, Store, key_of, now_ns, open_store
 from w2s_jax.sweep.table import Sweep, read_sweep
-from w2s_jax.sweep.workers import Pair, Workers
+from w2s_jax.sweep.workers import Workers
 
 _ALONE = Hosts()
 
@@ -110,6 +113,7 @@ class _Group(NamedTuple):
 
     weak: list[str]
     strong: list[str]
+    by_kernels: bool
     missing: dict[Pair, str]
 
 
@@ -181,14 +185,26 @@ def _keep_pairs(run: _Run, keys: Mapping[str, str]) -> int:
     run.store.plan(list(pairs.values()))
     finished = run.store.finished()
     groups = []
-    for group in _groups(run):
+    kept = _eigenpairs(run, keys)
+    for group in _kernel_groups(run, kept) or _groups(run):
         missing = {p: pairs[p] for p in ((s, w) for s in group.strong for w in group.weak) if pairs[p] not in finished}
         if missing:
             groups.append(group._replace(missing=missing))
     for group in track(groups, run.progress, "pairs"):
         run.workers.hold(list(dict.fromkeys([*group.strong, *group.weak])), lambda name: _loaded(run, name, keys[name]))
-        run.store.keep_results(_results(run, group))
+        run.store.keep_results(_results(run, group, kept))
     return sum(len(group.missing) for group in groups)
+
+
+def _eigenpairs(run: _Run, keys: Mapping[str, str]) -> tuple[int, int]:
+    """How many eigenpairs some setting keeps of some strong, and of some weak model, in steps that share programs."""
+    lowest, sides = run.config.lowest_thresholds, (run.config.strong, run.config.weak)
+    counts = [
+        max(eigenpairs(run.store.eigenvalues(keys[name]), threshold) for name in names)
+        for names, threshold in zip(sides, lowest, strict=True)
+    ]
+    strong, weak = (-(-count // 16) * 16 for count in counts)
+    return strong, weak
 
 
 def _groups(run: _Run) -> Iterator[_Group]:
@@ -198,7 +214,28 @@ def _groups(run: _Run) -> Iterator[_Group]:
     all_weak = sum(width[name] for name in run.config.weak)
     for strong in _packed(run.config.strong, width, max(entries**0.5, entries / all_weak)):
         for weak in _packed(run.config.weak, width, entries / sum(width[name] for name in strong)):
-            yield _Group(weak, strong, {})
+            yield _Group(weak, strong, False, {})
+
+
+def _kernel_groups(run: _Run, kept: tuple[int, int]) -> list[_Group]:
+    """All pairs, in groups whose strong kernels fit in that memory, as do weak models with their cross moments; none where the
+    product of features takes less, or is shared by several processes or devices."""
+    config, sets, n = run.config, len(run.inputs.rows.cells.sets), run.inputs.rows.n
+    if config.folds or run.workers.mesh is not None or run.workers.hosts.count > 1:
+        return []
+    strong, weak = (
+        {name: Size(run.inputs.sources[name].width, min(run.inputs.sources[name].width, most)) for name in names}
+        for names, most in zip((config.strong, config.weak), kept, strict=True)
+    )
+    entries = config.memory * 2**20 / (3 * run.inputs.dtype.itemsize)
+    groups, needed = [], 0
+    for part in _packed(strong, dict.fromkeys(strong, kernel_entries(n)), entries):
+        needed += products(n, sets, [strong[name] for name in part], list(weak.values()))
+        beside = sum(strong[name].kept for name in part)
+        own = {name: sets * (2 * of.width**2 + of.kept * beside) for name, of in weak.items()}
+        groups += [_Group(names, part, True, {}) for names in _packed(weak, own, entries)]
+    features = n * sum(of.width for of in strong.values()) * sum(of.width for of in weak.values())
+    return groups if needed < features else []
 
 
 def _packed(names: Iterable[str], size: Mapping[str, int], limit: float) -> Iterator[list[str]]:
@@ -212,12 +249,12 @@ def _packed(names: Iterable[str], size: Mapping[str, int], limit: float) -> Iter
     yield part
 
 
-def _results(run: _Run, group: _Group) -> dict[str, list[dict[str, Any]]]:
+def _results(run: _Run, group: _Group, kept: tuple[int, int]) -> dict[str, list[dict[str, Any]]]:
     """The rows of every missing pair of a group, by its key."""
     width = lambda name: run.inputs.sources[name].width
     same = {"rows": run.inputs.rows.n, "version": version("w2s_jax")}
     results = {}
-    scored = run.workers.score(group.strong, group.weak, list(group.missing))
+    scored = run.workers.score(group.strong, group.weak, list(group.missing), kept, group.by_kernels)
     for ((strong, weak), key), rows in zip(group.missing.items(), scored, strict=True):
         models = {"weak": weak, "strong": strong, "weak_width": width(weak), "strong_width": width(strong)}
         results[key] = [models | same | {"inputs": key} | row for row in rows]

@@ -4,7 +4,7 @@ its own share of the eigensolves and of the pairs to score. Process 0 says of wh
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -13,13 +13,14 @@ from jax.sharding import Mesh
 
 from w2s_jax.hosts import Hosts, SharedError
 from w2s_jax.sweep.config import SweepConfig
+from w2s_jax.sweep.few_rows import StrongRows, meet_weak, read_strong
 from w2s_jax.sweep.inputs import Inputs
-from w2s_jax.sweep.pair_rows import entries, score_strong
-from w2s_jax.sweep.pairs import Cells, Model, Sums, model_from_sums
+from w2s_jax.sweep.pair_rows import Entry, meet_strong, table_rows
+from w2s_jax.sweep.pairs import Cells, Met, Model, Pair, Sums, leading, model_from_sums
 from w2s_jax.sweep.row_cells import BLOCK_BYTES, Merge, Source, cross_sums, model_sums
 from w2s_jax.sweep.row_digest import RowDigest
 
-Pair = tuple[str, str]  # strong, weak
+Entries = Mapping[str, Entry]
 
 
 class Workers:
@@ -32,6 +33,7 @@ class Workers:
     def __init__(self, hosts: Hosts, inputs: Inputs, config: SweepConfig, mesh: Mesh | None = None) -> None:
         self.hosts, self.inputs, self.config, self.mesh = hosts, inputs, config, mesh
         self._held: dict[str, Model] = {}
+        self._strong: tuple[list[str], StrongRows] | None = None
 
     def models(self, names: Sequence[str]) -> dict[str, tuple[Model, str]]:
         """Models and the hashes of their rows, in process 0; as many models as processes are work for all of them."""
@@ -67,19 +69,29 @@ class Workers:
         self._say("hold", [list(names)])
         self._held = {name: self._held.get(name) or self._shared(loaded.get(name), 0) for name in names}
 
-    def score(self, strong: Sequence[str], weak: Sequence[str], missing: Sequence[Pair]) -> list[list[dict[str, Any]]]:
-        """The rows of every missing pair of models that are held: its settings, then label sets."""
-        self._say("score", [list(strong), list(weak), list(missing)])
-        sides = [[self.inputs.sources[name] for name in names] for names in (strong, weak)]
-        with self.hosts.together():
-            merge, span = self._checked_merge([*strong, *weak]), self.inputs.span
-            cross = cross_sums(sides[0], sides[1], self.inputs.rows, span=span, merge=merge, mesh=self.mesh)
+    def score(
+        self,
+        strong: Sequence[str],
+        weak: Sequence[str],
+        missing: Sequence[Pair],
+        kept: Sequence[int],
+        by_kernels: bool = False,
+    ) -> list[list[dict[str, Any]]]:
+        """The rows of every missing pair of models that are held: its settings, then label sets.
+
+        `kept`: eigenpairs that strong and weak models need; `by_kernels` (few_rows.py) is for one process, without folds.
+        """
+        self._say("score", [list(strong), list(weak), list(missing), list(kept), by_kernels])
         order = _dealt(strong, weak, missing, self.hosts.count)
-        cuts = [len(order) * i // self.hosts.count for i in (self.hosts.index, self.hosts.index + 1)]
-        own = self._scored(sides, cross, [missing[i] for i in order[slice(*cuts)]])
-        found = own
+        ends = [len(order) * i // self.hosts.count for i in (self.hosts.index, self.hosts.index + 1)]
+        own = [(missing[i][0], missing[i][1]) for i in order[slice(*ends)]]
+        cuts = zip((strong, weak), self.config.lowest_thresholds, kept, strict=True)
+        entries_s, entries_w = (self._entries(*cut) for cut in cuts)
+        met = (self._met_by_kernels if by_kernels else self._met_by_features)(entries_s, entries_w, own)
+        rows = table_rows(met, entries_s, entries_w, self.inputs.rows, self.config, self.mesh) if met else {}
+        found = [rows[pair] for pair in own]
         if self.hosts.count > 1:
-            found = [rows for text in self.hosts.exchange(json.dumps(own)) for rows in json.loads(text)]
+            found = [rows for text in self.hosts.exchange(json.dumps(found)) for rows in json.loads(text)]
         return [rows for _, rows in sorted(zip(order, found, strict=True), key=lambda both: both[0])]
 
     def stop(self, error: str = "") -> None:
@@ -116,22 +128,37 @@ class Workers:
         """The model that the process `source` has."""
         return Model(**self.hosts.share(None if model is None else model._asdict(), source))
 
-    def _scored(
-        self, sides: Sequence[Sequence[Source]], cross: np.ndarray, pairs: Sequence[Pair]
-    ) -> list[list[dict[str, Any]]]:
-        """The rows of pairs, those of one strong model following each other, from the cross sums of two sides."""
-        thresholds = zip(*((s.strong_threshold, s.weak_threshold) for s in self.config.grid), strict=True)
-        strong, weak = (
-            entries({model.name: self._held[model.name] for model in side}, cuts)
-            for side, cuts in zip(sides, thresholds, strict=True)
-        )
-        places, found = [_places(side) for side in sides], {}
+    def _entries(self, names: Sequence[str], threshold: float, size: int) -> dict[str, Entry]:
+        """Models of one side, which are held, with the leading eigenpairs that the side needs."""
+        return {name: Entry(self._held[name], leading(self._held[name], threshold, size)) for name in names}
+
+    def _met_by_features(self, strong: Entries, weak: Entries, pairs: Sequence[Pair]) -> dict[Pair, Met]:
+        """What pairs of two sides are scored by, from the cross sums of both: all processes' pairs need them."""
+        inputs, sides = self.inputs, [[self.inputs.sources[name] for name in side] for side in (strong, weak)]
+        with self.hosts.together():
+            merge = self._checked_merge([*strong, *weak])
+            cross = cross_sums(sides[0], sides[1], inputs.rows, span=inputs.span, merge=merge, mesh=self.mesh)
+        places, met = [_places(side) for side in sides], {}
         for name in dict.fromkeys(s for s, _ in pairs):
             chosen = {w: weak[w] for s, w in pairs if s == name}
             parts = {w: cross[:, places[0][name], places[1][w]] for w in chosen}
-            scored = score_strong(strong[name], chosen, parts, self.inputs.rows, self.config, self.mesh)
-            found |= {(name, w): rows for w, rows in scored.items()}
-        return [found[s, w] for s, w in pairs]
+            found = meet_strong(strong[name], chosen, parts, inputs.rows, self.config, self.mesh)
+            met |= {(name, w): of for w, of in found.items()}
+        return met
+
+    def _met_by_kernels(self, strong: Entries, weak: Entries, pairs: Sequence[Pair]) -> dict[Pair, Met]:
+        """The same from whole rows, those of strong models kept for the next weak ones."""
+        rows, sources = self.inputs.rows, self.inputs.sources
+        if self._strong is None or self._strong[0] != list(strong):
+            self._strong = None
+            read = read_strong([(sources[name], entry.light) for name, entry in strong.items()], rows)
+            self._strong = list(strong), read
+        chosen = {w: (sources[w], weak[w].light) for w in dict.fromkeys(w for _, w in pairs)}
+        sizes = [entry.light.values.shape[1] for entry in strong.values()]
+        met = meet_weak(chosen, self._strong[1], sizes, rows)
+        for name in (*strong, *chosen):
+            self.inputs.require_unchanged(name)
+        return {(s, w): met[w][list(strong).index(s)] for s, w in pairs}
 
     def _checked_merge(self, names: Sequence[str]) -> Merge:
         """The sum over all processes, once it is sure that what each has read are still the models' files."""

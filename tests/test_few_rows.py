@@ -1,0 +1,154 @@
+"""Pairs of models with fewer rows than features: the numbers of the product of all features, from fewer products."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import export
+
+from w2s_jax import InputError, run_sweep
+from w2s_jax.sweep import few_rows, run, workers
+from w2s_jax.sweep.few_rows import Rows, Size, StrongRows, kernel_entries, products
+from w2s_jax.sweep.table import Sweep, read_sweep
+
+N = 90
+WIDTHS = {"w1": 70, "w2": 100, "w3": 110, "w4": 120, "s1": 300, "s2": 50, "s3": 400}
+LABELS = ("all", "some", "few")
+WIDE = {
+    "output": "out",
+    "weak": ["w?.npy"],
+    "strong": ["s?.npy"],
+    "labels": {name: f"{name}.npy" for name in LABELS},
+    "threshold": [0.05, 0.2],
+}
+
+
+@pytest.fixture(autouse=True)
+def rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unchecked: None) -> dict[str, np.ndarray]:
+    """Models and labels in files, in slabs of 32 rows, no more than two weak models at once; compiled programs are not kept."""
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(few_rows, "TILE", 32)
+    monkeypatch.setattr(few_rows, "TOGETHER", 2)
+    rng = np.random.default_rng(0)
+    latent = rng.standard_normal((N, 6))
+    noise = lambda d: 0.3 * rng.standard_normal((N, d))
+    models = {name: latent @ rng.standard_normal((6, d)) / 3 + noise(d) + 3 for name, d in WIDTHS.items()}
+    y = latent[:, :2] + 1
+    hidden = [np.where(np.arange(N)[:, None] % 5 < kept, y, np.nan) for kept in (3, 2)]
+    for name, x in {**models, **dict(zip(LABELS, (y, *hidden), strict=True))}.items():
+        np.save(f"{name}.npy", x)
+    return models
+
+
+def by_features(monkeypatch: pytest.MonkeyPatch, config: dict) -> Sweep:
+    """The table made of the product of all features."""
+    with monkeypatch.context() as patched:
+        patched.setattr(run, "_kernel_groups", lambda *args: [])
+        return run_sweep({**config, "output": "features"})
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_the_numbers_are_those_of_all_features(x64, monkeypatch, rows, normalize):
+    """Of every pair, setting and label set, for models and cuts of several widths; CKA is also that of its definition."""
+    config = {**WIDE, "normalize": normalize, "memory": 1}
+    want = by_features(monkeypatch, config)
+    monkeypatch.setattr(workers, "cross_sums", None)
+    table = run_sweep(config)
+    assert len(table) == len(want) == 12 * 2 * 3
+    for column in ("gap_op", "gap_fro", "cka", "gap_bound", "predicted_gap"):
+        np.testing.assert_allclose(table[column], want[column], rtol=1e-9, err_msg=column)
+    row = table.to_dict()["rows"][0]
+    weak, strong = (rows[row[side]] - rows[row[side]].mean(0) for side in ("weak", "strong"))
+    norm = lambda a, b: np.linalg.norm(a.T @ b)
+    assert row["cka"] == pytest.approx(norm(strong, weak) ** 2 / norm(strong, strong) / norm(weak, weak), rel=1e-12)
+
+
+def test_single_precision_is_near_double(monkeypatch, rows):
+    """At any scale of the rows."""
+    for name, x in rows.items():
+        np.save(f"{name}.npy", x * (1e15 if name[0] == "w" else 1e-15))
+    monkeypatch.setattr(workers, "cross_sums", None)
+    table = run_sweep(WIDE)
+    with jax.enable_x64(True):
+        exact = run_sweep({**WIDE, "output": "exact"})
+    for column in ("gap_op", "gap_fro", "cka", "predicted_gap"):
+        np.testing.assert_allclose(table[column], exact[column], rtol=1e-4, err_msg=column)
+
+
+@pytest.mark.parametrize("change", [{"threshold": 0.0}, {"folds": 3}, {"strong": ["s2.npy"]}])
+def test_features_where_they_take_fewer_products(monkeypatch, change):
+    """Without a cut, with folds, and for narrow models the product of features is taken."""
+
+    def multiplied(*args, **more):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(workers, "cross_sums", multiplied)
+    with pytest.raises(KeyboardInterrupt):
+        run_sweep({**WIDE, "weak": ["w1.npy"], "labels": {}, **change})
+
+
+def test_products_are_counted():
+    """Two kernels of three slabs and their product, two projections, and the product of those."""
+    entries = 6 * 32**2
+    assert kernel_entries(90) == entries
+    found = products(90, 2, [Size(300, 20)], [Size(100, 10)])
+    assert found == entries * (300 + 100 + 1) + 2 * 90 * (300 * 20 + 100 * 10 + 20 * 10)
+
+
+def test_a_stopped_run_goes_on(monkeypatch):
+    """With little memory strong models are read once for several groups of weak ones; groups that are done stay done, and the
+    table is that of a run that was not stopped."""
+    met, read = [], []
+    real_meet, real_read = workers.meet_weak, workers.read_strong
+
+    def meet(models, *args):
+        if len(met) == 2:
+            raise KeyboardInterrupt
+        found = real_meet(models, *args)
+        met.append(sorted(models))
+        return found
+
+    monkeypatch.setattr(workers, "meet_weak", meet)
+    monkeypatch.setattr(
+        workers, "read_strong", lambda models, rows: read.append(len(models)) or real_read(models, rows)
+    )
+    config = {**WIDE, "memory": 0.5}
+    with pytest.raises(KeyboardInterrupt):
+        run_sweep(config)
+    assert (met, read) == ([["w1"], ["w2"]], [3])
+    assert read_sweep("out").finished == 6
+    monkeypatch.setattr(workers, "meet_weak", real_meet)
+    resumed = run_sweep(config)
+    assert resumed.computed == 6
+    for table, file in ((resumed, "resumed.csv"), (run_sweep({**config, "output": "whole"}), "whole.csv")):
+        table.export(file)
+    assert Path("resumed.csv").read_bytes() == Path("whole.csv").read_bytes()
+
+
+def test_a_change_while_running_is_an_error(monkeypatch, rows):
+    """A file that changes between its moments and its pairs is named, and its pairs are not kept."""
+    real = workers.read_strong
+
+    def slow(*args):
+        np.save("w2.npy", rows["w2"][:, ::-1])
+        return real(*args)
+
+    monkeypatch.setattr(workers, "read_strong", slow)
+    with pytest.raises(InputError, match="'w2' has changed while the sweep was running"):
+        run_sweep(WIDE)
+    assert len(read_sweep("out")) == 0
+
+
+def test_it_lowers_for_accelerators():
+    """The program of a batch of weak models, for CPU, CUDA and TPU."""
+    weak, strong = (
+        Rows(jnp.ones((2, 3, 8, 6)), jnp.ones((2, 1, 24, 4))),
+        StrongRows(jnp.ones((6, 5, 64)), jnp.ones((1, 24, 7))),
+    )
+    exported = export.export(few_rows._meet, platforms=("cpu", "cuda", "tpu"))(weak, jnp.ones(2), strong, jnp.ones(1))
+    assert [x.shape for x in exported.out_avals] == [(2, 5), (2, 1, 7, 4)]

@@ -1,0 +1,186 @@
+"""Pairs of models with fewer rows than features, met without the product of all their features.
+
+That costs n d_s d_w for every pair, and where a cut keeps k << d eigenvectors norms need only the moment of the k_s by k_w
+projected features. CKA needs the sum of squares of all of it, which is the inner product of two n x n kernels:
+`||H_s^T H_w||_F^2 = <K_s, K_w>` (Kornblith et al. 2019, eq. 3), and each kernel is computed once for many pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from w2s_jax._arrays import matmul
+from w2s_jax.folds import block_size
+from w2s_jax.sweep.pairs import Met, Model
+from w2s_jax.sweep.row_cells import BLOCK_BYTES, RowCells, Source, side_by_side
+
+TILE = 512  # rows of a kernel's tile
+TOGETHER = 8  # weak models at once: each of a strong kernel's tiles is read once for all of them
+
+
+class Size(NamedTuple):
+    """A model's features, and how many of its eigenvectors are kept."""
+
+    width: int
+    kept: int
+
+
+class Rows(NamedTuple):
+    """A batch of models' rows: centred and of unit mean square, in slabs (B, q, b, d), and as heads see them, in the kept
+    eigenvectors of every set of rows and zero outside of it (B, R, q b, k)."""
+
+    unit: Array
+    kept: Array
+
+
+class StrongRows(NamedTuple):
+    """Several strong models: tiles of their kernels (T, S, b b), such that a sum of products is CKA, and what `Rows.kept` is of
+    all, side by side (R, q b, sum k_s)."""
+
+    tiles: Array
+    kept: Array
+
+
+def products(n: int, sets: int, strong: Sequence[Size], weak: Sequence[Size]) -> int:
+    """Multiplications that all pairs of two sides take; the product of all their features takes n d_s d_w."""
+    k_s, k_w = (sum(size.kept for size in side) for side in (strong, weak))
+    of_models = sum(kernel_entries(n) * size.width + n * sets * size.width * size.kept for size in (*strong, *weak))
+    return of_models + kernel_entries(n) * len(strong) * len(weak) + n * sets * k_s * k_w
+
+
+def kernel_entries(n: int) -> int:
+    """Entries of a kernel's tiles on and above the diagonal."""
+    slabs, rows = _slabs(n)
+    return slabs * (slabs + 1) // 2 * rows**2
+
+
+def read_strong(models: Sequence[tuple[Source, Model]], rows: RowCells) -> StrongRows:
+    """Strong models, whole rows and what `leading` leaves of the models, ready to meet weak ones.
+
+    Raises:
+        InputError: NaN or infinite entries.
+    """
+    read = [_read([model], rows) for model in models]
+    n = jnp.asarray(rows.n, models[0][1].spread.dtype)
+    tiles = [_tiles(of.unit[0], model.spread, n) for of, (_, model) in zip(read, models, strict=True)]
+    return StrongRows(jnp.stack(tiles, 1), jnp.concatenate([of.kept[0] for of in read], -1))
+
+
+def meet_weak(
+    models: Mapping[str, tuple[Source, Model]], strong: StrongRows, sizes: Sequence[int], rows: RowCells
+) -> dict[str, list[Met]]:
+    """Weak models' meetings with each of the strong ones, of which so many eigenvectors (`sizes`) are kept.
+
+    Raises:
+        InputError: NaN or infinite entries.
+    """
+    counts = np.asarray(rows.cells.sets @ rows.cells.n, strong.kept.dtype)
+    started: list[tuple[list[str], tuple[Array, Array]]] = []
+    found = {}
+    for names in _batches({name: model.mean.shape[0] for name, (_, model) in models.items()}, rows.n):
+        batch = [models[name] for name in names]
+        spread = jnp.stack([model.spread for _, model in batch])
+        started.append((names, _meet(_read(batch, rows), spread, strong, counts)))
+        # One behind: rows are read while the device computes, and no more than two batches are in memory.
+        found |= _fetched(*started.pop(0), sizes) if len(started) > 1 else {}
+    return found | _fetched(*started.pop(), sizes)
+
+
+def _batches(widths: Mapping[str, int], n: int) -> Iterator[list[str]]:
+    """Models of one width, as many at a time as suits products with the strong kernels and fits a block of rows; all batches
+    of a width are equally long, the last one filled up with its last member."""
+    alike: dict[int, list[str]] = {}
+    for name, width in widths.items():
+        alike.setdefault(width, []).append(name)
+    for width, members in alike.items():
+        size = block_size(len(members), max(1, min(TOGETHER, BLOCK_BYTES // (8 * n * width))))
+        for start in range(0, len(members), size):
+            batch = members[start : start + size]
+            yield batch + batch[-1:] * (size - len(batch))
+
+
+def _fetched(names: Sequence[str], met: tuple[Array, Array], sizes: Sequence[int]) -> dict[str, list[Met]]:
+    cka, rotated = jax.device_get(met)
+    parts = np.split(rotated, np.cumsum(sizes)[:-1], 2)
+    return {name: [Met(cka[i, j], part[i]) for j, part in enumerate(parts)] for i, name in enumerate(names)}
+
+
+def _slabs(n: int) -> tuple[int, int]:
+    """How many slabs n rows make, and of how many rows each."""
+    rows = -(-block_size(n, TILE) // 8) * 8
+    return -(-n // rows), rows
+
+
+def _read(models: Sequence[tuple[Source, Model]], rows: RowCells) -> Rows:
+    slabs, height = _slabs(rows.n)
+    width = models[0][1].mean.shape[0]
+    read = [jax.device_put(side_by_side([source], width, 0, rows.n, slabs * height)) for source, _ in models]
+    inside = np.zeros((len(rows.cells.sets), slabs * height), bool)
+    for chosen, row in zip(rows.cells.sets, inside, strict=True):
+        row[: rows.n] = _members(rows, chosen)
+    return _seen(read, [model for _, model in models], inside, slabs)
+
+
+def _members(rows: RowCells, chosen: np.ndarray) -> np.ndarray:
+    """Which rows are in one of the chosen cells."""
+    parts = [chosen[rows.of(number)][layout.cell] for number, layout in enumerate(rows.layouts)]
+    return np.any(parts, 0)
+
+
+@partial(jax.jit, static_argnames="slabs")
+def _seen(read: Sequence[Array], models: Sequence[Model], inside: Array, slabs: int) -> Rows:
+    """Rows about their shifts (q b, d), zeros behind them, as both are needed; `inside` (R, q b), the first being all."""
+
+    def one(x: Array, model: Model) -> Rows:
+        centred = jnp.where(inside[0, :, None], x - model.mean, 0)
+        unit = centred / jnp.sqrt(model.variance)
+        kept = jnp.where(inside[..., None], matmul(centred / model.root + model.origin, model.vectors), 0)
+        return Rows(unit.reshape(slabs, -1, x.shape[1]), kept)
+
+    rows = [one(x, model) for x, model in zip(read, models, strict=True)]
+    return jax.tree.map(lambda *x: jnp.stack(x), *rows)
+
+
+def _corners(slabs: int) -> tuple[Array, Array]:
+    """Which slabs meet in the tiles on and above the diagonal."""
+    first, second = np.triu_indices(slabs)
+    return jnp.asarray(first), jnp.asarray(second)
+
+
+@jax.jit
+def _tiles(unit: Array, spread: Array, n: Array) -> Array:
+    """A strong model's tiles (T, b b) from its slabs (q, b, d); those off the diagonal stand for two."""
+    first, second = _corners(len(unit))
+    weight = jnp.where(first == second, 1, 2) / (spread * n * n)
+    tile = lambda corner: corner[2] * matmul(unit[corner[0]], unit[corner[1]].T).reshape(-1)
+    return jax.lax.map(tile, (first, second, weight))
+
+
+@jax.jit
+def _meet(weak: Rows, spread: Array, strong: StrongRows, counts: Array) -> tuple[Array, Array]:
+    """Weak models with all strong ones: CKA (B, S), cross moments (B, R, sum k_s, k_w); `spread` (B,) is the weak models',
+    `counts` (R,) the rows of every set."""
+    first, second = _corners(weak.unit.shape[1])
+
+    def add(total: Array, corner: tuple[Array, Array, Array]) -> tuple[Array, None]:
+        a, b, tiles = corner
+        kernel = matmul(weak.unit[:, a], jnp.swapaxes(weak.unit[:, b], 1, 2))
+        return total + matmul(kernel.reshape(len(kernel), -1), tiles.T), None
+
+    start = jnp.zeros((len(spread), strong.tiles.shape[1]), spread.dtype)
+    total, _ = jax.lax.scan(add, start, (first, second, strong.tiles))
+    sets = [_cross(strong.kept[r], weak.kept[:, r]) / counts[r] for r in range(len(counts))]
+    return total / spread[:, None], jnp.stack(sets, 1)
+
+
+def _cross(strong: Array, weak: Array) -> Array:
+    """Sums of products (B, k_s, k_w) of features (m, k_s) with those of several models (B, m, k_w), which stand side by side."""
+    product = matmul(strong.T, jnp.moveaxis(weak, 0, 1).reshape(len(strong), -1))
+    return jnp.moveaxis(product.reshape(-1, len(weak), weak.shape[2]), 1, 0)
