@@ -1,4 +1,4 @@
-"""Pairs of models with fewer rows than features: the numbers of the product of all features, from fewer products."""
+"""Models and pairs with fewer rows than features: the numbers of moments and of the product of all features, from kernels."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from jax import export
 
 from w2s_jax import InputError, run_sweep
 from w2s_jax.sweep import few_rows, run, workers
-from w2s_jax.sweep.few_rows import Rows, Size, StrongRows, kernel_entries, products
+from w2s_jax.sweep.few_rows import Rows, Size, StrongRows, kernel_entries, model_of_rows, products
+from w2s_jax.sweep.pairs import Cells, model_from_sums
+from w2s_jax.sweep.row_cells import Source, model_sums, row_cells
+from w2s_jax.sweep.row_digest import RowDigest
 from w2s_jax.sweep.table import Sweep, read_sweep
 
 N = 90
@@ -36,7 +39,7 @@ def rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unchecked: None) -> di
     monkeypatch.setattr(few_rows, "TOGETHER", 2)
     rng = np.random.default_rng(0)
     latent = rng.standard_normal((N, 6))
-    noise = lambda d: 0.3 * rng.standard_normal((N, d))
+    noise = lambda d: rng.standard_normal((N, d)) * np.arange(1, d + 1) ** -1.2
     models = {name: latent @ rng.standard_normal((6, d)) / 3 + noise(d) + 3 for name, d in WIDTHS.items()}
     y = latent[:, :2] + 1
     hidden = [np.where(np.arange(N)[:, None] % 5 < kept, y, np.nan) for kept in (3, 2)]
@@ -46,10 +49,31 @@ def rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unchecked: None) -> di
 
 
 def by_features(monkeypatch: pytest.MonkeyPatch, config: dict) -> Sweep:
-    """The table made of the product of all features."""
+    """The table made of moments and the product of all features."""
     with monkeypatch.context() as patched:
+        patched.setattr(workers.Workers, "_has_few_rows", lambda *args: False)
         patched.setattr(run, "_kernel_groups", lambda *args: [])
         return run_sweep({**config, "output": "features"})
+
+
+@pytest.mark.parametrize(("n", "normalize"), [(61, True), (20, False)])
+def test_a_model_of_few_rows_is_that_of_its_moments(x64, n, normalize):
+    """Means, sizes, sums per cell, and for every set of rows the eigenpairs that are not zero with their labels."""
+    rng = np.random.default_rng(n)
+    y, h = rng.standard_normal((n, 2)), rng.standard_normal((n, 100)) * np.arange(1, 101) ** -0.7 + 2
+    labels = {"all": y, "some": np.where(np.arange(n)[:, None] % 5 < 3, y, np.nan)}
+    cells, source = row_cells(n, labels, None, 0, 0, normalize), Source("h", h, h[:1])
+    found = model_of_rows(source, cells, normalize, RowDigest(h.shape, h.dtype))
+    want = model_from_sums(model_sums(source, cells), Cells(*map(jnp.asarray, cells.cells)), normalize)
+    for field in ("mean", "origin", "root", "spread", "variance", "first"):
+        np.testing.assert_allclose(getattr(found, field), getattr(want, field), rtol=1e-9, atol=1e-11, err_msg=field)
+    for r, exact in enumerate(want.values):
+        k = int(jnp.sum(exact > 1e-9 * exact[0]))
+        np.testing.assert_allclose(found.values[r, :k], exact[:k], rtol=1e-8)
+        sign = jnp.sign(jnp.sum(found.vectors[r, :, :k] * want.vectors[r, :, :k], 0))
+        np.testing.assert_allclose(found.vectors[r, :, :k] * sign, want.vectors[r, :, :k], atol=1e-7)
+        np.testing.assert_allclose(found.labels[r, :k] * sign[:, None], want.labels[r, :k], atol=1e-7)
+        assert not found.vectors[r, :, k + 1 :].any()
 
 
 @pytest.mark.parametrize("normalize", [True, False])
@@ -68,16 +92,17 @@ def test_the_numbers_are_those_of_all_features(x64, monkeypatch, rows, normalize
     assert row["cka"] == pytest.approx(norm(strong, weak) ** 2 / norm(strong, strong) / norm(weak, weak), rel=1e-12)
 
 
-def test_single_precision_is_near_double(monkeypatch, rows):
-    """At any scale of the rows."""
+def test_single_precision_is_as_near_double_as_by_features(monkeypatch, rows):
+    """At any scale of the rows, to a factor of two of the worst pair."""
     for name, x in rows.items():
         np.save(f"{name}.npy", x * (1e15 if name[0] == "w" else 1e-15))
-    monkeypatch.setattr(workers, "cross_sums", None)
-    table = run_sweep(WIDE)
+    config = {**WIDE, "labels": {"some": "some.npy"}}
+    tables = run_sweep(config), by_features(monkeypatch, config)
     with jax.enable_x64(True):
-        exact = run_sweep({**WIDE, "output": "exact"})
+        exact = run_sweep({**config, "output": "exact"})
     for column in ("gap_op", "gap_fro", "cka", "predicted_gap"):
-        np.testing.assert_allclose(table[column], exact[column], rtol=1e-4, err_msg=column)
+        found, by_moments = (np.max(np.abs(table[column] - exact[column])) for table in tables)
+        assert 0 < found <= 2 * by_moments + 1e-6, column
 
 
 @pytest.mark.parametrize("change", [{"threshold": 0.0}, {"folds": 3}, {"strong": ["s2.npy"]}])
@@ -145,10 +170,13 @@ def test_a_change_while_running_is_an_error(monkeypatch, rows):
 
 
 def test_it_lowers_for_accelerators():
-    """The program of a batch of weak models, for CPU, CUDA and TPU."""
+    """The programs of a model and of a batch of weak models, for CPU, CUDA and TPU."""
     weak, strong = (
         Rows(jnp.ones((2, 3, 8, 6)), jnp.ones((2, 1, 24, 4))),
         StrongRows(jnp.ones((6, 5, 64)), jnp.ones((1, 24, 7))),
     )
     exported = export.export(few_rows._meet, platforms=("cpu", "cuda", "tpu"))(weak, jnp.ones(2), strong, jnp.ones(1))
     assert [x.shape for x in exported.out_avals] == [(2, 5), (2, 1, 7, 4)]
+    rows = jnp.ones((24, 40)), jnp.ones((24, 1)), jnp.ones((24, 1)), jnp.ones((1, 1)), jnp.ones(40), True
+    exported = export.export(few_rows._model, platforms=("cpu", "cuda", "tpu"))(*rows)
+    assert {(1, 24), (1, 40, 24)} <= {x.shape for x in exported.out_avals}

@@ -1,7 +1,8 @@
-"""Pairs of models with fewer rows than features, met without the product of all their features.
+"""Models and pairs of fewer rows than features, from n x n kernels.
 
-That costs n d_s d_w for every pair, and where a cut keeps k << d eigenvectors norms need only the moment of the k_s by k_w
-projected features. CKA needs the sum of squares of all of it, which is the inner product of two n x n kernels:
+A model of n < d rows has the eigenvalues of its kernel, and eigenvectors `H^T u / sqrt(n lambda)`. The product of all features
+costs n d_s d_w for every pair, and where a cut keeps k << d eigenvectors norms need only the moment of the k_s by k_w
+projected features. CKA needs the sum of squares of all of it, which is the inner product of two kernels:
 `||H_s^T H_w||_F^2 = <K_s, K_w>` (Kornblith et al. 2019, eq. 3), and each kernel is computed once for many pairs.
 """
 
@@ -16,10 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from w2s_jax._arrays import matmul
+from w2s_jax._arrays import bucket, matmul
 from w2s_jax.folds import block_size
+from w2s_jax.spectrum import Spectrum, numerically_zero, spectrum
 from w2s_jax.sweep.pairs import Met, Model
 from w2s_jax.sweep.row_cells import BLOCK_BYTES, RowCells, Source, side_by_side
+from w2s_jax.sweep.row_digest import RowDigest
 
 TILE = 512  # rows of a kernel's tile
 TOGETHER = 8  # weak models at once: each of a strong kernel's tiles is read once for all of them
@@ -59,6 +62,57 @@ def kernel_entries(n: int) -> int:
     """Entries of a kernel's tiles on and above the diagonal."""
     slabs, rows = _slabs(n)
     return slabs * (slabs + 1) // 2 * rows**2
+
+
+def model_of_rows(source: Source, rows: RowCells, normalize: bool, digest: RowDigest) -> Model:
+    """What `model_from_sums` makes of a model's sums, of its n < d rows; without second moments and their labels, which only
+    folds need, and with n eigenpairs.
+
+    Raises:
+        InputError: NaN or infinite entries.
+    """
+    height, width = -(-rows.n // 8) * 8, bucket(source.width)
+    x = jax.device_put(side_by_side([source], width, 0, rows.n, height, digest))
+    below = lambda array: np.pad(array, ((0, height - rows.n), (0, 0))).astype(x.dtype)
+    members = below(np.concatenate([np.eye(of.cells)[of.cell] for of in rows.layouts], 1))
+    shift = np.pad(source.shift[0], (0, width - source.width))
+    return _model(x, below(rows.targets), members, rows.cells.sets.astype(x.dtype), shift, normalize)
+
+
+@partial(jax.jit, static_argnames="normalize")
+def _model(x: Array, y: Array, members: Array, sets: Array, shift: Array, normalize: bool) -> Model:
+    """`model_of_rows` of rows about their shift and labels, zeros behind them, and which cells they are in (m, J)."""
+    inside = matmul(members, sets.T)
+    counts = jnp.sum(inside, 0)
+    mean = jnp.sum(x, 0) / counts[0]
+    centred = (x - mean) * inside[:, :1]
+    kernel = matmul(centred, centred.T) / counts[0]
+    variance = jnp.trace(kernel)
+    size = jnp.where(variance > 0, variance, 1)
+    spread = jnp.sqrt(jnp.sum(jnp.square(kernel / size)))
+    root, origin = (jnp.sqrt(size), 0 * mean) if normalize else (jnp.ones_like(size), shift + mean)
+    seen = centred / root + origin
+
+    def of_set(args: tuple[Array, Array]) -> tuple[Array, Array, Array]:
+        chosen, count = args
+        own = seen * chosen[:, None] / jnp.sqrt(count)
+        eigen = spectrum(matmul(own, own.T), count)
+        vectors = _features(own, eigen)
+        return eigen.values, vectors, matmul(vectors.T, matmul(own.T, y)) / jnp.sqrt(count)
+
+    values, vectors, labels = jax.lax.map(of_set, (inside.T, counts))
+    none = jnp.zeros((members.shape[1], 0, 0), x.dtype)
+    first = matmul(members.T, centred) / root
+    return Model(mean, origin, root, spread, variance, first, none, none, values, vectors, labels)
+
+
+def _features(own: Array, eigen: Spectrum) -> Array:
+    """Eigenvectors of `own^T own` (d, m) from those of `own own^T`, zero where the eigenvalue is numerically zero."""
+    is_kept = eigen.values > numerically_zero(eigen.values)
+    inverse_root = jnp.where(is_kept, jax.lax.rsqrt(jnp.where(is_kept, eigen.values, 1)), 0)
+    vectors = matmul(own.T, eigen.vectors) * inverse_root
+    # Each has rounding of larger ones that the root has magnified: a Gram-Schmidt step takes it out.
+    return vectors - matmul(vectors, jnp.triu(matmul(vectors.T, vectors), 1))
 
 
 def read_strong(models: Sequence[tuple[Source, Model]], rows: RowCells) -> StrongRows:

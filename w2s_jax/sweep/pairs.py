@@ -50,7 +50,8 @@ class Model(NamedTuple):
 
     `mean` (d,): of all rows, about the shift; `origin` (d,): what the mean becomes (0 if normalised), `root`: what rows
     are divided by; `variance`: trace of the centred second moment before that, `spread`: `||S||_F / tr S` of it.
-    `first` (J, d), `second` (J, d, d), `hy` (J, d, C); `values` (R, d), `vectors` (R, d, d), `labels` (R, d, C).
+    `first` (J, d), `second` (J, d, d), `hy` (J, d, C); `values` (R, d), `vectors` (R, d, d), `labels` (R, d, C); of fewer rows
+    than features (few_rows.py) no `second` and `hy`, and as many eigenpairs as rows.
     """
 
     mean: Any

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from w2s_jax.hosts import Hosts, SharedError
 from w2s_jax.sweep.config import SweepConfig
-from w2s_jax.sweep.few_rows import StrongRows, meet_weak, read_strong
+from w2s_jax.sweep.few_rows import StrongRows, meet_weak, model_of_rows, read_strong
 from w2s_jax.sweep.inputs import Inputs
 from w2s_jax.sweep.pair_rows import Entry, meet_strong, table_rows
 from w2s_jax.sweep.pairs import Cells, Met, Model, Pair, Sums, leading, model_from_sums
@@ -41,6 +41,9 @@ class Workers:
         own, hashes, found = {}, {}, {}
         takers = {name: i % self.hosts.count for i, name in enumerate(names)}
         for name, taker in takers.items():
+            if self._has_few_rows(name):
+                own[name], hashes[name] = self._model_of_rows(name)
+                continue
             sums, hashes[name] = self._sums(name)
             if taker == self.hosts.index:
                 own[name] = self._model(sums)
@@ -111,6 +114,18 @@ class Workers:
                     raise SharedError(arguments[0])
                 return
             getattr(self, task)(*arguments)
+
+    def _has_few_rows(self, name: str) -> bool:
+        """Whether a model's kernel is smaller than its moments, and made and needed by this process alone."""
+        inputs = self.inputs
+        return self.hosts.count == 1 and not self.config.folds and inputs.rows.n < inputs.sources[name].width
+
+    def _model_of_rows(self, name: str) -> tuple[Model, str]:
+        """A model from whole rows, and their hash."""
+        digest, inputs = self._digest(name), self.inputs
+        model = model_of_rows(inputs.sources[name], inputs.rows, self.config.normalize, digest)
+        inputs.require_unchanged(name)
+        return model, digest.finish(self.hosts.add)
 
     def _sums(self, name: str) -> tuple[Sums, str]:
         """A model's sums per cell, and the hash of its rows."""
