@@ -1,7 +1,8 @@
 """Which weak model should teach? Ranks weak representations as supervisors of a strong one, with or without labels.
 
 Rows are streamed once per model into second moments per cell of rows (folds.py); scores come from those alone
-(scoring.py). Models of different width share compiled programs by zero-padded columns.
+(scoring.py). Models of different width share compiled programs by zero-padded columns; those of more features than rows
+have as many as rows (compact.py).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from jax.sharding import PartitionSpec as P
 from w2s_jax._arrays import accumulation_dtype, bucket, gram, host_zeros, label_products, matmul
 from w2s_jax._checks import InputError, require_finite
 from w2s_jax._progress import track
+from w2s_jax.compact import CompactRows
 from w2s_jax.crossfit import Roles, Score, Settings, WeakCells
 from w2s_jax.folds import Layout, lay_out
 from w2s_jax.io import require_same_ids
@@ -62,7 +64,8 @@ def rank_supervisors(
 
     Args:
         weak: name -> representation (n, d_w) of the same n rows; widths may differ. NumPy or JAX arrays, or anything with
-            `.shape` and row slices, such as a memory map: it is then read in blocks, never whole.
+            `.shape` and row slices, such as a memory map: it is then read in blocks, and whole only if it has fewer rows than
+            features.
         strong: one representation (n, d_s), or name -> representation.
         y: labels (n,) or (n, c); rows whose label is NaN are unlabelled.
         labelled: (n,) bool, the rows whose label may be used. If all are, rows play labelled split, student's split and
@@ -111,6 +114,11 @@ def rank_supervisors(
         layout = replace(layout, capacity=-(-layout.capacity // mesh.shape[ROWS]) * mesh.shape[ROWS])
     settings = Settings(*(jnp.asarray(value, _dtype(weak_rows, strong_rows)) for value in given.values()))
     precision = resolved(precision, None if mesh is None else mesh.devices.flat[0])
+    widths = {name: rows.shape[1] for name, rows in weak_rows.items()}
+    weak_rows, strong_rows = (
+        {name: _compact(f"{side} representation {name!r}", rows, settings, normalize) for name, rows in models.items()}
+        for side, models in (("weak", weak_rows), ("strong", strong_rows))
+    )
     work = _Work(layout, targets, settings, normalize, threshold > 0, mesh, precision)
     pairs: dict[tuple[str, str], dict[str, Score]] = {}
     tasks = [
@@ -135,7 +143,7 @@ def rank_supervisors(
         "rows": n,
         "labelled_rows": int(mask.sum()),
     }
-    return _table(pairs, weak_rows, chosen)
+    return _table(pairs, widths, chosen)
 
 
 class _Work(NamedTuple):
@@ -353,6 +361,13 @@ def _source(name: str, rows: Any) -> Any:
     return rows
 
 
+def _compact(label: str, rows: Any, settings: Settings, normalize: bool) -> Any:
+    """The rows, in fewer features if there are more than rows."""
+    if rows.shape[1] <= rows.shape[0]:
+        return rows
+    return CompactRows(rows, label, settings.noise.dtype, center=normalize, keep=label.startswith("strong"))
+
+
 def _targets(y: Any, labelled: Any, n: int) -> tuple[np.ndarray | None, np.ndarray]:
     """Labels (n, c) with 0 where there are none, and which rows have one."""
     if y is None:
@@ -419,12 +434,12 @@ def _as_arrays(roles: Roles | None, dtype: Any) -> Roles | None:
     return None if roles is None else Roles(*(jnp.asarray(role, dtype) for role in roles))
 
 
-def _table(pairs: dict, weak: Mapping[str, Any], settings: dict) -> SupervisorTable:
+def _table(pairs: dict, width: Mapping[str, int], settings: dict) -> SupervisorTable:
     keys = list(pairs)
     columns = list(pairs[keys[0]])
     values = {column: np.array([pairs[key][column].value for key in keys], float) for column in columns}
     errors = {column: np.array([pairs[key][column].error for key in keys], float) for column in columns}
     names, strong = tuple(name for _, name in keys), tuple(name for name, _ in keys)
-    widths = tuple(weak[name].shape[1] for name in names)
+    widths = tuple(width[name] for name in names)
     main = "trial_error" if "trial_error" in columns else "expected_error"
     return SupervisorTable(names, strong, widths, values, errors, main, settings).sort_by(main)

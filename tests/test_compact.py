@@ -1,0 +1,70 @@
+"""Representations of fewer rows than features rank as they are, from as many features as rows."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from w2s_jax import InputError, rank_supervisors, ranking
+from w2s_jax.compact import CompactRows
+
+N = 40
+RNG = np.random.default_rng(0)
+LATENT = RNG.standard_normal((N, 5))
+WIDE = {d: LATENT @ RNG.standard_normal((5, d)) / 2 + RNG.standard_normal((N, d)) + 3 for d in (70, 100)}
+
+
+@pytest.mark.parametrize(("normalize", "threshold", "labels"), [(True, 0.0, "some"), (False, 0.02, "none")])
+def test_a_ranking_is_that_of_all_features(x64, monkeypatch, normalize, threshold, labels):
+    """Every score and its standard error; the table has the width that was given."""
+    y = {"some": np.where(np.arange(N) % 3 > 0, LATENT[:, 0], np.nan), "none": None}[labels]
+    settings = {"normalize": normalize, "threshold": threshold, "weak_ridge": 0.1, "strong_ridge": 0.01}
+    found = rank_supervisors({"wide": WIDE[70]}, WIDE[100], y, **settings)
+    monkeypatch.setattr(ranking, "_compact", lambda label, rows, *rest: rows)
+    want = rank_supervisors({"wide": WIDE[70]}, WIDE[100], y, **settings)
+    assert (found.widths, found.columns) == ((70,), want.columns)
+    for column in want.columns:
+        np.testing.assert_allclose(found[column], want[column], rtol=1e-8, err_msg=column)
+        np.testing.assert_allclose(found.errors[column], want.errors[column], rtol=1e-8, err_msg=column)
+
+
+def test_products_of_rows_stay(x64):
+    """They are those of the features, about the first row if centred; in single precision a large mean costs nothing then."""
+    h = WIDE[70]
+    plain = CompactRows(h, "h", np.float64, center=False, keep=True)
+    assert plain.shape == (N, N)
+    np.testing.assert_allclose(plain[0:N] @ plain[0:N].T, h @ h.T, rtol=1e-12)
+    np.testing.assert_array_equal(np.concatenate([plain[0:17], plain[17:N]]), plain[0:N])
+    about_first = (h - h[0]) @ (h - h[0]).T
+    moved = CompactRows(h + 1e6, "h", np.float32, center=True, keep=True)[0:N]
+    assert moved.dtype == np.float32
+    np.testing.assert_allclose(moved @ moved.T, about_first, atol=1e-6 * np.max(about_first))
+
+
+@pytest.mark.parametrize(("keep", "reads"), [(True, 1), (False, 2)])
+def test_rows_are_kept_for_more_than_one_pass(keep, reads):
+    """Otherwise they are let go with the last one, and read again when they are asked for again."""
+    calls = []
+
+    class Counted:
+        shape, dtype = WIDE[70].shape, WIDE[70].dtype
+
+        def __getitem__(self, wanted: slice) -> np.ndarray:
+            calls.append(wanted)
+            return WIDE[70][wanted]
+
+    rows = CompactRows(Counted(), "h", np.float64, center=True, keep=keep)
+    for _ in range(2):
+        for start in (0, 25):
+            assert len(rows[start : start + 25]) == min(25, N - start)
+    assert calls == [slice(0, N)] * reads
+
+
+def test_bad_rows_are_named():
+    """As they are where a model has more rows than features."""
+    bad = WIDE[70].copy()
+    bad[17, 3] = np.nan
+    with pytest.raises(InputError, match=r"values of weak representation 'bad' .*row 17"):
+        rank_supervisors({"bad": bad}, WIDE[100])
+    with pytest.raises(InputError, match="strong representation 'strong' is constant"):
+        rank_supervisors({"a": WIDE[70]}, np.ones((N, 60)))

@@ -1,0 +1,48 @@
+"""Representations of fewer rows than features, turned without loss into as many features as rows.
+
+Heads, kernels and spectra see nothing of a representation but the products of its rows. With `H^T = Q R` and orthonormal
+columns of Q those of H (n, d) are the products of `R^T` (n, n), also after any step that is linear in the rows: centring,
+scaling, a choice of rows.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from w2s_jax._checks import require_finite
+
+
+class CompactRows:
+    """Rows (n, n) in place of n < d rows of d features, which are read whole when rows are first asked for.
+
+    `label` names them in messages; `center`: about the first row, so that a large mean costs no digits; `keep`: for more than
+    one pass over the rows, otherwise they are let go with the last one.
+    """
+
+    def __init__(self, rows: Any, label: str, dtype: Any, center: bool, keep: bool) -> None:
+        self._rows, self._label, self._center, self._keep = rows, label, center, keep
+        self._held: np.ndarray | None = None
+        self.shape, self.dtype = (rows.shape[0], rows.shape[0]), np.dtype(dtype)
+
+    def __getitem__(self, wanted: slice) -> np.ndarray:
+        """Some of the rows.
+
+        Raises:
+            InputError: NaN or infinite entries.
+        """
+        if self._held is None:
+            self._held = self._compact()
+        found = self._held[wanted]
+        if not self._keep and wanted.stop is not None and wanted.stop >= len(self._held):
+            self._held = None
+        return found
+
+    def _compact(self) -> np.ndarray:
+        rows = np.asarray(self._rows[0 : self.shape[0]])
+        require_finite(f"the values of {self._label}", rows)
+        # In double precision: single would leave errors in trials six times those of moments of all features.
+        rows = rows.astype(np.float64)
+        triangle = np.asarray(np.linalg.qr((rows - rows[0] * self._center).T, mode="r"))
+        return triangle.T.astype(self.dtype)
