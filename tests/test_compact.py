@@ -20,7 +20,7 @@ def test_a_ranking_is_that_of_all_features(x64, monkeypatch, normalize, threshol
     y = {"some": np.where(np.arange(N) % 3 > 0, LATENT[:, 0], np.nan), "none": None}[labels]
     settings = {"normalize": normalize, "threshold": threshold, "weak_ridge": 0.1, "strong_ridge": 0.01}
     found = rank_supervisors({"wide": WIDE[70]}, WIDE[100], y, **settings)
-    monkeypatch.setattr(ranking, "_compact", lambda label, rows, *rest: rows)
+    monkeypatch.setattr(ranking, "_compact", lambda side, name, rows, *rest: rows)
     want = rank_supervisors({"wide": WIDE[70]}, WIDE[100], y, **settings)
     assert (found.widths, found.columns) == ((70,), want.columns)
     for column in want.columns:
@@ -68,3 +68,6 @@ def test_bad_rows_are_named():
         rank_supervisors({"bad": bad}, WIDE[100])
     with pytest.raises(InputError, match="strong representation 'strong' is constant"):
         rank_supervisors({"a": WIDE[70]}, np.ones((N, 60)))
+    for size in (1e30, 1e200, 1e305):
+        with pytest.raises(InputError, match="weak representation 'huge' is too large: its squares overflow float32"):
+            rank_supervisors({"huge": size * WIDE[70]}, WIDE[100])

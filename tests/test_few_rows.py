@@ -12,7 +12,7 @@ from jax import export
 
 from w2s_jax import InputError, run_sweep
 from w2s_jax.sweep import few_rows, run, workers
-from w2s_jax.sweep.few_rows import Rows, Size, StrongRows, kernel_entries, model_of_rows, products
+from w2s_jax.sweep.few_rows import ModelRows, Size, StrongRows, kernel_entries, model_of_rows, products
 from w2s_jax.sweep.pairs import Cells, model_from_sums
 from w2s_jax.sweep.row_cells import Source, model_sums, row_cells
 from w2s_jax.sweep.row_digest import RowDigest
@@ -172,7 +172,7 @@ def test_a_change_while_running_is_an_error(monkeypatch, rows):
 def test_it_lowers_for_accelerators():
     """The programs of a model and of a batch of weak models, for CPU, CUDA and TPU."""
     weak, strong = (
-        Rows(jnp.ones((2, 3, 8, 6)), jnp.ones((2, 1, 24, 4))),
+        ModelRows(jnp.ones((2, 3, 8, 6)), jnp.ones((2, 1, 24, 4))),
         StrongRows(jnp.ones((6, 5, 64)), jnp.ones((1, 24, 7))),
     )
     exported = export.export(few_rows._meet, platforms=("cpu", "cuda", "tpu"))(weak, jnp.ones(2), strong, jnp.ones(1))

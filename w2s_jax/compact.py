@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from w2s_jax._checks import require_finite
+from w2s_jax._checks import InputError, require_finite
 
 
 class CompactRows:
@@ -30,7 +30,7 @@ class CompactRows:
         """Some of the rows.
 
         Raises:
-            InputError: NaN or infinite entries.
+            InputError: NaN or infinite entries, or such that overflow the dtype.
         """
         if self._held is None:
             self._held = self._compact()
@@ -44,5 +44,9 @@ class CompactRows:
         require_finite(f"the values of {self._label}", rows)
         # In double precision: single would leave errors in trials six times those of moments of all features.
         rows = rows.astype(np.float64)
-        triangle = np.asarray(np.linalg.qr((rows - rows[0] * self._center).T, mode="r"))
-        return triangle.T.astype(self.dtype)
+        with np.errstate(over="ignore", invalid="ignore"):
+            triangle = np.asarray(np.linalg.qr((rows - rows[0] * self._center).T, mode="r"))
+            found = triangle.T.astype(self.dtype)
+        if not np.isfinite(found).all():
+            raise InputError(f"{self._label} is too large: its squares overflow {self.dtype}")
+        return found

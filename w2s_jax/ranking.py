@@ -116,7 +116,7 @@ def rank_supervisors(
     precision = resolved(precision, None if mesh is None else mesh.devices.flat[0])
     widths = {name: rows.shape[1] for name, rows in weak_rows.items()}
     weak_rows, strong_rows = (
-        {name: _compact(f"{side} representation {name!r}", rows, settings, normalize) for name, rows in models.items()}
+        {name: _compact(side, name, rows, settings, normalize) for name, rows in models.items()}
         for side, models in (("weak", weak_rows), ("strong", strong_rows))
     )
     work = _Work(layout, targets, settings, normalize, threshold > 0, mesh, precision)
@@ -361,11 +361,12 @@ def _source(name: str, rows: Any) -> Any:
     return rows
 
 
-def _compact(label: str, rows: Any, settings: Settings, normalize: bool) -> Any:
-    """The rows, in fewer features if there are more than rows."""
+def _compact(side: str, name: str, rows: Any, settings: Settings, normalize: bool) -> Any:
+    """The rows, in fewer features if there are more than rows; those of a strong model are read twice."""
     if rows.shape[1] <= rows.shape[0]:
         return rows
-    return CompactRows(rows, label, settings.noise.dtype, center=normalize, keep=label.startswith("strong"))
+    label = f"{side} representation {name!r}"
+    return CompactRows(rows, label, settings.noise.dtype, center=normalize, keep=side == "strong")
 
 
 def _targets(y: Any, labelled: Any, n: int) -> tuple[np.ndarray | None, np.ndarray]:

@@ -43,7 +43,9 @@ def add_sweep(commands: Any) -> argparse.ArgumentParser:
     sweep.add_argument("--prior", type=float, metavar="P", help="label prior of the expected error")
     sweep.add_argument("--noise", type=float, metavar="NU", help="label noise of the expected error")
     sweep.add_argument("--raw", action="store_true", help="neither centre nor rescale the representations")
-    sweep.add_argument("--memory", type=float, metavar="MIB", help="for the sums of a group of pairs (default: 256)")
+    sweep.add_argument(
+        "--memory", type=float, metavar="MIB", help="for the sums or kernels of a group of pairs (default: 256)"
+    )
     sweep.add_argument(
         "--coordinator",
         nargs="?",

@@ -8,7 +8,7 @@ projected features. CKA needs the sum of squares of all of it, which is the inne
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -20,7 +20,7 @@ from jax import Array
 from w2s_jax._arrays import bucket, matmul
 from w2s_jax.folds import block_size
 from w2s_jax.spectrum import Spectrum, numerically_zero, spectrum
-from w2s_jax.sweep.pairs import Met, Model
+from w2s_jax.sweep.pairs import Met, Model, batches
 from w2s_jax.sweep.row_cells import BLOCK_BYTES, RowCells, Source, side_by_side
 from w2s_jax.sweep.row_digest import RowDigest
 
@@ -35,7 +35,7 @@ class Size(NamedTuple):
     kept: int
 
 
-class Rows(NamedTuple):
+class ModelRows(NamedTuple):
     """A batch of models' rows: centred and of unit mean square, in slabs (B, q, b, d), and as heads see them, in the kept
     eigenvectors of every set of rows and zero outside of it (B, R, q b, k)."""
 
@@ -44,8 +44,8 @@ class Rows(NamedTuple):
 
 
 class StrongRows(NamedTuple):
-    """Several strong models: tiles of their kernels (T, S, b b), such that a sum of products is CKA, and what `Rows.kept` is of
-    all, side by side (R, q b, sum k_s)."""
+    """Several strong models: tiles of their kernels (T, S, b b), such that a sum of products is CKA, and the features
+    `ModelRows.kept` of all, side by side (R, q b, sum k_s)."""
 
     tiles: Array
     kept: Array
@@ -73,10 +73,10 @@ def model_of_rows(source: Source, rows: RowCells, normalize: bool, digest: RowDi
     """
     height, width = -(-rows.n // 8) * 8, bucket(source.width)
     x = jax.device_put(side_by_side([source], width, 0, rows.n, height, digest))
-    below = lambda array: np.pad(array, ((0, height - rows.n), (0, 0))).astype(x.dtype)
-    members = below(np.concatenate([np.eye(of.cells)[of.cell] for of in rows.layouts], 1))
+    y = np.pad(rows.targets, ((0, height - rows.n), (0, 0)))
     shift = np.pad(source.shift[0], (0, width - source.width))
-    return _model(x, below(rows.targets), members, rows.cells.sets.astype(x.dtype), shift, normalize)
+    y, members, sets = (array.astype(x.dtype) for array in (y, _members(rows, height), rows.cells.sets))
+    return _model(x, y, members, sets, shift, normalize)
 
 
 @partial(jax.jit, static_argnames="normalize")
@@ -121,10 +121,12 @@ def read_strong(models: Sequence[tuple[Source, Model]], rows: RowCells) -> Stron
     Raises:
         InputError: NaN or infinite entries.
     """
-    read = [_read([model], rows) for model in models]
-    n = jnp.asarray(rows.n, models[0][1].spread.dtype)
-    tiles = [_tiles(of.unit[0], model.spread, n) for of, (_, model) in zip(read, models, strict=True)]
-    return StrongRows(jnp.stack(tiles, 1), jnp.concatenate([of.kept[0] for of in read], -1))
+    tiles, kept = [], []
+    for source, model in models:
+        read = _read([(source, model)], rows)
+        tiles.append(_tiles(read.unit[0], model.spread, jnp.asarray(rows.n, read.unit.dtype)))
+        kept.append(read.kept[0])
+    return StrongRows(jnp.stack(tiles, 1), jnp.concatenate(kept, -1))
 
 
 def meet_weak(
@@ -138,7 +140,8 @@ def meet_weak(
     counts = np.asarray(rows.cells.sets @ rows.cells.n, strong.kept.dtype)
     started: list[tuple[list[str], tuple[Array, Array]]] = []
     found = {}
-    for names in _batches({name: model.mean.shape[0] for name, (_, model) in models.items()}, rows.n):
+    widths = {name: model.mean.shape[0] for name, (_, model) in models.items()}
+    for names in batches(widths, partial(_at_once, rows.n)):
         batch = [models[name] for name in names]
         spread = jnp.stack([model.spread for _, model in batch])
         started.append((names, _meet(_read(batch, rows), spread, strong, counts)))
@@ -147,17 +150,9 @@ def meet_weak(
     return found | _fetched(*started.pop(), sizes)
 
 
-def _batches(widths: Mapping[str, int], n: int) -> Iterator[list[str]]:
-    """Models of one width, as many at a time as suits products with the strong kernels and fits a block of rows; all batches
-    of a width are equally long, the last one filled up with its last member."""
-    alike: dict[int, list[str]] = {}
-    for name, width in widths.items():
-        alike.setdefault(width, []).append(name)
-    for width, members in alike.items():
-        size = block_size(len(members), max(1, min(TOGETHER, BLOCK_BYTES // (8 * n * width))))
-        for start in range(0, len(members), size):
-            batch = members[start : start + size]
-            yield batch + batch[-1:] * (size - len(batch))
+def _at_once(n: int, width: int, count: int) -> int:
+    """How many of so many models of one width: what suits products with the strong kernels and fits a block of rows."""
+    return block_size(count, max(1, min(TOGETHER, BLOCK_BYTES // (8 * n * width))))
 
 
 def _fetched(names: Sequence[str], met: tuple[Array, Array], sizes: Sequence[int]) -> dict[str, list[Met]]:
@@ -172,31 +167,29 @@ def _slabs(n: int) -> tuple[int, int]:
     return -(-n // rows), rows
 
 
-def _read(models: Sequence[tuple[Source, Model]], rows: RowCells) -> Rows:
+def _read(models: Sequence[tuple[Source, Model]], rows: RowCells) -> ModelRows:
     slabs, height = _slabs(rows.n)
     width = models[0][1].mean.shape[0]
     read = [jax.device_put(side_by_side([source], width, 0, rows.n, slabs * height)) for source, _ in models]
-    inside = np.zeros((len(rows.cells.sets), slabs * height), bool)
-    for chosen, row in zip(rows.cells.sets, inside, strict=True):
-        row[: rows.n] = _members(rows, chosen)
+    inside = rows.cells.sets @ _members(rows, slabs * height).T > 0
     return _seen(read, [model for _, model in models], inside, slabs)
 
 
-def _members(rows: RowCells, chosen: np.ndarray) -> np.ndarray:
-    """Which rows are in one of the chosen cells."""
-    parts = [chosen[rows.of(number)][layout.cell] for number, layout in enumerate(rows.layouts)]
-    return np.any(parts, 0)
+def _members(rows: RowCells, height: int) -> np.ndarray:
+    """Which rows are in which cell (height, J), none of those behind them."""
+    members = np.concatenate([np.eye(layout.cells)[layout.cell] for layout in rows.layouts], 1)
+    return np.pad(members, ((0, height - rows.n), (0, 0)))
 
 
 @partial(jax.jit, static_argnames="slabs")
-def _seen(read: Sequence[Array], models: Sequence[Model], inside: Array, slabs: int) -> Rows:
+def _seen(read: Sequence[Array], models: Sequence[Model], inside: Array, slabs: int) -> ModelRows:
     """Rows about their shifts (q b, d), zeros behind them, as both are needed; `inside` (R, q b), the first being all."""
 
-    def one(x: Array, model: Model) -> Rows:
+    def one(x: Array, model: Model) -> ModelRows:
         centred = jnp.where(inside[0, :, None], x - model.mean, 0)
         unit = centred / jnp.sqrt(model.variance)
         kept = jnp.where(inside[..., None], matmul(centred / model.root + model.origin, model.vectors), 0)
-        return Rows(unit.reshape(slabs, -1, x.shape[1]), kept)
+        return ModelRows(unit.reshape(slabs, -1, x.shape[1]), kept)
 
     rows = [one(x, model) for x, model in zip(read, models, strict=True)]
     return jax.tree.map(lambda *x: jnp.stack(x), *rows)
@@ -218,7 +211,7 @@ def _tiles(unit: Array, spread: Array, n: Array) -> Array:
 
 
 @jax.jit
-def _meet(weak: Rows, spread: Array, strong: StrongRows, counts: Array) -> tuple[Array, Array]:
+def _meet(weak: ModelRows, spread: Array, strong: StrongRows, counts: Array) -> tuple[Array, Array]:
     """Weak models with all strong ones: CKA (B, S), cross moments (B, R, sum k_s, k_w); `spread` (B,) is the weak models',
     `counts` (R,) the rows of every set."""
     first, second = _corners(weak.unit.shape[1])

@@ -136,7 +136,8 @@ def _opened(config: SweepConfig) -> _Files:
         raise InputError(f"groups must have one entry per row ({n}), got {len(groups)}")
     wide = any(rows.dtype == np.float64 for rows in models.values()) and jnp.result_type(float) == jnp.float64
     dtype = np.float64 if wide else np.float32
-    heads = {name: np.asarray(rows[0:1]).astype(dtype) for name, rows in models.items()}
+    with np.errstate(over="ignore"):  # the model is named when its squares overflow
+        heads = {name: np.asarray(rows[0:1]).astype(dtype) for name, rows in models.items()}
     return _Files(n, dict(models), stamps, heads, labels, None if groups is None else groups[:])
 
 

@@ -23,6 +23,7 @@ from w2s_jax.sweep.pairs import (
     Pair,
     Sides,
     Student,
+    batches,
     meet,
     prepare_student,
     run_experiments,
@@ -56,7 +57,7 @@ def meet_strong(
     common = strong.light, _on_device(rows.cells, strong.model.mean.dtype)
     run = _over(mesh, _meetings(config.normalize))
     started = []  # fetched only when all are, so that the device never waits
-    for names in _batches({name: entry.model.mean.shape for name, entry in weak.items()}, mesh):
+    for names in batches(_widths(weak), _at_once(mesh)):
         started.append((names, run(_stacked([(weak[name].light, padded[name]) for name in names]), *common)))
     found = {}
     for names, met in jax.device_get(started):
@@ -80,7 +81,7 @@ def table_rows(
     common = _on_device((rows.cells, np.asarray(config.grid), rows.energy), dtype)
     sides = [jax.device_get({n: (e.light.values, e.light.labels) for n, e in side.items()}) for side in (strong, weak)]
     run, started = _over(mesh, score_pairs), []
-    for pairs in _batches({pair: of.rotated.shape for pair, of in met.items()}, mesh):
+    for pairs in batches({pair: of.rotated.shape for pair, of in met.items()}, _at_once(mesh)):
         batch = [Sides(met[pair].rotated, *sides[1][pair[1]], *sides[0][pair[0]]) for pair in pairs]
         started.append((pairs, run(jax.tree.map(lambda *x: np.stack(x), *batch), *common)))
     found = {}
@@ -126,19 +127,14 @@ def _stacked(trees: list[Any]) -> Any:
     return jax.tree.map(lambda *x: jnp.stack(x), *trees)
 
 
-def _batches(shapes: Mapping[Any, tuple[int, ...]], mesh: Mesh | None) -> Iterator[list[Any]]:
-    """Models or pairs of one shape, a batch at a time; the last one is filled up with its last member.
-
-    A CPU takes one at a time on each of its devices.
-    """
+def _at_once(mesh: Mesh | None) -> Callable[[Any, int], int]:
+    """The size of a batch of models or pairs: a CPU takes one at a time on each of its devices."""
     size = (1 if jax.default_backend() == "cpu" else BATCH) * (1 if mesh is None else mesh.size)
-    alike: dict[tuple[int, ...], list[Any]] = {}
-    for name, shape in shapes.items():
-        alike.setdefault(shape, []).append(name)
-    for members in alike.values():
-        for start in range(0, len(members), size):
-            batch = members[start : start + size]
-            yield batch + batch[-1:] * (size - len(batch))
+    return lambda shape, count: size
+
+
+def _widths(models: Mapping[str, Entry]) -> dict[str, int]:
+    return {name: entry.model.mean.shape[0] for name, entry in models.items()}
 
 
 class _Experiment(NamedTuple):
@@ -164,7 +160,7 @@ def _trials(task: _Task) -> dict[str, list[dict[str, np.ndarray]]]:
         student: Student = prepare_student(part, cells, roles, ridges[1], shared, y, size, bool(columns))
         run = _over(mesh, _experiments(columns, config.normalize))
         started = []
-        for names in _batches({name: entry.model.mean.shape for name, entry in weak.items()}, mesh):
+        for names in batches(_widths(weak), _at_once(mesh)):
             batch = _stacked([(_part(weak[name].model, where), cross[name][where]) for name in names])
             started.append((names, run(batch, part, cells, student, roles, ridges, shared)))
         for names, errors in jax.device_get(started):

@@ -8,7 +8,7 @@ Widths are padded with columns of zeros, whose eigenvalues no filter keeps.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -130,6 +130,18 @@ def _cut(model: Model, threshold: Array, size: int) -> Model:
     """A model's leading eigenpairs; the values of those that are not kept are zero, which no filter keeps."""
     values = jnp.where(_kept(model.values, threshold), model.values, 0)[:, :size]
     return model._replace(values=values, vectors=model.vectors[..., :size], labels=model.labels[:, :size])
+
+
+def batches(shapes: Mapping[Any, Any], size: Callable[[Any, int], int]) -> Iterator[list[Any]]:
+    """Names of one shape, `size(shape, how many)` of them at a time; the last batch is filled up with its last member."""
+    alike: dict[Any, list[Any]] = {}
+    for name, shape in shapes.items():
+        alike.setdefault(shape, []).append(name)
+    for shape, members in alike.items():
+        step = size(shape, len(members))
+        for start in range(0, len(members), step):
+            batch = members[start : start + step]
+            yield batch + batch[-1:] * (step - len(batch))
 
 
 def moved(cross: Array, first_s: Array, first_w: Array, n: Array, by_s: Array, by_w: Array) -> Array:

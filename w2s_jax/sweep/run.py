@@ -184,6 +184,8 @@ def _keep_pairs(run: _Run, keys: Mapping[str, str]) -> int:
     }
     run.store.plan(list(pairs.values()))
     finished = run.store.finished()
+    if finished.issuperset(pairs.values()):
+        return 0
     groups = []
     kept = _eigenpairs(run, keys)
     for group in _kernel_groups(run, kept) or _groups(run):
