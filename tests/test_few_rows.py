@@ -140,7 +140,7 @@ def test_a_stopped_run_goes_on(monkeypatch):
 
     monkeypatch.setattr(workers, "meet_weak", meet)
     monkeypatch.setattr(
-        workers, "read_strong", lambda models, rows: read.append(len(models)) or real_read(models, rows)
+        workers, "read_strong", lambda models, *args: read.append(len(models)) or real_read(models, *args)
     )
     config = {**WIDE, "memory": 0.5}
     with pytest.raises(KeyboardInterrupt):
@@ -175,7 +175,8 @@ def test_it_lowers_for_accelerators():
         ModelRows(jnp.ones((2, 3, 8, 6)), jnp.ones((2, 1, 24, 4))),
         StrongRows(jnp.ones((6, 5, 64)), jnp.ones((1, 24, 7))),
     )
-    exported = export.export(few_rows._meet, platforms=("cpu", "cuda", "tpu"))(weak, jnp.ones(2), strong, jnp.ones(1))
+    sizes = jnp.ones(2), strong, jnp.ones(1), "float32"
+    exported = export.export(few_rows._meet, platforms=("cpu", "cuda", "tpu"))(weak, *sizes)
     assert [x.shape for x in exported.out_avals] == [(2, 5), (2, 1, 7, 4)]
     rows = jnp.ones((24, 40)), jnp.ones((24, 1)), jnp.ones((24, 1)), jnp.ones((1, 1)), jnp.ones(40), True
     exported = export.export(few_rows._model, platforms=("cpu", "cuda", "tpu"))(*rows)

@@ -21,10 +21,12 @@ from w2s_jax import (
     moments_from_batches,
     precision,
     rank_supervisors,
+    run_sweep,
     supported_precisions,
 )
 from w2s_jax._arrays import PRECISIONS, gram, matmul
 from w2s_jax.precision import MeasuredPrecision, choose, errors_of, resolved
+from w2s_jax.sweep import few_rows, row_cells
 
 RNG = np.random.default_rng(0)
 ROWS = RNG.standard_normal((300, 24)).astype(np.float32)
@@ -125,6 +127,28 @@ def test_the_ranking_is_that_of_full_precision(shape):
         assert relative_error(found[column], expected[column]) <= 1e-4, column
 
 
+@pytest.mark.skipif(not SPLIT, reason="this platform has full float32 only")
+@pytest.mark.parametrize(("n", "shape"), [(300, None), (300, (4, 2)), (40, None)])
+def test_a_sweep_multiplies_at_its_precision(n, shape, tmp_path, monkeypatch, unchecked):
+    """Moments and pairs, the latter by features or, of few rows, by kernels; the numbers are those of full precision."""
+    wide = np.concatenate([ROWS[:n], RNG.standard_normal((n, 5 * (300 - n) // 8))], 1, dtype=np.float32)
+    files = {name: str(tmp_path / f"{name}.npy") for name in ("a", "b", "s")}
+    for name, rows in {"a": wide[:, :20], "b": wide[:, 3:], "s": wide}.items():
+        np.save(files[name], rows)
+    split = set()
+    for module in (row_cells, few_rows):
+        multiply = lambda a, b, name="float32", module=module: split.add((module, name)) or matmul(a, b, name)
+        monkeypatch.setattr(module, "matmul", multiply)
+    config = {"weak": {"a": files["a"], "b": files["b"]}, "strong": {"s": files["s"]}, "threshold": 0.5}
+    full, found = (
+        run_sweep({**config, "output": str(tmp_path / name), "precision": name}, mesh=shape and device_mesh(*shape))
+        for name in ("float32", SPLIT[-1])
+    )
+    assert (few_rows if n == 40 else row_cells, SPLIT[-1]) in split
+    for column in ("gap_op", "gap_fro", "cka"):
+        assert relative_error(found[column], full[column]) <= 1e-4, column
+
+
 @pytest.mark.parametrize("name", SPLIT)
 def test_differentiable_and_batched(name):
     """Gradients and vmap pass through a split product."""
@@ -209,13 +233,47 @@ def test_splits_that_lose_are_seen():
     assert split[1] > 2 * full[1]
 
 
-def test_the_default_is_what_was_measured(monkeypatch):
-    """By platform; full float32 where nothing was."""
+def test_a_cpu_measures_nothing(monkeypatch):
+    """Its splits are plain float32 products."""
+    monkeypatch.setattr(precision, "fastest_precision", None)
     assert resolved(None) == "float32"
-    monkeypatch.setitem(precision.DEFAULTS, "cpu", "bf16_x6")
-    assert resolved(None) == "bf16_x6"
-    monkeypatch.delitem(precision.DEFAULTS, "cpu")
-    assert resolved(None) == "float32"
+
+
+@pytest.fixture
+def measuring(monkeypatch):
+    """This device as one whose splits may pay: the reports of what the default measures, on small products."""
+    reports = []
+
+    def measure(device):
+        reports.append(fastest_precision(64, 16, device=device, repeats=1))
+        return reports[-1]
+
+    monkeypatch.setattr(precision, "UNSPLIT", ())
+    monkeypatch.setattr(precision, "fastest_precision", measure)
+    precision._fastest.cache_clear()
+    yield reports
+    precision._fastest.cache_clear()
+
+
+@pytest.mark.parametrize("way", ["outside", "jit", "grad", "vmap"])
+def test_the_default_is_measured_once(measuring, way):
+    """Elsewhere the first call measures, also one that is being traced, and what is asked by name measures nothing."""
+    trace = lambda h: jnp.trace(moments(h, h).ww)
+    ways = {"outside": trace, "jit": jax.jit(trace), "grad": jax.grad(trace), "vmap": jax.vmap(trace)}
+    h = np.stack([ROWS, ROWS]) if way == "vmap" else ROWS
+    assert resolved("float32") == "float32" and not measuring
+    for _ in range(2):
+        assert np.isfinite(ways[way](h)).all()
+    assert [report.device for report in measuring] == [jax.devices()[0].device_kind]
+    assert resolved(None) == measuring[0].chosen
+
+
+@pytest.mark.skipif(not SPLIT, reason="this platform has full float32 only")
+def test_the_default_is_what_was_measured(measuring, monkeypatch):
+    """Products are at the chosen precision."""
+    rows = [("float32", 1.0, 2.0), (SPLIT[-1], 1.5, 1.0)]
+    monkeypatch.setattr(precision, "choose", lambda *_: choose([MeasuredPrecision(n, 1e-7, r, s) for n, r, s in rows]))
+    assert presets(program(lambda h: moments(h, h[:, :9]).sums, ROWS)) == [SPLIT[-1][-1]] * 3
 
 
 # What is refused
@@ -224,6 +282,7 @@ CALLS = {
     "moments": lambda name: moments(ROWS, ROWS, precision=name),
     "batches": lambda name: moments_from_batches([(ROWS, ROWS)], precision=name),
     "ranking": lambda name: rank_supervisors(WEAK, ROWS, precision=name),
+    "sweep": lambda name: run_sweep({"output": "out", "weak": "w.npy", "strong": "s.npy", "precision": name}),
 }
 
 

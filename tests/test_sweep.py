@@ -357,6 +357,15 @@ def test_another_grid_keeps_the_moments(units):
     assert (again.computed, again.rows) == (0, before.rows)
 
 
+def test_another_precision_is_another_computation(units):
+    """Of models and pairs alike."""
+    run_sweep(LITTLE)
+    units.take()
+    assert run_sweep({**LITTLE, "precision": "float32"}).changed == ()
+    models, pairs = units.take()
+    assert (len(models), pairs) == (3, 2)
+
+
 def test_another_model_is_only_its_own_pairs(units):
     """One more weak model costs its moments and one cross moment per strong model."""
     run_sweep({**TABLE, "weak": ["a.npy", "b.npy"]})
@@ -514,13 +523,15 @@ def test_toml_paths_are_relative_to_the_file(monkeypatch, capsys):
 def test_flags_are_keys():
     """Options alone make the configuration that a file does, and replace its entries."""
     flags = ["--weak", "[ab].npy", "--strong", "s1.npy", "--labels", "task=one.npy", "some.npy", "--output", "out"]
-    assert main(["sweep", *flags, "--threshold", "0.1", "--folds", "3", "--raw", "--quiet"]) == 0
+    exact = ["--precision", "float32"]
+    assert main(["sweep", *flags, "--threshold", "0.1", "--folds", "3", "--raw", "--quiet", *exact]) == 0
     table = {
         **LITTLE,
         "labels": {"task": "one.npy", "some": "some.npy"},
         "threshold": 0.1,
         "folds": 3,
         "normalize": False,
+        "precision": "float32",
     }
     assert read_sweep("out").rows == run_sweep({**table, "output": "again"}).rows
     Path("config.toml").write_text('output = "out"\nweak = ["a.npy"]\nstrong = ["s1.npy"]\nweak_threshold = 0.5\n')
@@ -562,6 +573,7 @@ FAULTS: dict[str, tuple[dict, str]] = {
     "folds text": ({"folds": "3"}, "folds must be an integer"),
     "normalize": ({"normalize": 1}, "normalize must be true or false"),
     "output": ({"output": 3}, "output must be a path"),
+    "precision": ({"precision": 3}, "precision must be a name, got 3"),
     "labels short": ({"labels": {"x": "short.npy"}}, "'x' must have shape"),
     "labels unlabelled": ({"labels": {"x": "nan.npy"}}, "at least one labelled row"),
     "labels zero": ({"labels": {"x": "zero.npy"}}, "'x' must not be zero"),

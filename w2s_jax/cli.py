@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from w2s_jax._checks import InputError
-from w2s_jax.sweep.cli import add_sweep
+from w2s_jax.sweep.cli import PRECISION_HELP, add_sweep
+
+_SETTINGS = ("threshold", "prior", "noise", "folds", "seed", "precision")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -69,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     rank.add_argument("--folds", type=int, default=3, metavar="K", help="blocks of rows for cross-fitting and errors")
     rank.add_argument("--seed", type=int, default=0, help="of the folds")
     rank.add_argument("--raw", action="store_true", help="neither centre nor rescale the representations")
+    rank.add_argument("--precision", metavar="NAME", help=PRECISION_HELP)
     rank.add_argument("--sort", metavar="COLUMN", help="sort by this column")
     rank.add_argument("--json", metavar="FILE", help="also write the table as JSON")
     rank.add_argument("--plot", metavar="FILE", help="also draw the table")
@@ -109,7 +112,7 @@ def _rank(args: argparse.Namespace) -> None:
     from w2s_jax.sharding import all_devices
 
     cache_compiled_programs()
-    settings: dict[str, Any] = {name: getattr(args, name) for name in ("threshold", "prior", "noise", "folds", "seed")}
+    settings: dict[str, Any] = {name: getattr(args, name) for name in _SETTINGS}
     settings |= {"weak_ridge": args.ridge[0], "strong_ridge": args.ridge[-1], "normalize": not args.raw}
     table = rank_supervisors(weak, strong, y, groups=groups, progress=not args.quiet, mesh=all_devices(), **settings)
     table = table if args.sort is None else table.sort_by(args.sort)

@@ -23,9 +23,7 @@ from w2s_jax._arrays import PRECISIONS, matmul
 from w2s_jax._checks import InputError
 from w2s_jax.table import aligned
 
-# The fastest one within twice full float32's error, by platform, where that has been measured (benchmarks/precision.py).
-# A CPU computes the bfloat16 presets as plain float32 products: the same numbers in the same time.
-DEFAULTS = {"cpu": "float32"}
+UNSPLIT = ("cpu",)  # computes the bfloat16 presets as plain float32 products: the same numbers in the same time
 FEW_ROWS = 16
 
 
@@ -115,19 +113,27 @@ def errors_of(product: Callable[[Array], Array], samples: list[Array], exact: li
 
 
 def resolved(precision: str | None, device: Any = None) -> str:
-    """A precision that the device has: the one asked for, or the platform's default.
+    """A precision that the device has: the one asked for, or the fastest one that is accurate there.
+
+    That one is measured once per process, as compilers time their kernels; a CPU has nothing to choose from.
 
     Raises:
         InputError: an unknown name, or one that the device does not have, with those that it has.
     """
     device = _default_device() if device is None else device
     if precision is None:
-        return DEFAULTS.get(device.platform, "float32")
+        return "float32" if device.platform in UNSPLIT else _fastest(device)
     supported = ("float32",) if precision == "float32" else supported_precisions(device)
     if precision not in supported:
         has = ", ".join(repr(name) for name in supported_precisions(device))
         raise InputError(f"precision must be one that {device.platform} has: {has}; got {precision!r}")
     return precision
+
+
+@lru_cache
+def _fastest(device: Any) -> str:
+    with jax.ensure_compile_time_eval():  # the first to ask may be a function that is being traced
+        return fastest_precision(device=device).chosen
 
 
 @lru_cache

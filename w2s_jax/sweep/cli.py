@@ -15,6 +15,8 @@ from w2s_jax._checks import InputError
 
 _LISTS = ("weak", "strong")
 _NUMBERS = ("threshold", "weak_threshold", "strong_threshold", "weak_ridge", "strong_ridge")
+_SINGLE = ("folds", "seed", "prior", "noise", "memory", "precision")
+PRECISION_HELP = "of products over rows: float32, or a split one that the device has (default: the fastest as accurate)"
 _USAGE = (
     "w2s sweep CONFIG.toml, w2s sweep --weak FILE ... --strong FILE ... --output FOLDER, "
     "or w2s sweep export FOLDER --to FILE"
@@ -46,6 +48,7 @@ def add_sweep(commands: Any) -> argparse.ArgumentParser:
     sweep.add_argument(
         "--memory", type=float, metavar="MIB", help="for the sums or kernels of a group of pairs (default: 256)"
     )
+    sweep.add_argument("--precision", metavar="NAME", help=PRECISION_HELP)
     sweep.add_argument(
         "--coordinator",
         nargs="?",
@@ -125,7 +128,7 @@ def _export(args: argparse.Namespace) -> None:
 def _with_options(table: dict[str, Any], args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """The configuration with the options in place; their paths are relative to where the command runs."""
     here = lambda path: str(Path(path).absolute())
-    options = {name: getattr(args, name) for name in (*_NUMBERS, "folds", "seed", "prior", "noise", "memory")}
+    options = {name: getattr(args, name) for name in (*_NUMBERS, *_SINGLE)}
     options |= {name: None if (given := getattr(args, name)) is None else [here(p) for p in given] for name in _LISTS}
     options |= {name: None if (given := getattr(args, name)) is None else here(given) for name in ("output", "groups")}
     options |= {"labels": None if args.labels is None else dict(_label_set(text, here) for text in args.labels)}

@@ -23,7 +23,7 @@ from w2s_jax.spectrum import require_range
 KEYS = (
     *("output", "weak", "strong", "labels", "groups", "normalize", "memory"),
     *("threshold", "weak_threshold", "strong_threshold", "weak_ridge", "strong_ridge"),
-    *("folds", "seed", "prior", "noise"),
+    *("folds", "seed", "prior", "noise", "precision"),
 )
 _EXTENSION = re.compile(r"\.\w+(?=:|$)")
 
@@ -42,7 +42,8 @@ class SweepConfig:
     """A checked sweep. `weak`, `strong`: model name -> file; `labels`: label set -> file; `grid`: all settings.
 
     `groups`: file of row groups that stay in one fold; `folds`: 0, or blocks of rows for the cross-fitted columns, drawn
-    with `seed`, for label prior `prior` and noise `noise`; `memory`: MiB for the sums or kernels of a group of pairs.
+    with `seed`, for label prior `prior` and noise `noise`; `memory`: MiB for the sums or kernels of a group of pairs;
+    `precision`: of the products of features, as in `moments`, None for the device's default.
     """
 
     output: Path
@@ -57,6 +58,7 @@ class SweepConfig:
     prior: float
     noise: float
     memory: float
+    precision: str | None
 
     @property
     def models(self) -> dict[str, str]:
@@ -95,7 +97,7 @@ def sweep_config(table: Mapping[str, Any], folder: str | os.PathLike = ".") -> S
         table: `output` (folder), `weak` and `strong` (file or glob, list of them, or name -> file), and optionally `labels`
             (name -> file), `groups` (file), `threshold` or `weak_threshold` and `strong_threshold`, `weak_ridge`,
             `strong_ridge` (numbers or lists of them, all combinations), `normalize`, `folds`, `seed`, `prior`, `noise`,
-            `memory`.
+            `memory`, `precision`.
         folder: what relative paths are relative to.
 
     Raises:
@@ -112,7 +114,7 @@ def sweep_config(table: Mapping[str, Any], folder: str | os.PathLike = ".") -> S
     for name in weak.keys() & strong.keys():
         if weak[name] != strong[name]:
             raise InputError(f"a name must mean one model, got {name!r} for {weak[name]} and for {strong[name]}")
-    groups = table.get("groups")
+    groups, precision = table.get("groups"), table.get("precision")
     return SweepConfig(
         output=folder / _text("output", table["output"]),
         weak=weak,
@@ -126,6 +128,7 @@ def sweep_config(table: Mapping[str, Any], folder: str | os.PathLike = ".") -> S
         prior=_number("prior", table.get("prior", 2.0)),
         noise=_number("noise", table.get("noise", 1.0)),
         memory=_number("memory", table.get("memory", 256.0)),
+        precision=None if precision is None else _text("precision", precision, "a name"),
     )
 
 
@@ -175,9 +178,9 @@ def _flag(key: str, value: Any) -> bool:
     return value
 
 
-def _text(key: str, value: Any) -> str:
+def _text(key: str, value: Any, what: str = "a path") -> str:
     if not isinstance(value, str | os.PathLike) or not os.fspath(value):
-        raise InputError(f"{key} must be a path, got {value!r}")
+        raise InputError(f"{key} must be {what}, got {value!r}")
     return os.fspath(value)
 
 

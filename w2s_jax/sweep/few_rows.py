@@ -115,7 +115,7 @@ def _features(own: Array, eigen: Spectrum) -> Array:
     return vectors - matmul(vectors, jnp.triu(matmul(vectors.T, vectors), 1))
 
 
-def read_strong(models: Sequence[tuple[Source, Model]], rows: RowCells) -> StrongRows:
+def read_strong(models: Sequence[tuple[Source, Model]], rows: RowCells, precision: str = "float32") -> StrongRows:
     """Strong models, whole rows and what `leading` leaves of the models, ready to meet weak ones.
 
     Raises:
@@ -124,13 +124,17 @@ def read_strong(models: Sequence[tuple[Source, Model]], rows: RowCells) -> Stron
     tiles, kept = [], []
     for source, model in models:
         read = _read([(source, model)], rows)
-        tiles.append(_tiles(read.unit[0], model.spread, jnp.asarray(rows.n, read.unit.dtype)))
+        tiles.append(_tiles(read.unit[0], model.spread, jnp.asarray(rows.n, read.unit.dtype), precision))
         kept.append(read.kept[0])
     return StrongRows(jnp.stack(tiles, 1), jnp.concatenate(kept, -1))
 
 
 def meet_weak(
-    models: Mapping[str, tuple[Source, Model]], strong: StrongRows, sizes: Sequence[int], rows: RowCells
+    models: Mapping[str, tuple[Source, Model]],
+    strong: StrongRows,
+    sizes: Sequence[int],
+    rows: RowCells,
+    precision: str = "float32",
 ) -> dict[str, list[Met]]:
     """Weak models' meetings with each of the strong ones, of which so many eigenvectors (`sizes`) are kept.
 
@@ -144,7 +148,7 @@ def meet_weak(
     for names in batches(widths, partial(_at_once, rows.n)):
         batch = [models[name] for name in names]
         spread = jnp.stack([model.spread for _, model in batch])
-        started.append((names, _meet(_read(batch, rows), spread, strong, counts)))
+        started.append((names, _meet(_read(batch, rows), spread, strong, counts, precision)))
         # One behind: rows are read while the device computes, and no more than two batches are in memory.
         found |= _fetched(*started.pop(0), sizes) if len(started) > 1 else {}
     return found | _fetched(*started.pop(), sizes)
@@ -201,24 +205,24 @@ def _corners(slabs: int) -> tuple[Array, Array]:
     return jnp.asarray(first), jnp.asarray(second)
 
 
-@jax.jit
-def _tiles(unit: Array, spread: Array, n: Array) -> Array:
+@partial(jax.jit, static_argnames="precision")
+def _tiles(unit: Array, spread: Array, n: Array, precision: str) -> Array:
     """A strong model's tiles (T, b b) from its slabs (q, b, d); those off the diagonal stand for two."""
     first, second = _corners(len(unit))
     weight = jnp.where(first == second, 1, 2) / (spread * n * n)
-    tile = lambda corner: corner[2] * matmul(unit[corner[0]], unit[corner[1]].T).reshape(-1)
+    tile = lambda corner: corner[2] * matmul(unit[corner[0]], unit[corner[1]].T, precision).reshape(-1)
     return jax.lax.map(tile, (first, second, weight))
 
 
-@jax.jit
-def _meet(weak: ModelRows, spread: Array, strong: StrongRows, counts: Array) -> tuple[Array, Array]:
+@partial(jax.jit, static_argnames="precision")
+def _meet(weak: ModelRows, spread: Array, strong: StrongRows, counts: Array, precision: str) -> tuple[Array, Array]:
     """Weak models with all strong ones: CKA (B, S), cross moments (B, R, sum k_s, k_w); `spread` (B,) is the weak models',
     `counts` (R,) the rows of every set."""
     first, second = _corners(weak.unit.shape[1])
 
     def add(total: Array, corner: tuple[Array, Array, Array]) -> tuple[Array, None]:
         a, b, tiles = corner
-        kernel = matmul(weak.unit[:, a], jnp.swapaxes(weak.unit[:, b], 1, 2))
+        kernel = matmul(weak.unit[:, a], jnp.swapaxes(weak.unit[:, b], 1, 2), precision)
         return total + matmul(kernel.reshape(len(kernel), -1), tiles.T), None
 
     start = jnp.zeros((len(spread), strong.tiles.shape[1]), spread.dtype)

@@ -143,7 +143,7 @@ def _opened(config: SweepConfig) -> _Files:
 
 def _require_same(hosts: Hosts, config: SweepConfig, own: _Files, process_local: bool) -> None:
     """Raises SharedError unless every process has the same models, labels and settings, whatever is in files of its own."""
-    settings = ("normalize", "folds", "seed", "prior", "noise", "memory", "grid")
+    settings = ("normalize", "folds", "seed", "prior", "noise", "memory", "precision", "grid")
     given: dict[str, Any] = {"weak": list(config.weak), "strong": list(config.strong), "labels": list(config.labels)}
     groups = [] if own.groups is None else [own.groups]
     given |= {"groups": ["text" if of.dtype.kind == "U" else "numbers" for of in groups]}
@@ -184,7 +184,8 @@ def _joined(hosts: Hosts, own: _Files) -> tuple[_Files, tuple[int, ...]]:
 def _rows_key(rows: RowCells, config: SweepConfig, dtype: np.dtype) -> str:
     """Hash of what a model's moments depend on beside its rows."""
     digest = _hash_of([rows.targets, *(layout.cell for layout in rows.layouts)])
-    parts = [version("w2s_jax"), dtype.name, config.normalize, config.folds, rows.targets.shape, digest]
+    settings = config.normalize, config.folds, config.precision
+    parts = [version("w2s_jax"), dtype.name, settings, rows.targets.shape, digest]
     return key_of(*parts, [layout.cells for layout in rows.layouts])
 
 

@@ -31,6 +31,7 @@ GROUP_STEP = 256  # features: groups are few and wide, and a bucket's steps woul
 BLOCK_BYTES = 128 << 20  # of one block of rows of all the models that are read together
 
 Merge = Callable[[Any], Any]
+Index = tuple[Array | None, ...]  # by layout: which rows of a block are in each cell, None where one cell has all
 
 
 class LabelSet(NamedTuple):
@@ -161,6 +162,7 @@ def model_sums(
     merge: Merge = lambda sums: sums,
     digest: RowDigest | None = None,
     mesh: Mesh | None = None,
+    precision: str = "float32",
 ) -> Sums:
     """A model's sums per cell over the rows `span` (default all), padded to its bucket's width.
 
@@ -168,12 +170,13 @@ def model_sums(
         merge: takes the sums over this process's rows and returns those over all.
         digest: is fed the rows.
         mesh: devices that share the rows of every block.
+        precision: of the products of features, one that the devices have.
 
     Raises:
         InputError: NaN or infinite entries.
     """
     total: Any = None
-    add = _model_block if mesh is None else _over_rows(_model_block, mesh)
+    add = _over_rows(_model_block, mesh, precision)
     for (block,), y, index in _blocks([[model]], [bucket(model.width)], rows, span, mesh, digest):
         total = _plus(total, add, block, y, index)
     first, second, hy = merge(total[0] if mesh is None else jax.device_get(total[0]))
@@ -189,11 +192,12 @@ def cross_sums(
     span: tuple[int, int] | None = None,
     merge: Merge = lambda sums: sums,
     mesh: Mesh | None = None,
+    precision: str = "float32",
 ) -> np.ndarray:
     """Sums of strong times weak features per cell, all models side by side, (J, sum d_s, sum d_w); arguments as above."""
     widths = [sum(model.width for model in side) for side in (strong, weak)]
     total: Any = None
-    add = _cross_block if mesh is None else _over_rows(_cross_block, mesh)
+    add = _over_rows(_cross_block, mesh, precision)
     padded = [-(-width // GROUP_STEP) * GROUP_STEP for width in widths]
     for (s, w), _, index in _blocks([strong, weak], padded, rows, span, mesh):
         total = _plus(total, add, s, w, index)
@@ -216,8 +220,11 @@ def _add(total: Tree, lost: Tree, function: Callable[..., Tree], *block: Any) ->
 
 
 @lru_cache
-def _over_rows(function: Callable[..., Tree], mesh: Mesh) -> Callable[..., Tree]:
+def _over_rows(function: Callable[..., Tree], mesh: Mesh | None, precision: str) -> Callable[..., Tree]:
     """The function of blocks and of which of their rows are in a cell, those dealt to all devices; one all-reduce."""
+    function = partial(function, precision=precision)
+    if mesh is None:
+        return function
     every = mesh.axis_names
 
     def local(blocks: tuple[Array, ...], index: tuple[Array, ...]) -> Tree:
@@ -227,27 +234,31 @@ def _over_rows(function: Callable[..., Tree], mesh: Mesh) -> Callable[..., Tree]
     return jax.jit(lambda *args: spread_out(args[:-1], args[-1]))
 
 
-@jax.jit
-def _model_block(block: Array, y: Array, index: tuple[Array | None, ...]) -> tuple[Array, Array, Array]:
+@partial(jax.jit, static_argnames="precision")
+def _model_block(block: Array, y: Array, index: Index, precision: str) -> tuple[Array, Array, Array]:
     x, labels = _by_cell(block, index), _by_cell(y, index)
     first = jnp.concatenate([jnp.sum(part, 1) for part in x])
     with_labels = [jax.vmap(label_products)(*both) for both in zip(x, labels, strict=True)]
-    return first, _products(x, x), jnp.concatenate(with_labels)
+    return first, _products(x, x, precision), jnp.concatenate(with_labels)
 
 
-@jax.jit
-def _cross_block(s: Array, w: Array, index: tuple[Array | None, ...]) -> Array:
-    return _products(_by_cell(s, index), _by_cell(w, index))
+@partial(jax.jit, static_argnames="precision")
+def _cross_block(s: Array, w: Array, index: Index, precision: str) -> Array:
+    return _products(_by_cell(s, index), _by_cell(w, index), precision)
 
 
-def _by_cell(block: Array, index: tuple[Array | None, ...]) -> list[Array]:
+def _by_cell(block: Array, index: Index) -> list[Array]:
     """The rows of every layout's cells (cells, capacity, d), behind them zeros."""
     return [block[None] if i is None else block[i] for i in index]
 
 
-def _products(left: list[Array], right: list[Array]) -> Array:
+def _products(left: list[Array], right: list[Array], precision: str) -> Array:
     """Sums of products per cell; a single cell's is no batch of one, which takes a CPU a fifth longer."""
-    of_cells = lambda a, b: matmul(a[0].T, b[0])[None] if len(a) == 1 else matmul(jnp.swapaxes(a, 1, 2), b)
+
+    def of_cells(a: Array, b: Array) -> Array:
+        single = len(a) == 1
+        return matmul(a[0].T, b[0], precision)[None] if single else matmul(jnp.swapaxes(a, 1, 2), b, precision)
+
     return jnp.concatenate([of_cells(a, b) for a, b in zip(left, right, strict=True)])
 
 
@@ -258,7 +269,7 @@ def _blocks(
     span: tuple[int, int] | None,
     mesh: Mesh | None = None,
     digest: RowDigest | None = None,
-) -> Iterator[tuple[list[Array], Array, tuple[Array | None, ...]]]:
+) -> Iterator[tuple[list[Array], Array, Index]]:
     """Blocks of rows: each side's models side by side (rows + 1, width), labels, and the rows of every cell by layout.
 
     The last row is zero: cells are filled up with it. No index is needed where one cell has all rows, on one device.

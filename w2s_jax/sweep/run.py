@@ -25,6 +25,7 @@ from jax.sharding import Mesh
 from w2s_jax._checks import InputError
 from w2s_jax._progress import track
 from w2s_jax.hosts import Hosts, SharedError
+from w2s_jax.precision import resolved
 from w2s_jax.sharding import require_mesh
 from w2s_jax.sweep.config import SweepConfig, read_config, sweep_config
 from w2s_jax.sweep.few_rows import Size, kernel_entries, products
@@ -66,16 +67,18 @@ def run_sweep(
         settings agree they are the numbers of `rank_supervisors`. The bound's norm is of the labelled rows.
 
     Raises:
-        InputError: files that do not fit or hold NaN, infinities or nothing but a constant; a folder that cannot be
-            written or is in use by another process; a full disk.
+        InputError: files that do not fit or hold NaN, infinities or nothing but a constant; a precision that the device does
+            not have; a folder that cannot be written or is in use by another process; a full disk.
 
     Source: Xue et al. 2025 for norms, bound and predicted gap; Kornblith et al. 2019 for CKA.
     """
     require_mesh(mesh)
     with hosts.together():
         config = config if isinstance(config, SweepConfig) else _checked(config)
+        precision = resolved(config.precision, None if mesh is None else mesh.devices.flat[0])
         hosts.agree()
-    workers = Workers(hosts, open_inputs(config, hosts, process_local), config, mesh)  # before anything is written
+    inputs = open_inputs(config, hosts, process_local)  # before anything is written
+    workers = Workers(hosts, inputs, config, precision, mesh)
     if hosts.index > 0:
         workers.follow()
         return Sweep(tuple(COLUMNS), (), 0, 0, config.output)

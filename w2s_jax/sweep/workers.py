@@ -24,14 +24,16 @@ Entries = Mapping[str, Entry]
 
 
 class Workers:
-    """The processes, what they read, the devices of this one, and the models that it holds.
+    """The processes, what they read, the devices of this one and the precision of its products, and the models that it holds.
 
     Process 0 calls `models`, `hash_of`, `hold`, `score` and at the end `stop`; the others `follow`. All raise InputError if a
     file has been written since the run began.
     """
 
-    def __init__(self, hosts: Hosts, inputs: Inputs, config: SweepConfig, mesh: Mesh | None = None) -> None:
-        self.hosts, self.inputs, self.config, self.mesh = hosts, inputs, config, mesh
+    def __init__(
+        self, hosts: Hosts, inputs: Inputs, config: SweepConfig, precision: str, mesh: Mesh | None = None
+    ) -> None:
+        self.hosts, self.inputs, self.config, self.precision, self.mesh = hosts, inputs, config, precision, mesh
         self._held: dict[str, Model] = {}
         self._strong: tuple[list[str], StrongRows] | None = None
 
@@ -132,7 +134,7 @@ class Workers:
         digest, inputs = self._digest(name), self.inputs
         with self.hosts.together():
             model, merge = inputs.sources[name], self._checked_merge([name])
-            sums = model_sums(model, inputs.rows, span=inputs.span, merge=merge, digest=digest, mesh=self.mesh)
+            sums = model_sums(model, inputs.rows, digest=digest, **self._summing(merge))
         return sums, digest.finish(self.hosts.add)
 
     def _model(self, sums: Sums) -> Model:
@@ -152,7 +154,7 @@ class Workers:
         inputs, sides = self.inputs, [[self.inputs.sources[name] for name in side] for side in (strong, weak)]
         with self.hosts.together():
             merge = self._checked_merge([*strong, *weak])
-            cross = cross_sums(sides[0], sides[1], inputs.rows, span=inputs.span, merge=merge, mesh=self.mesh)
+            cross = cross_sums(sides[0], sides[1], inputs.rows, **self._summing(merge))
         places, met = [_places(side) for side in sides], {}
         for name in dict.fromkeys(s for s, _ in pairs):
             chosen = {w: weak[w] for s, w in pairs if s == name}
@@ -166,14 +168,18 @@ class Workers:
         rows, sources = self.inputs.rows, self.inputs.sources
         if self._strong is None or self._strong[0] != list(strong):
             self._strong = None
-            read = read_strong([(sources[name], entry.light) for name, entry in strong.items()], rows)
+            read = read_strong([(sources[name], entry.light) for name, entry in strong.items()], rows, self.precision)
             self._strong = list(strong), read
         chosen = {w: (sources[w], weak[w].light) for w in dict.fromkeys(w for _, w in pairs)}
         sizes = [entry.light.values.shape[1] for entry in strong.values()]
-        met = meet_weak(chosen, self._strong[1], sizes, rows)
+        met = meet_weak(chosen, self._strong[1], sizes, rows, self.precision)
         for name in (*strong, *chosen):
             self.inputs.require_unchanged(name)
         return {(s, w): met[w][list(strong).index(s)] for s, w in pairs}
+
+    def _summing(self, merge: Merge) -> dict[str, Any]:
+        """How sums over rows are taken."""
+        return {"span": self.inputs.span, "merge": merge, "mesh": self.mesh, "precision": self.precision}
 
     def _checked_merge(self, names: Sequence[str]) -> Merge:
         """The sum over all processes, once it is sure that what each has read are still the models' files."""
