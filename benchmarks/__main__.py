@@ -13,6 +13,7 @@ PARTS = (
     "spine.single_pair",
     "spine.many_models",
     "pairs.many_pairs",
+    "pairs.few_rows",
     "spine.command_line",
     "large_d.leading_pairs",
     "large_d.overlaps",
