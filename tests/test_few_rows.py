@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from jax import export
 
-from w2s_jax import InputError, run_sweep
+from w2s_jax import InputError, device_mesh, run_sweep
 from w2s_jax.sweep import few_rows, run, workers
-from w2s_jax.sweep.few_rows import ModelRows, Size, StrongRows, kernel_entries, model_of_rows, products
+from w2s_jax.sweep.few_rows import ModelRows, Size, StrongRows, in_features, kernel_entries, model_of_rows, products
 from w2s_jax.sweep.pairs import Cells, model_from_sums
 from w2s_jax.sweep.row_cells import Source, model_sums, row_cells
 from w2s_jax.sweep.row_digest import RowDigest
@@ -58,12 +58,18 @@ def by_features(monkeypatch: pytest.MonkeyPatch, config: dict) -> Sweep:
 
 @pytest.mark.parametrize(("n", "normalize"), [(61, True), (20, False)])
 def test_a_model_of_few_rows_is_that_of_its_moments(x64, n, normalize):
-    """Means, sizes, sums per cell, and for every set of rows the eigenpairs that are not zero with their labels."""
+    """Means, sizes, sums per cell, and for every set of rows the eigenpairs that are not zero with their labels; eigenvectors of
+    features are made from two processes' shares of the rows."""
     rng = np.random.default_rng(n)
     y, h = rng.standard_normal((n, 2)), rng.standard_normal((n, 100)) * np.arange(1, 101) ** -0.7 + 2
     labels = {"all": y, "some": np.where(np.arange(n)[:, None] % 5 < 3, y, np.nan)}
     cells, source = row_cells(n, labels, None, 0, 0, normalize), Source("h", h, h[:1])
     found = model_of_rows(source, cells, normalize, RowDigest(h.shape, h.dtype))
+    assert found.vectors.size == 0
+    share = []
+    in_features(source, found, cells, (0, 15), lambda sums: share.append(sums) or sums)
+    found = in_features(source, found, cells, (15, n), lambda sums: sums + share[0])
+    assert found.left.size == 0
     want = model_from_sums(model_sums(source, cells), Cells(*map(jnp.asarray, cells.cells)), normalize)
     for field in ("mean", "origin", "root", "spread", "variance", "first"):
         np.testing.assert_allclose(getattr(found, field), getattr(want, field), rtol=1e-9, atol=1e-11, err_msg=field)
@@ -118,11 +124,12 @@ def test_features_where_they_take_fewer_products(monkeypatch, change):
 
 
 def test_products_are_counted():
-    """Two kernels of three slabs and their product, two projections, and the product of those."""
+    """Two kernels of three slabs and their product, the projection of the model of no more features than rows, and the
+    product of the two models' kept features."""
     entries = 6 * 32**2
     assert kernel_entries(90) == entries
-    found = products(90, 2, [Size(300, 20)], [Size(100, 10)])
-    assert found == entries * (300 + 100 + 1) + 2 * 90 * (300 * 20 + 100 * 10 + 20 * 10)
+    found = products(90, 2, [Size(300, 20)], [Size(80, 10)])
+    assert found == entries * (300 + 80 + 1) + 2 * 90 * (80 * 10 + 20 * 10)
 
 
 def test_a_stopped_run_goes_on(monkeypatch):
@@ -169,6 +176,21 @@ def test_a_change_while_running_is_an_error(monkeypatch, rows):
     assert len(read_sweep("out")) == 0
 
 
+@pytest.mark.parametrize("output", ["anew", "out"])
+def test_features_take_kernels_eigenvectors(x64, rows, output):
+    """Over several devices pairs are met by features, models of more and of fewer rows than features of one padded width
+    together, also those that one device has kept. The numbers are those of kernels."""
+    for name, width in (("w1", 36), ("w2", 50), ("w3", 110), ("s1", 300), ("s2", 50)):
+        np.save(f"{name}.npy", rows[name][:38, :width])
+    config = {**WIDE, "weak": ["w[123].npy"], "strong": ["s[12].npy"], "labels": {}, "threshold": [0.0, 0.05]}
+    run_sweep(config)
+    config["weak_ridge"] = 0.5
+    found, want = run_sweep({**config, "output": output}, mesh=device_mesh()), run_sweep({**config, "output": "one"})
+    assert len(found) == 12
+    for column in ("gap_op", "gap_fro", "cka"):
+        np.testing.assert_allclose(found[column], want[column], rtol=1e-7, err_msg=column)
+
+
 def test_it_lowers_for_accelerators():
     """The programs of a model and of a batch of weak models, for CPU, CUDA and TPU."""
     weak, strong = (
@@ -180,4 +202,4 @@ def test_it_lowers_for_accelerators():
     assert [x.shape for x in exported.out_avals] == [(2, 5), (2, 1, 7, 4)]
     rows = jnp.ones((24, 40)), jnp.ones((24, 1)), jnp.ones((24, 1)), jnp.ones((1, 1)), jnp.ones(40), True
     exported = export.export(few_rows._model, platforms=("cpu", "cuda", "tpu"))(*rows)
-    assert {(1, 24), (1, 40, 24)} <= {x.shape for x in exported.out_avals}
+    assert {(1, 24), (1, 24, 24)} <= {x.shape for x in exported.out_avals}

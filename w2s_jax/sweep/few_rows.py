@@ -1,8 +1,9 @@
 """Models and pairs of fewer rows than features, from n x n kernels.
 
-A model of n < d rows has the eigenvalues of its kernel, and eigenvectors `H^T u / sqrt(n lambda)`. The product of all features
-costs n d_s d_w for every pair, and where a cut keeps k << d eigenvectors norms need only the moment of the k_s by k_w
-projected features. CKA needs the sum of squares of all of it, which is the inner product of two kernels:
+A model of n < d rows has the eigenvalues of its kernel, and eigenvectors `H^T u / sqrt(n lambda)`, in which its rows are
+`u sqrt(n lambda)`: only pairs that are met by features need the vectors themselves. The product of all features costs
+n d_s d_w for every pair, and where a cut keeps k << d eigenvectors norms need only the moment of the k_s by k_w projected
+features. CKA needs the sum of squares of all of it, which is the inner product of two kernels:
 `||H_s^T H_w||_F^2 = <K_s, K_w>` (Kornblith et al. 2019, eq. 3), and each kernel is computed once for many pairs.
 """
 
@@ -17,11 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from w2s_jax._arrays import bucket, matmul
+from w2s_jax._arrays import bucket, matmul, outer
 from w2s_jax.folds import block_size
-from w2s_jax.spectrum import Spectrum, numerically_zero, spectrum
+from w2s_jax.spectrum import numerically_zero, spectrum
 from w2s_jax.sweep.pairs import Met, Model, batches
-from w2s_jax.sweep.row_cells import BLOCK_BYTES, RowCells, Source, side_by_side
+from w2s_jax.sweep.row_cells import BLOCK_BYTES, Merge, RowCells, Source, side_by_side
 from w2s_jax.sweep.row_digest import RowDigest
 
 TILE = 512  # rows of a kernel's tile
@@ -54,7 +55,9 @@ class StrongRows(NamedTuple):
 def products(n: int, sets: int, strong: Sequence[Size], weak: Sequence[Size]) -> int:
     """Multiplications that all pairs of two sides take; the product of all their features takes n d_s d_w."""
     k_s, k_w = (sum(size.kept for size in side) for side in (strong, weak))
-    of_models = sum(kernel_entries(n) * size.width + n * sets * size.width * size.kept for size in (*strong, *weak))
+    projected = [size for size in (*strong, *weak) if size.width <= n]
+    of_models = sum(kernel_entries(n) * size.width for size in (*strong, *weak))
+    of_models += sum(n * sets * size.width * size.kept for size in projected)
     return of_models + kernel_entries(n) * len(strong) * len(weak) + n * sets * k_s * k_w
 
 
@@ -66,7 +69,7 @@ def kernel_entries(n: int) -> int:
 
 def model_of_rows(source: Source, rows: RowCells, normalize: bool, digest: RowDigest) -> Model:
     """What `model_from_sums` makes of a model's sums, of its n < d rows; without second moments and their labels, which only
-    folds need, and with n eigenpairs.
+    folds need, and with the n eigenpairs of its kernel.
 
     Raises:
         InputError: NaN or infinite entries.
@@ -91,28 +94,53 @@ def _model(x: Array, y: Array, members: Array, sets: Array, shift: Array, normal
     size = jnp.where(variance > 0, variance, 1)
     spread = jnp.sqrt(jnp.sum(jnp.square(kernel / size)))
     root, origin = (jnp.sqrt(size), 0 * mean) if normalize else (jnp.ones_like(size), shift + mean)
-    seen = centred / root + origin
+    seen = kernel * counts[0] / size if normalize else matmul(centred + origin, (centred + origin).T)
 
     def of_set(args: tuple[Array, Array]) -> tuple[Array, Array, Array]:
         chosen, count = args
-        own = seen * chosen[:, None] / jnp.sqrt(count)
-        eigen = spectrum(matmul(own, own.T), count)
-        vectors = _features(own, eigen)
-        return eigen.values, vectors, matmul(vectors.T, matmul(own.T, y)) / jnp.sqrt(count)
+        eigen = spectrum(seen * outer(chosen, chosen) / count, count)
+        left = jnp.where(eigen.values > numerically_zero(eigen.values), eigen.vectors, 0)
+        return eigen.values, left, jnp.sqrt(eigen.values / count)[:, None] * matmul(left.T, y)
 
-    values, vectors, labels = jax.lax.map(of_set, (inside.T, counts))
-    none = jnp.zeros((members.shape[1], 0, 0), x.dtype)
+    values, left, labels = jax.lax.map(of_set, (inside.T, counts))
     first = matmul(members.T, centred) / root
-    return Model(mean, origin, root, spread, variance, first, none, none, values, vectors, labels)
+    no_sums, no_vectors = (jnp.zeros((count, 0, 0), x.dtype) for count in (len(first), len(values)))
+    return Model(mean, origin, root, spread, variance, first, no_sums, no_sums, values, no_vectors, left, labels)
 
 
-def _features(own: Array, eigen: Spectrum) -> Array:
-    """Eigenvectors of `own^T own` (d, m) from those of `own own^T`, zero where the eigenvalue is numerically zero."""
-    is_kept = eigen.values > numerically_zero(eigen.values)
-    inverse_root = jnp.where(is_kept, jax.lax.rsqrt(jnp.where(is_kept, eigen.values, 1)), 0)
-    vectors = matmul(own.T, eigen.vectors) * inverse_root
-    # Each has rounding of larger ones that the root has magnified: a Gram-Schmidt step takes it out.
-    return vectors - matmul(vectors, jnp.triu(matmul(vectors.T, vectors), 1))
+def in_features(source: Source, model: Model, rows: RowCells, span: tuple[int, int], merge: Merge) -> Model:
+    """A model of few rows with eigenvectors of its features instead of its kernel's, from this process's rows `span`, where
+    `merge` adds up those of all.
+
+    Raises:
+        InputError: NaN or infinite entries.
+    """
+    first, last = span
+    x = jax.device_put(side_by_side([source], len(model.mean), first, last, last - first))
+    inside, counts = rows.cells.sets @ _members(rows, rows.n).T, rows.cells.sets @ rows.cells.n
+    mine, counts = (array.astype(x.dtype) for array in (inside[:, first:last], counts))
+    model = model._replace(left=model.left[:, first:last])
+    vectors = _orthogonal(jnp.asarray(merge(_projected(x, model, mine, counts))))
+    return model._replace(vectors=vectors, left=jnp.zeros((len(vectors), 0, 0), vectors.dtype))
+
+
+@jax.jit
+def _projected(x: Array, model: Model, inside: Array, counts: Array) -> Array:
+    """Eigenvectors of every set's moment (R, d, k) as far as some rows about their shift (m, d) make them up."""
+    seen = (x - model.mean) / model.root + model.origin
+
+    def of_set(args: tuple[Array, ...]) -> Array:
+        chosen, count, values, left = args
+        inverse_root = jnp.where(values > 0, jax.lax.rsqrt(jnp.where(values > 0, values * count, 1)), 0)
+        return matmul((seen * chosen[:, None]).T, left) * inverse_root
+
+    return jax.lax.map(of_set, (inside, counts, model.values, model.left))
+
+
+@jax.jit
+def _orthogonal(vectors: Array) -> Array:
+    """Each vector has rounding of those before it that the root has magnified: a Gram-Schmidt step takes it out."""
+    return jax.vmap(lambda v: v - matmul(v, jnp.triu(matmul(v.T, v), 1)))(vectors)
 
 
 def read_strong(models: Sequence[tuple[Source, Model]], rows: RowCells, precision: str = "float32") -> StrongRows:
@@ -144,8 +172,8 @@ def meet_weak(
     counts = np.asarray(rows.cells.sets @ rows.cells.n, strong.kept.dtype)
     started: list[tuple[list[str], tuple[Array, Array]]] = []
     found = {}
-    widths = {name: model.mean.shape[0] for name, (_, model) in models.items()}
-    for names in batches(widths, partial(_at_once, rows.n)):
+    kinds = {name: (len(model.mean), model.is_of_rows) for name, (_, model) in models.items()}
+    for names in batches(kinds, lambda kind, count: _at_once(rows.n, kind[0], count)):
         batch = [models[name] for name in names]
         spread = jnp.stack([model.spread for _, model in batch])
         started.append((names, _meet(_read(batch, rows), spread, strong, counts, precision)))
@@ -192,7 +220,11 @@ def _seen(read: Sequence[Array], models: Sequence[Model], inside: Array, slabs: 
     def one(x: Array, model: Model) -> ModelRows:
         centred = jnp.where(inside[0, :, None], x - model.mean, 0)
         unit = centred / jnp.sqrt(model.variance)
-        kept = jnp.where(inside[..., None], matmul(centred / model.root + model.origin, model.vectors), 0)
+        if model.is_of_rows:
+            root = jnp.sqrt(model.values * jnp.sum(inside, 1, keepdims=True))
+            kept = jnp.pad(model.left * root[:, None], ((0, 0), (0, len(x) - model.left.shape[1]), (0, 0)))
+        else:
+            kept = jnp.where(inside[..., None], matmul(centred / model.root + model.origin, model.vectors), 0)
         return ModelRows(unit.reshape(slabs, -1, x.shape[1]), kept)
 
     rows = [one(x, model) for x, model in zip(read, models, strict=True)]

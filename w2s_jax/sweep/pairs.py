@@ -50,8 +50,9 @@ class Model(NamedTuple):
 
     `mean` (d,): of all rows, about the shift; `origin` (d,): what the mean becomes (0 if normalised), `root`: what rows
     are divided by; `variance`: trace of the centred second moment before that, `spread`: `||S||_F / tr S` of it.
-    `first` (J, d), `second` (J, d, d), `hy` (J, d, C); `values` (R, d), `vectors` (R, d, d), `labels` (R, d, C); of fewer rows
-    than features (few_rows.py) no `second` and `hy`, and as many eigenpairs as rows.
+    `first` (J, d), `second` (J, d, d), `hy` (J, d, C); `values` (R, d), `vectors` (R, d, d), `labels` (R, d, C). Of fewer rows
+    than features (few_rows.py) no `second` and `hy`, as many eigenpairs as rows, and in the place of `vectors` those of the
+    kernel, `left` (R, n, n).
     """
 
     mean: Any
@@ -64,7 +65,13 @@ class Model(NamedTuple):
     hy: Any
     values: Any
     vectors: Any
+    left: Any
     labels: Any
+
+    @property
+    def is_of_rows(self) -> bool:
+        """Whether its eigenvectors are those of its kernel."""
+        return self.left.shape[-1] > 0
 
 
 @partial(jax.jit, static_argnames="normalize")
@@ -93,7 +100,8 @@ def model_from_sums(sums: Sums, cells: Cells, normalize: bool) -> Model:
         return eigen.values, eigen.vectors, matmul(eigen.vectors.T, pool(chosen, hy, n))
 
     values, vectors, labels = jax.lax.map(of_set, cells.sets)
-    return Model(mean, origin, root, spread, variance, first, second, hy, values, vectors, labels)
+    none = jnp.zeros((len(values), 0, 0), values.dtype)
+    return Model(mean, origin, root, spread, variance, first, second, hy, values, vectors, none, labels)
 
 
 class Met(NamedTuple):
@@ -106,7 +114,7 @@ class Met(NamedTuple):
 
 
 def leading(model: Model, threshold: float, size: int) -> Model:
-    """The model without moments, and with `size` eigenpairs, if it has so many; of those alone that are above a relative
+    """The model without moments, and with `size` eigenpairs, no more than features; of those alone that are above a relative
     threshold the values are not zero."""
     return _cut(model._replace(second=None, hy=None), threshold, size)
 
@@ -128,8 +136,16 @@ def _kept(values: Array, threshold: Array) -> Array:
 @partial(jax.jit, static_argnames="size")
 def _cut(model: Model, threshold: Array, size: int) -> Model:
     """A model's leading eigenpairs; the values of those that are not kept are zero, which no filter keeps."""
-    values = jnp.where(_kept(model.values, threshold), model.values, 0)[:, :size]
-    return model._replace(values=values, vectors=model.vectors[..., :size], labels=model.labels[:, :size])
+    size = min(size, len(model.mean))
+
+    def first(x: Array, axis: int) -> Array:
+        x = jax.lax.slice_in_dim(x, 0, min(size, x.shape[axis]), axis=axis)
+        fill = [(0, size - x.shape[axis] if i == axis else 0) for i in range(x.ndim)]
+        return jnp.pad(x, fill) if x.size else x
+
+    values = jnp.where(_kept(model.values, threshold), model.values, 0)
+    vectors, left = (first(x, 2) for x in (model.vectors, model.left))
+    return model._replace(values=first(values, 1), vectors=vectors, left=left, labels=first(model.labels, 1))
 
 
 def batches(shapes: Mapping[Any, Any], size: Callable[[Any, int], int]) -> Iterator[list[Any]]:

@@ -237,7 +237,7 @@ def _kernel_groups(run: _Run, kept: tuple[int, int]) -> list[_Group]:
     for part in _packed(strong, dict.fromkeys(strong, kernel_entries(n)), entries):
         needed += products(n, sets, [strong[name] for name in part], list(weak.values()))
         beside = sum(strong[name].kept for name in part)
-        own = {name: sets * (2 * of.width * min(of.width, n) + of.kept * beside) for name, of in weak.items()}
+        own = {name: sets * (2 * min(of.width, n) ** 2 + of.kept * beside) for name, of in weak.items()}
         groups += [_Group(names, part, True, {}) for names in _packed(weak, own, entries)]
     features = n * sum(of.width for of in strong.values()) * sum(of.width for of in weak.values())
     return groups if needed < features else []

@@ -36,7 +36,7 @@ COLUMNS = (
     | dict.fromkeys(("version", "inputs"), "TEXT")
 )
 DATABASE = "sweep.sqlite"
-_LAYOUT = 1  # of the tables below
+_LAYOUT = 2  # of the tables below and the files of moments
 _TABLES = f"""
 CREATE TABLE IF NOT EXISTS files (path TEXT PRIMARY KEY, stamp TEXT, hashed_ns INTEGER, content TEXT);
 CREATE TABLE IF NOT EXISTS moments (key TEXT PRIMARY KEY, checksum TEXT);

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from w2s_jax.hosts import Hosts, SharedError
 from w2s_jax.sweep.config import SweepConfig
-from w2s_jax.sweep.few_rows import StrongRows, meet_weak, model_of_rows, read_strong
+from w2s_jax.sweep.few_rows import StrongRows, in_features, meet_weak, model_of_rows, read_strong
 from w2s_jax.sweep.inputs import Inputs
 from w2s_jax.sweep.pair_rows import Entry, meet_strong, table_rows
 from w2s_jax.sweep.pairs import Cells, Met, Model, Pair, Sums, leading, model_from_sums
@@ -155,6 +155,7 @@ class Workers:
         with self.hosts.together():
             merge = self._checked_merge([*strong, *weak])
             cross = cross_sums(sides[0], sides[1], inputs.rows, **self._summing(merge))
+            strong, weak = self._in_features(strong), self._in_features(weak)
         places, met = [_places(side) for side in sides], {}
         for name in dict.fromkeys(s for s, _ in pairs):
             chosen = {w: weak[w] for s, w in pairs if s == name}
@@ -162,6 +163,16 @@ class Workers:
             found = meet_strong(strong[name], chosen, parts, inputs.rows, self.config, self.mesh)
             met |= {(name, w): of for w, of in found.items()}
         return met
+
+    def _in_features(self, entries: Entries) -> Entries:
+        """Models with eigenvectors of their features, whatever they have been kept with."""
+        inputs, found = self.inputs, dict(entries)
+        for name, entry in entries.items():
+            if entry.light.is_of_rows:
+                merge = self._checked_merge([name])
+                light = in_features(inputs.sources[name], entry.light, inputs.rows, inputs.span, merge)
+                found[name] = entry._replace(light=light)
+        return found
 
     def _met_by_kernels(self, strong: Entries, weak: Entries, pairs: Sequence[Pair]) -> dict[Pair, Met]:
         """The same from whole rows, those of strong models kept for the next weak ones."""
