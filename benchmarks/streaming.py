@@ -2,9 +2,9 @@
 
     python -m benchmarks.streaming [--quick] [--out FILE.json]
 
-Everything is float32, full precision. The floor is the same three products of the same blocks, alone. Streamed blocks are NumPy
-arrays, a few that come again and again, so that making them costs nothing; on an accelerator they have to get there.
-Resident rows are on the device from the start.
+Everything is float32: the library at its default precision for products over rows, its floor, the same three products of the same
+blocks alone, at full precision. Streamed blocks are NumPy arrays, a few that come again and again, so that making them costs
+nothing; on an accelerator they have to get there. Resident rows are on the device from the start.
 """
 
 from __future__ import annotations
