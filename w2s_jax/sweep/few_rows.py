@@ -94,7 +94,7 @@ def _model(x: Array, y: Array, members: Array, sets: Array, shift: Array, normal
     size = jnp.where(variance > 0, variance, 1)
     spread = jnp.sqrt(jnp.sum(jnp.square(kernel / size)))
     root, origin = (jnp.sqrt(size), 0 * mean) if normalize else (jnp.ones_like(size), shift + mean)
-    seen = kernel * counts[0] / size if normalize else matmul(centred + origin, (centred + origin).T)
+    seen = kernel / size * counts[0] if normalize else matmul(centred + origin, (centred + origin).T)
 
     def of_set(args: tuple[Array, Array]) -> tuple[Array, Array, Array]:
         chosen, count = args
@@ -117,10 +117,9 @@ def in_features(source: Source, model: Model, rows: RowCells, span: tuple[int, i
     """
     first, last = span
     x = jax.device_put(side_by_side([source], len(model.mean), first, last, last - first))
-    inside, counts = rows.cells.sets @ _members(rows, rows.n).T, rows.cells.sets @ rows.cells.n
-    mine, counts = (array.astype(x.dtype) for array in (inside[:, first:last], counts))
+    inside = _inside(rows, rows.n).astype(x.dtype)
     model = model._replace(left=model.left[:, first:last])
-    vectors = _orthogonal(jnp.asarray(merge(_projected(x, model, mine, counts))))
+    vectors = _orthogonal(jnp.asarray(merge(_projected(x, model, inside[:, first:last], inside.sum(1)))))
     return model._replace(vectors=vectors, left=jnp.zeros((len(vectors), 0, 0), vectors.dtype))
 
 
@@ -203,14 +202,18 @@ def _read(models: Sequence[tuple[Source, Model]], rows: RowCells) -> ModelRows:
     slabs, height = _slabs(rows.n)
     width = models[0][1].mean.shape[0]
     read = [jax.device_put(side_by_side([source], width, 0, rows.n, slabs * height)) for source, _ in models]
-    inside = rows.cells.sets @ _members(rows, slabs * height).T > 0
-    return _seen(read, [model for _, model in models], inside, slabs)
+    return _seen(read, [model for _, model in models], _inside(rows, slabs * height) > 0, slabs)
 
 
 def _members(rows: RowCells, height: int) -> np.ndarray:
     """Which rows are in which cell (height, J), none of those behind them."""
     members = np.concatenate([np.eye(layout.cells)[layout.cell] for layout in rows.layouts], 1)
     return np.pad(members, ((0, height - rows.n), (0, 0)))
+
+
+def _inside(rows: RowCells, height: int) -> np.ndarray:
+    """Which rows are in which set of them (R, height), as 0 and 1."""
+    return rows.cells.sets @ _members(rows, height).T
 
 
 @partial(jax.jit, static_argnames="slabs")
