@@ -118,6 +118,26 @@ def test_students_see_the_tested_fold_only_if_rows_are_unrelated(kind):
     assert np.any(student & same) == (kind == "masked")
 
 
+@pytest.mark.parametrize("folds", [3, 4, 7])
+@pytest.mark.parametrize("kind", KINDS)
+def test_weak_heads_are_fitted_once_on_each_set_of_cells(kind, folds):
+    """No set of cells is there twice, the expected experiment's come first, and every trial finds its own."""
+    place = layout(kind, 3 if "grouped" in kind else folds)
+    experiments = place.experiments(np.float32)
+    fits = np.asarray(experiments.fits)
+    assert len(np.unique(fits, axis=0)) == len(fits)
+    np.testing.assert_array_equal(fits[: len(place.expected.fit)], place.expected.fit)
+    if place.trial is None:
+        assert experiments.trial is None and experiments.heads.size == 0
+    else:
+        np.testing.assert_array_equal(fits[np.asarray(experiments.heads)], place.trial.fit)
+
+
+def test_with_three_folds_trials_need_no_heads_of_their_own():
+    """All rows labelled: the trial's weak heads are fitted on one fold, as the expected experiment's."""
+    assert len(layout("all", 3).experiments(np.float32).fits) == 3
+
+
 def test_no_labels_no_trial():
     """Without labels there is no trial."""
     assert layout("none").trial is None

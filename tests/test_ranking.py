@@ -539,6 +539,17 @@ def test_one_bucket_is_one_program():
     assert scoring_programs() == before + 1
 
 
+def test_uneven_groups_of_one_width_are_one_program(monkeypatch):
+    """Three models in groups of two: the second group is filled up, and what fills it is in no row of the table."""
+    monkeypatch.setattr(ranking, "GROUP_BYTES", 200_000)
+    rng = np.random.default_rng(4)
+    rows = {name: rng.standard_normal((N, 36)).astype(np.float32) for name in "abc"}
+    sizes = []
+    before = scoring_programs()
+    table = rank_supervisors(rows, data().strong, progress=lambda tasks: sizes.append(len(tasks)) or tasks, **RIDGES)
+    assert (sizes, scoring_programs() - before, sorted(table.names)) == ([2], 1, ["a", "b", "c"])
+
+
 def test_other_numbers_compile_nothing():
     """Other rows, ridge strengths, prior, noise and seed run the programs that are there."""
     weak, strong, y, *_ = inputs(Case("all", dtype="float32"))

@@ -120,12 +120,14 @@ def _inverse_factor_of_block(matrix: Array) -> Array:
     """By halves that double: the off-diagonal quarter of every diagonal block from the inverses of its halves."""
     factor = cholesky(matrix)
     place = jnp.arange(len(matrix))
-    inverted = jnp.diag(1 / jnp.diagonal(factor))
-    for level in range((len(matrix) - 1).bit_length()):
+
+    def double(level: Array, inverted: Array) -> Array:
         half = place >> level
         quarter = (half[:, None] >> 1 == half >> 1) & (half[:, None] > half)
-        inverted = inverted - matmul(matmul(inverted, jnp.where(quarter, factor, 0)), inverted)
-    return inverted
+        return inverted - matmul(matmul(inverted, jnp.where(quarter, factor, 0)), inverted)
+
+    levels = (len(matrix) - 1).bit_length()
+    return jax.lax.fori_loop(0, levels, double, jnp.diag(1 / jnp.diagonal(factor)))
 
 
 @_one_at_a_time

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from w2s_jax._arrays import matmul, outer
-from w2s_jax._factor import inverse, solve, sound_strength
+from w2s_jax._factor import inverse, sound_strength
 from w2s_jax.moments import Columns, Moments, Products, Sums
 from w2s_jax.spectrum import numerically_zero, spectrum
 from w2s_jax.teaching import mean_square, ridge_heads
@@ -49,6 +49,19 @@ class Roles(NamedTuple):
     test: Any
 
 
+class Experiments(NamedTuple):
+    """All experiments of a layout: those of the expected one, and of the trial (blocks x experiments of one block) or None.
+
+    `fits` (F, J): the sets of cells that weak heads are fitted on, each once and first the expected experiment's; `heads`
+    (blocks, experiments): which of them the trial's are.
+    """
+
+    expected: Roles
+    trial: Any
+    fits: Any
+    heads: Any
+
+
 class Settings(NamedTuple):
     """Ridge strengths of the two heads, relative threshold of the norms, label prior p, noise-to-signal ratio nu."""
 
@@ -76,7 +89,7 @@ class ExpectedStrong(NamedTuple):
 
 
 class WeakHeads(NamedTuple):
-    """Ridge heads on sets of rows: the strengths used (E,) and `(S_w + strength)^{-1}` (E, d_w, d_w)."""
+    """Ridge heads on sets of rows: the strengths used (F,) and `(S_w + strength)^{-1}` (F, d_w, d_w)."""
 
     strength: Array
     inverse: Array
@@ -88,9 +101,9 @@ def pool(roles: Array, sums: Array, n: Array) -> Array:
     return matmul(weights, sums.reshape(len(n), -1)).reshape(*roles.shape[:-1], *sums.shape[1:])
 
 
-def weak_heads(weak: WeakCells, n: Array, fit: Array, strength: Array) -> WeakHeads:
-    """The ridge heads that the cells of `fit` (E, J) make; all in one call, which compiles a factorisation but once."""
-    fitted = pool(fit, weak.hh, n)
+def weak_heads(weak: WeakCells, n: Array, fits: Array, strength: Array) -> WeakHeads:
+    """The ridge heads that the cells of `fits` (F, J) make; all in one call, which compiles a factorisation but once."""
+    fitted = pool(fits, weak.hh, n)
     used = jax.vmap(partial(sound_strength, strength=strength))(fitted)
     return WeakHeads(used, jax.vmap(inverse)(fitted, used))
 
@@ -129,9 +142,10 @@ def expected_experiment(
     Labels are `h_s^T theta`, of mean square 1, plus noise of variance `noise`. On cells A (weak head),
     B (student), C (test): `T = (S_w^A + beta_w)^{-1} S_ws^A G` are the weak heads, `Q = (S_s^B + beta_s)^{-1} S_sw^B T` the
     students, `||(S_s^C)^{1/2} (Q - G)||_F^2` the error and `||(S_s^C)^{1/2} (Q - R)||_F^2` the gap, R the ceiling, each plus
-    the response to the noise that the weak heads pick up. Errors are in units of the labels' mean square.
+    the response to the noise that the weak heads pick up. Errors are in units of the labels' mean square. The first of
+    `heads` are those of `roles.fit`.
     """
-
+    heads = jax.tree.map(lambda x: x[: len(roles.fit)], heads)
     beta = heads.strength[:, None, None]
     uncarried = matmul(strong.student, pool(roles.student, weak.zh, n))
     carried = matmul(uncarried, heads.inverse)
@@ -143,30 +157,30 @@ def expected_experiment(
 
 
 def prepare_trial(cells: StrongCells, roles: Roles, settings: Settings) -> Array:
-    """The student's ridge inverses (experiments, d_s, d_s), shared by all weak models."""
-    return jax.lax.map(lambda role: inverse(pool(role, cells.zz, cells.n), settings.strong_ridge), roles.student)
+    """The student's ridge inverses (blocks x experiments, d_s, d_s), shared by all weak models."""
+    students = roles.student.reshape(-1, len(cells.n))
+    return jax.lax.map(lambda role: inverse(pool(role, cells.zz, cells.n), settings.strong_ridge), students)
 
 
 def trial(
-    inverses: Array, strong: StrongCells, weak: WeakCells, roles: Roles, settings: Settings, intercept: bool
+    inverses: Array, strong: StrongCells, weak: WeakCells, heads: WeakHeads, experiments: Experiments, intercept: bool
 ) -> Score:
     """Cross-validated mean squared error of the real experiment (teaching.py), summed over outputs.
 
-    With an intercept labels are taken about their mean on A. Roles are (blocks x experiments of one block); the standard
-    error is over blocks.
+    `inverses` from `prepare_trial`, `heads` on `experiments.fits`. With an intercept labels are taken about their mean on
+    A. The standard error is over blocks.
     """
 
-    def one(args: tuple[Array, ...]) -> Array:
-        fit, student, test, inverse_student = args
+    def one(args: tuple[Roles, Array, Array]) -> Array:
+        (fit, student, test), head, inverse_student = args
         mean = pool(fit, strong.y, strong.n) * intercept
         labelled, taught, tested = (_moments(role, strong, weak, mean) for role in (fit, student, test))
-        solve_weak = partial(solve, labelled.ww, settings.weak_ridge)
-        heads = ridge_heads(labelled, taught, solve_weak, partial(matmul, inverse_student))
-        return mean_square(tested, strong=heads.student, y=-1.0)
+        solve_weak, solve_strong = partial(matmul, heads.inverse[head]), partial(matmul, inverse_student)
+        return mean_square(tested, strong=ridge_heads(labelled, taught, solve_weak, solve_strong).student, y=-1.0)
 
-    flat = jax.tree.map(lambda role: role.reshape(-1, role.shape[-1]), roles)
-    errors = jax.lax.map(one, (flat.fit, flat.student, flat.test, inverses))
-    return _over_blocks(errors.reshape(roles.fit.shape[:-1]).mean(1))
+    roles = Roles(*(role.reshape(-1, len(strong.n)) for role in experiments.trial))
+    errors = jax.lax.map(one, (roles, experiments.heads.reshape(-1), inverses))
+    return _over_blocks(errors.reshape(experiments.heads.shape).mean(1))
 
 
 def _moments(role: Array, strong: StrongCells, weak: WeakCells, mean: Array) -> Moments:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from w2s_jax._checks import InputError
-from w2s_jax.crossfit import Roles
+from w2s_jax.crossfit import Experiments, Roles
 
 BLOCK_ROWS = 16384
 
@@ -28,6 +30,14 @@ class Layout:
     expected: Roles
     trial: Roles | None
     labelled: np.ndarray
+
+    def experiments(self, dtype: Any) -> Experiments:
+        """All roles on the device, and what the weak heads of all experiments are fitted on."""
+        on_device = lambda roles: roles and Roles(*(jnp.asarray(role, dtype) for role in roles))
+        tried = [] if self.trial is None else self.trial.fit
+        fits = list(dict.fromkeys(map(tuple, [*self.expected.fit, *np.reshape(tried, (-1, self.cells))])))
+        heads = jnp.asarray([[fits.index(tuple(fit)) for fit in block] for block in tried], int)
+        return Experiments(on_device(self.expected), on_device(self.trial), jnp.asarray(fits, dtype), heads)
 
     def blocks(self) -> Iterator[tuple[int, int, np.ndarray, np.ndarray]]:
         """Blocks of rows: start, stop, and for each cell the rows within the block (cells, capacity) and their weights."""

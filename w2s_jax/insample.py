@@ -16,7 +16,6 @@ import jax.numpy as jnp
 from jax import Array
 
 from w2s_jax._arrays import matmul, outer
-from w2s_jax._factor import inverse
 from w2s_jax.crossfit import Score, Settings
 from w2s_jax.filters import ridge
 from w2s_jax.gap import gap_norm, prediction_gap
@@ -210,13 +209,13 @@ def _op_by_solves(norms: RidgeNorms, blocks: Blocks, parts: _Solved, b: Array) -
     return _root_score(squared, _low_rank_responses(blocks, lefts, rights), blocks)
 
 
-def gap_by_solves(blocks: Blocks, inverse_s: Array, settings: Settings) -> Score:
+def gap_by_solves(blocks: Blocks, inverse_s: Array, B: Array) -> Score:
     """The theorem's predicted gap without a cut, `q^T S_s q` with `q = A (c_s - S_sw B c_w)`, summed over outputs.
 
-    `inverse_s` is `A = (S_s + b_s)^{-1}` (d_s, d_s) of the labelled rows, shared by all weak models.
+    `inverse_s` is `A = (S_s + b_s)^{-1}` (d_s, d_s) of the labelled rows, shared by all weak models, and `B = (S_w + b_w)^{-1}`
+    (d_w, d_w).
     """
     pooled = blocks.pooled
-    B = inverse(pooled.hh, settings.weak_ridge)
     t = matmul(B, pooled.hy)
     q = matmul(inverse_s, pooled.zy - matmul(pooled.zh, t))
     S_q = matmul(pooled.zz, q)

@@ -23,7 +23,7 @@ from w2s_jax._arrays import accumulation_dtype, bucket, gram, host_zeros, label_
 from w2s_jax._checks import InputError, require_finite
 from w2s_jax._progress import track
 from w2s_jax.compact import CompactRows
-from w2s_jax.crossfit import Roles, Score, Settings, WeakCells
+from w2s_jax.crossfit import Score, Settings, WeakCells
 from w2s_jax.folds import Layout, lay_out
 from w2s_jax.io import require_same_ids
 from w2s_jax.moments import Columns, Sums, Tree, add_compensated, block_sums
@@ -128,10 +128,10 @@ def rank_supervisors(
     ]
     state: tuple[str, _Strong] | None = None
     started: list[tuple[str, list[str], Any]] = []  # the last group runs while the next one's rows are read
-    for name, (width, members) in track(tasks, progress, "ranking"):
+    for name, group in track(tasks, progress, "ranking"):
         if state is None or state[0] != name:
             state = name, _prepare(name, strong_rows[name], work)
-        started.append((name, members, _start(state[1], weak_rows, width, members, work)))
+        started.append((name, group.members, _start(state[1], weak_rows, group, work)))
         if len(started) > 1:
             pairs |= _finish(*started.pop(0))
     pairs |= _finish(*started.pop())
@@ -156,6 +156,14 @@ class _Work(NamedTuple):
     cut: bool
     mesh: Mesh | None
     precision: str
+
+
+class _Group(NamedTuple):
+    """Weak models that run as one program: the width they are padded to, how many the program takes, and their names."""
+
+    width: int
+    size: int
+    members: list[str]
 
 
 class _Strong(NamedTuple):
@@ -183,10 +191,11 @@ def _prepare(name: str, rows: Any, work: _Work) -> _Strong:
     sums = _total(sums_of_blocks())
     if work.mesh is not None:
         sums = jax.device_put(sums, work.mesh.devices.flat[0])  # one device prepares what all share
-    roles = _as_arrays(work.layout.expected, dtype), _as_arrays(work.layout.trial, dtype)
+    experiments = work.layout.experiments(dtype)
     largest = (work.layout.expected.test @ np.bincount(work.layout.cell)).max()
     test_rows = min(int(largest), rows.shape[1])
-    center, shared = prepare_strong(sums, roles, work.settings, work.layout.folds, work.normalize, work.cut, test_rows)
+    choices = work.layout.folds, work.normalize, work.cut, test_rows
+    center, shared = prepare_strong(sums, experiments, work.settings, *choices)
     if not np.isfinite(float(shared.values[0])):
         raise InputError(f"strong representation {name!r} is too large: its squares overflow {dtype}")
     if not float(shared.values[0]) > 0:
@@ -198,34 +207,32 @@ def _prepare(name: str, rows: Any, work: _Work) -> _Strong:
     return _Strong(rows, center, shared, [])
 
 
-def _start(strong: _Strong, weak: Mapping[str, Any], width: int, members: list[str], work: _Work) -> tuple[Array, dict]:
-    """The sizes and scores of a group of weak models of one padded width, which the device may still be computing."""
-    chosen = {name: weak[name] for name in members}
+def _start(strong: _Strong, weak: Mapping[str, Any], group: _Group, work: _Work) -> tuple[Array, dict]:
+    """The sizes and scores of a group of weak models, which the device may still be computing."""
+    chosen = {name: weak[name] for name in group.members}
+    size = group.size if work.mesh is None else -(-group.size // work.mesh.shape[MODELS]) * work.mesh.shape[MODELS]
     shift: Array | None = None
 
     def sums_of_blocks() -> Iterator[WeakCells]:
         nonlocal shift
-        for block, y, weight, place in _blocks(chosen, work, "weak representation", width):
+        for block, y, weight, place in _blocks(chosen, work, "weak representation", group.width):
+            block = filled(block, size)
             if shift is None:
                 shift = block[:, 0, 0] if work.normalize else jnp.zeros_like(block[:, 0, 0])
-            if work.mesh is not None:
-                block, shift = filled((block, shift), work.mesh.shape[MODELS])
             yield weak_sums(block, _rotated(strong, work, place), y, weight, shift)
 
     by_model = (P(MODELS, *_BY_CELL), P(None, None, ROWS), _BY_CELL, _BY_CELL, P(MODELS))
     weak_sums = _summed(_weak_sums, work, by_model, P(MODELS))
     sums = _total(sums_of_blocks())
-    dtype = work.settings.noise.dtype
-    roles = _as_arrays(work.layout.expected, dtype), _as_arrays(work.layout.trial, dtype)
     score = scorer(work.layout.folds, work.normalize, work.cut)
     score = score if work.mesh is None else spread(score, work.mesh)
-    return score(sums, strong.shared, roles, work.settings)
+    return score(sums, strong.shared, work.layout.experiments(work.settings.noise.dtype), work.settings)
 
 
 def _finish(strong: str, members: list[str], group: tuple[Array, dict]) -> dict[tuple[str, str], dict[str, Score]]:
     """A started group's scores by pair, once they are there."""
     sizes, scores = jax.device_get(group)
-    for name, size in zip(members, sizes, strict=False):  # behind them copies of the last, to fill up the mesh
+    for name, size in zip(members, sizes, strict=False):  # behind them copies of the last, to fill up the group
         if not np.isfinite(size):
             raise InputError(f"weak representation {name!r} is too large: its squares overflow {sizes.dtype}")
         if not size > 0:
@@ -417,8 +424,8 @@ def _dtype(*models: Mapping[str, Any]) -> Any:
     return jnp.float64 if wide and jnp.result_type(float) == jnp.float64 else jnp.float32
 
 
-def _grouped(weak: Mapping[str, Any], d_s: int, layout: Layout, devices: int) -> Iterator[tuple[int, list[str]]]:
-    """Weak models in groups that run as one program: one padded width, and within the memory for a group."""
+def _grouped(weak: Mapping[str, Any], d_s: int, layout: Layout, devices: int) -> Iterator[_Group]:
+    """Weak models in groups of one padded width, within the memory for a group; those of a width share their program."""
     widths = {name: rows.shape[1] for name, rows in weak.items()}
     alone = len(set(widths.values())) == 1
     buckets: dict[int, list[str]] = {}
@@ -428,11 +435,7 @@ def _grouped(weak: Mapping[str, Any], d_s: int, layout: Layout, devices: int) ->
         entries = layout.cells * (layout.capacity * width + 3 * width * (width + d_s))
         size = max(1, devices * GROUP_BYTES // (4 * entries))
         size = -(-len(names) // -(-len(names) // size))
-        yield from ((width, names[i : i + size]) for i in range(0, len(names), size))
-
-
-def _as_arrays(roles: Roles | None, dtype: Any) -> Roles | None:
-    return None if roles is None else Roles(*(jnp.asarray(role, dtype) for role in roles))
+        yield from (_Group(width, size, names[i : i + size]) for i in range(0, len(names), size))
 
 
 def _table(pairs: dict, width: Mapping[str, int], settings: dict) -> SupervisorTable:

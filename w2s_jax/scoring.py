@@ -19,7 +19,7 @@ from jax import Array
 from w2s_jax import crossfit, insample
 from w2s_jax._arrays import matmul, outer
 from w2s_jax._factor import inverse
-from w2s_jax.crossfit import Score, Settings, StrongCells, WeakCells
+from w2s_jax.crossfit import Experiments, Score, Settings, StrongCells, WeakCells
 from w2s_jax.insample import Pair, RidgeNorms, StrongBlocks
 from w2s_jax.spectrum import Spectrum, spectrum
 
@@ -49,11 +49,11 @@ class Labelled(NamedTuple):
 
 @partial(jax.jit, static_argnames=("folds", "normalize", "cut", "test_rows"))
 def prepare_strong(
-    sums: Any, roles: tuple, settings: Settings, folds: int, normalize: bool, cut: bool, test_rows: int
+    sums: Any, experiments: Experiments, settings: Settings, folds: int, normalize: bool, cut: bool, test_rows: int
 ) -> tuple[Array, Shared]:
     """The pooled mean (d_s,) about the sums' shift, 0 without `normalize`, and what weak models share.
 
-    `roles`: of the expected experiment, and of the trial or None; `test_rows`: the most rows that test together.
+    `test_rows`: the most rows that test together.
     """
     n, total = sums.n, jnp.sum(sums.n)
     center = jnp.sum(sums.first.s, 0) / total * normalize
@@ -71,16 +71,15 @@ def prepare_strong(
         sy = sums.second.sy - jax.vmap(outer, (None, 0))(center, sums.first.y)
         labels = (jax.vmap(lambda s: matmul(rotation.T, s))(sy), sums.first.y, sums.second.yy)
     cells = StrongCells(n, rotate(first), zz, *labels)
-    expected = crossfit.prepare_expected(cells, eigen.values, roles[0], settings, test_rows)
+    expected = crossfit.prepare_expected(cells, eigen.values, experiments.expected, settings, test_rows)
     every = _members(len(n), folds, labelled=False)
     blocks = insample.strong_blocks(zz, n, every, normalize, eigen.values)
     centred = blocks if normalize else insample.strong_blocks(_about_mean(cells) / _mean_square(cells), n, every, False)
     norms = insample.prepare_norms(blocks, settings)
     shared = Shared(rotation, cells, eigen.values, expected, blocks, centred, norms, None, None)
-    if roles[1] is None:
+    if experiments.trial is None:
         return center, shared
-    flat = jax.tree.map(lambda role: role.reshape(-1, role.shape[-1]), roles[1])
-    inverses = crossfit.prepare_trial(cells, flat, settings)
+    inverses = crossfit.prepare_trial(cells, experiments.trial, settings)
     return center, shared._replace(inverses=inverses, labelled=_labelled(cells, settings, folds, normalize, cut))
 
 
@@ -110,10 +109,11 @@ def scorer(folds: int, normalize: bool, cut: bool) -> Callable:
     """Sizes and scores of a batch of models, as one program for each set of choices."""
 
     @jax.jit
-    def score_models(sums: WeakCells, shared: Shared, roles: tuple, settings: Settings) -> tuple[Array, dict]:
-        score = partial(
-            _score_one, shared=shared, folds=folds, roles=roles, settings=settings, normalize=normalize, cut=cut
-        )
+    def score_models(
+        sums: WeakCells, shared: Shared, experiments: Experiments, settings: Settings
+    ) -> tuple[Array, dict]:
+        common = {"shared": shared, "experiments": experiments, "settings": settings}
+        score = partial(_score_one, **common, folds=folds, normalize=normalize, cut=cut)
         # A CPU gains nothing from batching factorisations; an accelerator does.
         over_models = partial(jax.lax.map, batch_size=None if jax.default_backend() == "cpu" else 16)
         # Eigensolves before all else: on a CPU they and the products that they share the cores with take twice as long.
@@ -136,7 +136,7 @@ def _score_one(
     sums: WeakCells,
     eigen: tuple[Spectrum, ...],
     shared: Shared,
-    roles: tuple,
+    experiments: Experiments,
     settings: Settings,
     folds: int,
     normalize: bool,
@@ -146,27 +146,30 @@ def _score_one(
     weak, centred, size = _normalised(sums, cells, normalize)
     blocks = insample.blocks_of(shared.blocks, Pair(weak.hh, weak.zh, None), normalize)
     scores = {}
-    every = () if cut else (jnp.ones((1, len(cells.n)), cells.n.dtype),)
-    heads = crossfit.weak_heads(weak, cells.n, jnp.concatenate([roles[0].fit, *every]), settings.weak_ridge)
-    cross_fitted = jax.tree.map(lambda x: x[: len(roles[0].fit)], heads)
+    fits = [experiments.fits]
+    if not cut:  # heads of all rows and, the last, of all labelled ones
+        fits.append(jnp.ones((1, len(cells.n)), cells.n.dtype))
+        if shared.labelled is not None and len(cells.n) > folds:
+            fits.append(jnp.sum(_members(len(cells.n), folds, labelled=True), 0)[None])
+    heads = crossfit.weak_heads(weak, cells.n, jnp.concatenate(fits), settings.weak_ridge)
     scores["expected_error"], scores["expected_gap"] = crossfit.expected_experiment(
-        shared.expected, weak, cross_fitted, cells.n, roles[0], settings.noise
+        shared.expected, weak, heads, cells.n, experiments.expected, settings.noise
     )
     if cut:
         scores["gap_op"], scores["gap_fro"] = insample.norms_by_spectrum(blocks, eigen[0], settings)
     else:
-        scores["gap_op"], scores["gap_fro"] = insample.norms_by_solves(
-            shared.norms, blocks, heads.inverse[-1], settings
-        )
+        every = heads.inverse[len(experiments.fits)]
+        scores["gap_op"], scores["gap_fro"] = insample.norms_by_solves(shared.norms, blocks, every, settings)
     if not normalize:
         # CKA is the same at any scale, its squares are not.
         root_w, root_s = jnp.sqrt(jnp.where(size > 0, size, 1)), jnp.sqrt(_mean_square(cells))
         zh = (centred.zh - jax.vmap(outer, (None, 0))(_mean(cells), centred.h)) / root_w / root_s
         blocks = insample.blocks_of(shared.centred, Pair(centred.hh / root_w / root_w, zh, None), False)
     scores["cka"] = insample.linear_cka(blocks)
-    if roles[1] is not None and shared.inverses is not None and shared.labelled is not None:
-        scores["trial_error"] = crossfit.trial(shared.inverses, cells, weak, roles[1], settings, normalize)
-        scores["predicted_gap"] = _predicted_gap(weak, cells, folds, shared.labelled, settings, normalize, eigen[-1:])
+    if shared.inverses is not None and shared.labelled is not None:
+        scores["trial_error"] = crossfit.trial(shared.inverses, cells, weak, heads, experiments, normalize)
+        of_labelled = eigen[-1] if cut else heads.inverse[-1]
+        scores["predicted_gap"] = _predicted_gap(weak, cells, folds, shared.labelled, settings, normalize, of_labelled)
     return size, scores
 
 
@@ -177,9 +180,10 @@ def _predicted_gap(
     labelled: Labelled,
     settings: Settings,
     normalize: bool,
-    eigen: tuple[Spectrum, ...],
+    weak_side: Spectrum | Array,
 ) -> Score:
-    """The theorem's gap on the labelled rows, labels about their mean where heads have an intercept; `eigen` with a cut."""
+    """The theorem's gap on the labelled rows, labels about their mean where heads have an intercept, given their weak moment's
+    eigenpairs or without a cut its ridge inverse."""
     with_labels = jnp.sum(_members(len(cells.n), folds, True), 0)
     n = matmul(with_labels, cells.n)
     mean = matmul(with_labels, cells.y) / n * normalize
@@ -187,11 +191,13 @@ def _predicted_gap(
     hy = weak.hy - jax.vmap(outer, (0, None))(weak.h, mean)
     yy = cells.yy - 2 * mean * cells.y + outer(cells.n, mean * mean)
     sums, unit_trace = Pair(weak.hh, weak.zh, None, hy, zy, yy), normalize and len(cells.n) == folds
-    if not eigen:
-        return insample.gap_by_solves(insample.blocks_of(labelled.blocks, sums, unit_trace), labelled.inverse, settings)
+    if not isinstance(weak_side, Spectrum):
+        return insample.gap_by_solves(
+            insample.blocks_of(labelled.blocks, sums, unit_trace), labelled.inverse, weak_side
+        )
     zh, zy = (jax.vmap(lambda s: matmul(labelled.basis.T, s))(x) for x in (weak.zh, zy))
     blocks = insample.blocks_of(labelled.blocks, sums._replace(zh=zh, zy=zy), unit_trace)
-    return insample.gap_by_spectrum(blocks, replace(eigen[0], n=n), settings)
+    return insample.gap_by_spectrum(blocks, replace(weak_side, n=n), settings)
 
 
 def _normalised(sums: WeakCells, cells: StrongCells, normalize: bool) -> tuple[WeakCells, WeakCells, Array]:

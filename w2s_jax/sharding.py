@@ -81,7 +81,7 @@ def filled(entries: Any, multiple: int) -> Any:
     """Arrays whose leading axis is a multiple of a number, filled up with copies of the last entry."""
 
     def fill(x: Any) -> Any:
-        return x[np.minimum(np.arange(-(-len(x) // multiple) * multiple), len(x) - 1)]
+        return x if len(x) % multiple == 0 else x[np.minimum(np.arange(-(-len(x) // multiple) * multiple), len(x) - 1)]
 
     return jax.tree.map(fill, entries)
 

@@ -13,6 +13,7 @@ from jax import Array
 from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
+from w2s_jax.crossfit import Experiments
 from w2s_jax.folds import Layout
 from w2s_jax.sharding import spread
 from w2s_jax.sweep.config import Setting, SweepConfig
@@ -138,11 +139,11 @@ def _widths(models: Mapping[str, Entry]) -> dict[str, int]:
 
 
 class _Experiment(NamedTuple):
-    """One layout's experiments: where its cells are, what they hold, roles, label sums, and columns of its label sets."""
+    """One layout: where its cells are, what they hold, its experiments, label sums, and columns of its label sets."""
 
     where: slice
     cells: Cells
-    roles: tuple
+    experiments: Experiments
     y: tuple[Array, Array]
     columns: tuple[tuple[int, int], ...]
 
@@ -155,14 +156,14 @@ def _trials(task: _Task) -> dict[str, list[dict[str, np.ndarray]]]:
     shared = jnp.asarray([config.prior, config.noise], dtype)
     found: dict[str, list[dict[str, np.ndarray]]] = {name: [] for name in weak}
     for number, layout in enumerate(rows.layouts):
-        where, cells, roles, y, columns = _experiment(rows, number, dtype)
+        where, cells, experiments, y, columns = _experiment(rows, number, dtype)
         part, size = _part(strong, where), _test_rows(layout, strong)
-        student: Student = prepare_student(part, cells, roles, ridges[1], shared, y, size, bool(columns))
+        student: Student = prepare_student(part, cells, experiments, ridges[1], shared, y, size)
         run = _over(mesh, _experiments(columns, config.normalize))
         started = []
         for names in batches(_widths(weak), _at_once(mesh)):
             batch = _stacked([(_part(weak[name].model, where), cross[name][where]) for name in names])
-            started.append((names, run(batch, part, cells, student, roles, ridges, shared)))
+            started.append((names, run(batch, part, cells, student, experiments, ridges[0], shared)))
         for names, errors in jax.device_get(started):
             for i, name in enumerate(dict.fromkeys(names)):
                 found[name].append({key: x[i] for key, x in errors.items()})
@@ -184,10 +185,9 @@ def _experiments(columns: tuple[tuple[int, int], ...], normalize: bool) -> Calla
 def _experiment(rows: RowCells, number: int, dtype: Any) -> _Experiment:
     layout, where = rows.layouts[number], rows.of(number)
     cells = _on_device(Cells(rows.cells.n[where], rows.cells.sets[:, where], rows.cells.y[where]), dtype)
-    roles = _on_device((layout.expected, layout.trial), dtype)
     y = _on_device((rows.cells.y[where], squares_per_cell(rows)[where]), dtype)
     columns = tuple((label.start, label.stop) for label in rows.label_sets if label.layout == number)
-    return _Experiment(where, cells, roles, y, columns)
+    return _Experiment(where, cells, layout.experiments(dtype), y, columns)
 
 
 def _on_device(tree: Any, dtype: Any) -> Any:

@@ -19,7 +19,7 @@ from jax.typing import ArrayLike
 
 from w2s_jax import crossfit
 from w2s_jax._arrays import matmul, outer
-from w2s_jax.crossfit import ExpectedStrong, Settings, StrongCells, WeakCells, WeakHeads, pool
+from w2s_jax.crossfit import ExpectedStrong, Experiments, Settings, StrongCells, WeakCells, WeakHeads, pool
 from w2s_jax.filters import ridge
 from w2s_jax.gap import gap_norm, prediction_gap
 from w2s_jax.overlap import Side, whitened
@@ -244,16 +244,15 @@ class Student(NamedTuple):
     inverses: Any
 
 
-@partial(jax.jit, static_argnames=("test_rows", "has_trial"))
+@partial(jax.jit, static_argnames="test_rows")
 def prepare_student(
     strong: Model,
     cells: Cells,
-    roles: tuple,
+    experiments: Experiments,
     strong_ridge: Array,
     shared: Array,
     y: tuple,
     test_rows: int,
-    has_trial: bool,
 ) -> Student:
     """The strong side of a layout's experiments (crossfit.py) for strengths (B,); `cells`, `strong` hold its cells alone.
 
@@ -267,11 +266,9 @@ def prepare_student(
 
     def of_ridge(b: Array) -> tuple[ExpectedStrong, Any]:
         settings = Settings(b, b, jnp.zeros_like(b), shared[0], shared[1])
-        expected = crossfit.prepare_expected(rotated, strong.values[0], roles[0], settings, test_rows)
-        if not has_trial:
-            return expected, None
-        flat = jax.tree.map(lambda role: role.reshape(-1, role.shape[-1]), roles[1])
-        return expected, crossfit.prepare_trial(rotated, flat, settings)
+        expected = crossfit.prepare_expected(rotated, strong.values[0], experiments.expected, settings, test_rows)
+        trial = experiments.trial
+        return expected, None if trial is None else crossfit.prepare_trial(rotated, trial, settings)
 
     return Student(rotated, *jax.lax.map(of_ridge, strong_ridge))
 
@@ -283,8 +280,8 @@ def run_experiments(
     cross: Array,
     cells: Cells,
     student: Student,
-    roles: tuple,
-    ridges: tuple[Array, Array],
+    experiments: Experiments,
+    weak_ridge: Array,
     shared: Array,
     columns: tuple[tuple[int, int], ...],
     normalize: bool,
@@ -299,17 +296,14 @@ def run_experiments(
     zh = jax.vmap(lambda x: matmul(strong.vectors[0].T, x))(products)
     taught = WeakCells(_first(weak, cells), weak.second, zh)
 
-    heads = jax.lax.map(partial(crossfit.weak_heads, taught, cells.n, roles[0].fit), ridges[0])
+    heads = jax.lax.map(partial(crossfit.weak_heads, taught, cells.n, experiments.fits), weak_ridge)
 
-    def of_ridges(
-        b_w: Array, heads: WeakHeads, b_s: Array, expected: ExpectedStrong, inverses: Any
-    ) -> tuple[Array, Array, Array]:
-        settings = Settings(b_w, b_s, jnp.zeros_like(b_w), shared[0], shared[1])
-        error, gap = crossfit.expected_experiment(expected, taught, heads, cells.n, roles[0], settings.noise)
+    def of_ridges(heads: WeakHeads, expected: ExpectedStrong, inverses: Any) -> tuple[Array, Array, Array]:
+        error, gap = crossfit.expected_experiment(expected, taught, heads, cells.n, experiments.expected, shared[1])
         trials = [
             crossfit.trial(inverses, _labels(student.cells, a, b), taught._replace(hy=weak.hy[..., a:b]), *rest)
             for a, b in columns
-            for rest in [(roles[1], settings, normalize)]
+            for rest in [(heads, experiments, normalize)]
         ]
         return (
             jnp.stack(error),
@@ -317,10 +311,10 @@ def run_experiments(
             jnp.stack([jnp.stack(t) for t in trials]) if trials else jnp.zeros((0, 2)),
         )
 
-    def of_strong(args: tuple) -> Any:
-        return jax.lax.map(lambda weak_side: of_ridges(*weak_side, *args), (ridges[0], heads))
+    def of_strong(strong_side: tuple) -> Any:
+        return jax.lax.map(lambda heads: of_ridges(heads, *strong_side), heads)
 
-    error, gap, trials = jax.lax.map(of_strong, (ridges[1], student.expected, student.inverses))
+    error, gap, trials = jax.lax.map(of_strong, (student.expected, student.inverses))
     by_weak = lambda x: jnp.swapaxes(x, 0, 1)
     return {"expected_error": by_weak(error), "expected_gap": by_weak(gap), "trial_error": by_weak(trials)}
 
