@@ -245,7 +245,7 @@ FAULTS: dict[str, tuple[Callable[[], object], list[str], str]] = {
     "truncated npz": (lambda: cut_short("more.npz"), [], "more.npz"),
     "truncated safetensors": (lambda: cut_short("c.safetensors"), [], "c.safetensors"),
     "empty file": (lambda: Path("a.npy").write_bytes(b""), [], "a.npy"),
-    "pickled": (lambda: np.save("a.npy", np.array([{}] * N), allow_pickle=True), [], "pickled"),
+    "pickled": (lambda: np.save("a.npy", np.array([{}] * N), allow_pickle=True), [], "unpickling"),
     "text": (lambda: np.save("a.npy", GROUPS), [], "a.npy"),
     "vector": (lambda: np.save("a.npy", ROWS["a"][:, 0]), [], "2-D"),
     "nan": (lambda: np.save("a.npy", not_finite(np.nan)), [], "row 17"),

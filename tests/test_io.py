@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pickle
@@ -11,6 +12,7 @@ import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +22,9 @@ import pytest
 from files import X, assert_same, refused
 from safetensors.numpy import save_file
 
+from w2s_jax import io
 from w2s_jax._checks import InputError, require_finite
+from w2s_jax.formats.paths import EXTENSIONS, matching, short_name, split_key
 from w2s_jax.io import (
     open_rows,
     read_groups,
@@ -281,7 +285,7 @@ class Bomb:
 @pytest.mark.parametrize("form", ["npy", "npz", "npz-deflate"])
 def test_pickled_arrays_are_refused_and_never_unpickled(tmp_path, form):
     path = saved(tmp_path, form, np.array([Bomb(tmp_path / "boom")], object))
-    with refused(r"it holds Python objects, and pickled \.npy files are refused"):
+    with refused(r"it holds Python objects, and unpickling is refused: save text as array\.astype\(str\)"):
         open_rows(path)
     assert not (tmp_path / "boom").exists()
 
@@ -350,6 +354,62 @@ def test_content_that_is_something_else(tmp_path, extension, content):
     path.write_bytes(content)
     with refused(rf"it is damaged, truncated or not a {extension} file \(.+\)"):
         open_rows(path)
+
+
+def test_arrays_behind_each_other_are_refused(tmp_path):
+    """As `np.save` into one open file makes them: only the first would be read."""
+    with open(tmp_path / "x.npy", "wb") as stream:
+        np.save(stream, X)
+        np.save(stream, X)
+    with refused(r"several arrays were saved to it, one behind the other: save them as an \.npz or as shards"):
+        open_rows(tmp_path / "x.npy")
+
+
+def test_what_the_system_says_is_no_damage(tmp_path, monkeypatch):
+    np.save(tmp_path / "x.npy", X)
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr("numpy.memmap", full)
+    with refused(r"cannot read array from \S+x\.npy: Too many open files"):
+        open_rows(tmp_path / "x.npy")
+
+
+def test_every_extension_has_a_reader():
+    assert tuple(io._READERS) == EXTENSIONS
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ("a/two.npz:layers.5", "two:layers.5"),
+        ("a/two.npz:layers/7", "two:layers/7"),
+        ("a/pythia-1.4b", "pythia-1.4b"),
+        ("a/pythia-1.4b:emb", "pythia-1.4b:emb"),
+        ("a/x.zarr/", "x"),
+        ("a/x.npz", "x"),
+        ("a/x.dat", "x.dat"),
+        (".", "here"),
+    ],
+)
+def test_short_names_of_files(tmp_path, monkeypatch, given, name):
+    (tmp_path / "here/a/pythia-1.4b").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
+    assert short_name(given) == name
+
+
+def test_keys_of_patterns_and_folders(tmp_path):
+    (tmp_path / "run[1]").mkdir()
+    for name in ("a", "b"):
+        np.savez(tmp_path / f"run[1]/{name}.npz", **{"x:y": X})
+    file, pattern, folder = f"{tmp_path}/run[1]/a.npz", f"{tmp_path}/run*/*.npz", f"{tmp_path}/run[1]"
+    for path in (file, pattern, f"{tmp_path}/run*/*", folder):
+        assert split_key(path) == (path, None)
+        assert split_key(f"{path}:x:y") == (path, "x:y")
+    assert matching(f"{file}:x:y") == [f"{file}:x:y"]
+    assert matching(f"{pattern}:x:y") == [f"{tmp_path}/run[1]/{name}.npz:x:y" for name in "ab"]
+    assert split_key(f"{tmp_path}/none/*:x") == (f"{tmp_path}/none/*:x", None)
 
 
 def test_truncated_npy_data(tmp_path):
@@ -440,7 +500,7 @@ def test_groups_become_codes_in_sorted_order(tmp_path, form, groups):
     assert codes.tolist() == [1, 2, 1, 0]
 
 
-@pytest.mark.parametrize(("groups", "came"), [(np.ones(3), "float64"), (np.array([b"a"]), "bytes8")])
+@pytest.mark.parametrize(("groups", "came"), [(np.ones(3), "float64"), (np.array([1j]), "complex128")])
 def test_groups_of_other_dtypes_are_refused(tmp_path, groups, came):
     with refused(f"expected integers or text, got {came}"):
         read_groups(saved(tmp_path, "npy", groups))

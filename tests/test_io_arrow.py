@@ -80,6 +80,28 @@ def test_text_is_groups_also_as_a_dictionary(tmp_path, form):
     assert read_groups(saved(tmp_path, form, group=words.dictionary_encode())).tolist() == codes
 
 
+@pytest.mark.parametrize("form", ["file", "stream"])
+def test_text_as_polars_writes_it(tmp_path, form):
+    words = pa.array(list("badcab")).cast(pa.string_view())
+    assert read_groups(saved(tmp_path, form, group=words)).tolist() == [1, 0, 3, 2, 0, 1]
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_rows_and_ids_are_read_in_turn(tmp_path, form):
+    """Each has a place of its own in the file."""
+    rows = open_rows(saved(tmp_path, form, reps=fixed(X), id=pa.array(range(7))))
+    assert rows.ids is not None
+    for start in range(6):
+        assert_same(rows[start : start + 2], X[start : start + 2])
+        assert rows.ids[start : start + 2].tolist() == [start, start + 1]
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_many_columns_of_numbers_are_no_representation(tmp_path, form):
+    with refused("a representation is one column with a list in every row, got 12 columns of single values"):
+        open_rows(saved(tmp_path, form, **{f"f{i}": pa.array(X[:, 0]) for i in range(12)}))
+
+
 @pytest.mark.parametrize("form", FORMATS)
 def test_fixed_shape_tensors_are_rows(tmp_path, form):
     column = pa.FixedShapeTensorArray.from_numpy_ndarray(X)
@@ -122,13 +144,29 @@ def test_lists_of_another_length_are_refused_by_row(tmp_path, form):
 
 
 @pytest.mark.parametrize("form", FORMATS)
-def test_nulls_are_refused_by_row(tmp_path, form):
-    with refused("row 4 is null"):
-        open_rows(saved(tmp_path, form, y=pa.array([1.0, 2, 3, 4, None, 6, 7])))[:]
-    with refused(r"row 5 is null|it is damaged, .+ \(Expected all lists to be of size=1 .+\)"):  # so says pyarrow 18
+def test_floating_nulls_are_nan(tmp_path, form):
+    """As pandas writes NaN, which marks unlabelled rows."""
+    y = [1.0, 2, 3, 4, None, 6, 7]
+    assert_same(read_labels(saved(tmp_path, form, y=pa.array(y))), np.array(y, float))
+    outputs = [[1.0, value] for value in y]
+    assert_same(read_labels(saved(tmp_path, form, y=pa.array(outputs))), np.array(outputs, float))
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_other_nulls_are_refused_by_row(tmp_path, form):
+    remedy = ": where that means unlabelled, use NaN in a column of floating numbers"
+    with refused(f"row 4 is null{remedy}"):
+        open_rows(saved(tmp_path, form, y=pa.array([1, 2, 3, 4, None, 6, 7])))[:]
+    with refused("row 1 is null"):
+        read_groups(saved(tmp_path, form, y=pa.array(["a", None])))
+    with refused("row 0 is null"):
+        open_rows(saved(tmp_path, form, reps=pa.array([None, None], pa.list_(pa.float32()))))
+    with refused(
+        rf"row 5 is null{remedy}|it is damaged, .+ \(Expected all lists to be of size=1 .+\)"
+    ):  # so says pyarrow 18
         open_rows(saved(tmp_path, form, reps=pa.array([[1.0]] * 5 + [None], pa.list_(pa.float32(), 1))))[:]
-    with refused("row 4 contains a null"):
-        open_rows(saved(tmp_path, form, reps=pa.array([[1.0]] * 4 + [[None]], pa.list_(pa.float32()))))[:]
+    with refused(f"row 4 contains a null{remedy}"):
+        open_rows(saved(tmp_path, form, reps=pa.array([[1]] * 4 + [[None]], pa.list_(pa.int32()))))[:]
 
 
 @pytest.mark.parametrize("form", FORMATS)
@@ -211,7 +249,7 @@ def test_files_with_any_byte_changed_are_read_or_refused(tmp_path, form):
 
 @pytest.mark.parametrize("form", ["parquet", "file", "stream", "feather"])
 def test_reading_blocks_never_holds_the_file(tmp_path, form):
-    """64 MiB in one row group, or in record batches of 4 MiB; Arrow's own memory is counted, not its maps."""
+    """64 MiB in one row group, one batch, or compressed batches of 4 MiB; Arrow's own memory is counted, not its maps."""
     array = np.zeros((65536, 256), np.float32)
     array[:, 0] = np.arange(len(array))
     path, table = tmp_path / f"reps{FORMATS[form][0]}", pa.table({"reps": fixed(array)})
@@ -220,7 +258,7 @@ def test_reading_blocks_never_holds_the_file(tmp_path, form):
     elif form == "feather":
         feather.write_feather(table, str(path), "lz4", chunksize=4096)
     else:
-        write_ipc(path, table, pa.ipc.new_file if form == "file" else pa.ipc.new_stream, 4096)
+        write_ipc(path, table, pa.ipc.new_file if form == "file" else pa.ipc.new_stream, len(array))
     pool, before = pa.system_memory_pool(), pa.default_memory_pool()
     pa.set_memory_pool(pool)
     try:

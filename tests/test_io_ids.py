@@ -16,6 +16,8 @@ from w2s_jax import InputError, io, rank_supervisors
 from w2s_jax.cli import main
 from w2s_jax.io import open_rows, read_groups, require_same_ids
 
+REMEDY = "; its array 'id' names the rows: call it something else if it does not"
+
 pytestmark = pytest.mark.usefixtures("unchecked")
 
 
@@ -29,6 +31,19 @@ def test_ids_beside_the_only_array(tmp_path, save, key, ids):
     assert rows.ids is not None
     assert_same(rows.ids[2:5], ids[2:5])
     assert read_groups(f"{tmp_path}/reps.npz:{key}").tolist() == list(range(7))
+
+
+def test_bytes_are_text(tmp_path):
+    words = np.array(["a", "wäter", "b", "c", "d", "e", "f"])
+    np.savez(tmp_path / "reps.npz", x=X, id=np.char.encode(words))
+    rows = open_rows(tmp_path / "reps.npz")
+    assert rows.ids is not None
+    assert rows.ids[:].tolist() == words.tolist()
+    np.savez(tmp_path / "reps.npz", x=X, id=np.array([b"\xff"] * 7))
+    with refused(r"it is damaged, .+ \(.+can't decode.+\)"):
+        rows = open_rows(tmp_path / "reps.npz")
+        assert rows.ids is not None
+        rows.ids[:]
 
 
 def test_ids_in_safetensors(tmp_path):
@@ -51,9 +66,10 @@ def test_files_without_ids(tmp_path):
     ("ids", "why"),
     [
         (np.arange(6), "its array 'id' holds 6 row ids, expected 7"),
-        (np.arange(7.0), "expected integers or text, got float64"),
-        (np.arange(7)[:, None], r"expected shape \(n,\), got \(7, 1\)"),
-        (np.array(list("abcdefg"), object), "it holds Python objects, and pickled .npy files are refused"),
+        (np.arange(7.0), f"expected integers or text, got float64{REMEDY}"),
+        (np.arange(7)[:, None], rf"expected shape \(n,\), got \(7, 1\){REMEDY}"),
+        (np.array("run 7"), rf"expected shape \(n,\), got \(\){REMEDY}"),
+        (np.array(list("abcdefg"), object), f"it holds Python objects, and unpickling is refused: save .+{REMEDY}"),
     ],
 )
 def test_arrays_that_are_no_ids_are_refused(tmp_path, ids, why):

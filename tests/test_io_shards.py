@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import resource
 import tracemalloc
 from collections.abc import Callable
@@ -94,7 +96,6 @@ def test_zarr_folders_and_torch_files_are_shards_too(tmp_path):
         (np.ones((7, 4), np.float32), r"expected shape \(n, 3\) as in \S+shard2\.npy, got shape \(n, 4\)"),
         (np.ones(7, np.float32), r"expected shape \(n, 3\) as in \S+shard2\.npy, got shape \(n,\)"),
         (np.ones((7, 3), np.float64), r"expected float32 as in \S+shard2\.npy, got float64"),
-        (np.ones((0, 3), np.float32), r"expected at least one row and one column, got shape \(0, 3\)"),
         (np.ones((2, 3), np.complex64), r"expected real numbers of at most 64 bits, got complex64"),
     ],
 )
@@ -108,6 +109,55 @@ def test_a_damaged_shard_is_named(tmp_path):
     (folder / "shard100.npy").write_bytes(b"")
     with refused(r"from \S+shard100\.npy: it is damaged, .+"):
         open_rows(folder)
+
+
+@pytest.mark.parametrize("extension", FORMATS)
+def test_shards_without_rows_are_passed_over(tmp_path, extension):
+    """As jobs of many workers leave them."""
+    folder = saved(tmp_path / "reps", extension, [X, X[:0], X])
+    rows = open_rows(folder)
+    assert_same(rows[:], np.concatenate([X, X]))
+    assert rows.ids is None or len(rows.ids) == len(rows)
+    with refused("none of its 1 files has a row"):
+        open_rows(saved(tmp_path / "empty", extension, [X[:0]]))
+
+
+def test_hugging_face_datasets_say_which_files_are_theirs(tmp_path):
+    """Files of an earlier save and caches lie in the same folder; the order is theirs too."""
+    folder = saved(tmp_path / "reps")
+    state = {"_data_files": [{"filename": "shard10.npy"}, {"filename": "shard2.npy"}], "_fingerprint": "1"}
+    (folder / "state.json").write_text(json.dumps(state))
+    assert_same(open_rows(folder)[:], np.concatenate([PARTS[1], PARTS[0]]))
+    (folder / "state.json").write_text("{}")
+    with refused(r"from \S+reps: its state\.json does not say which files are the data"):
+        open_rows(folder)
+
+
+def test_folders_within_a_folder_are_named(tmp_path):
+    for name in ("train", "test"):
+        saved(tmp_path / name)
+    with refused("the folder holds no file that ends in .+, but the folders test, train: name one of them"):
+        open_rows(tmp_path)
+
+
+def test_a_folder_that_cannot_be_listed_is_one_sentence(tmp_path, monkeypatch):
+    def forbidden(path: str) -> list[str]:
+        raise PermissionError(errno.EACCES, "Permission denied", path)
+
+    folder = saved(tmp_path / "reps")
+    monkeypatch.setattr("os.listdir", forbidden)
+    with refused(r"from \S+reps: Permission denied"):
+        open_rows(folder)
+
+
+def test_a_name_may_be_the_start_of_another(tmp_path):
+    """Of names without an extension one may be the other and a number, and sorts before it."""
+    for name, array in (("part2", PARTS[2]), ("part", PARTS[0]), ("part1", PARTS[1])):
+        (tmp_path / name).mkdir()
+        np.save(tmp_path / name / "x.npy", array)
+    assert_same(open_rows(f"{tmp_path}/part*/x.npy")[:], WHOLE)
+    with refused(r"from \S+/part: it is a directory, expected a file"):
+        open_rows(f"{tmp_path}/part*")
 
 
 def test_formats_do_not_mix(tmp_path):

@@ -118,12 +118,12 @@ def test_text_ids_which_tensorstore_does_not_read_are_one_sentence(tmp_path):
     path = save_group(tmp_path / "x.zarr", "zarr", reps=X, id=np.arange(7))
     metadata = json.loads((path / "id/.zarray").read_text())
     (path / "id/.zarray").write_text(json.dumps(metadata | {"dtype": "<U5"}))
-    with refused(r"cannot read row ids of array from \S+: TensorStore cannot open the array 'id' \(.+\)"):
+    with refused(r"cannot read row ids of array from \S+: TensorStore cannot open the array 'id' \(.+\); its .+"):
         open_rows(path)
 
 
 def test_files_cut_at_any_length_are_read_or_refused(tmp_path, driver):
-    """A chunk that is missing or empty is no damage in Zarr: it stands for the fill value."""
+    """A chunk that is missing or empty is no damage in Zarr: it stands for the fill value in some columns of a row."""
     path = save_group(tmp_path / "x.zarr", driver, reps=X, id=np.arange(7))
     for part in [part for part in path.rglob("*") if part.is_file()]:
         whole = part.read_bytes()
@@ -132,6 +132,23 @@ def test_files_cut_at_any_length_are_read_or_refused(tmp_path, driver):
             read_or_refused(path)
         part.write_bytes(whole)
     assert_same(read_or_refused(path), X)
+
+
+def test_rows_that_were_never_written_are_refused(tmp_path, driver):
+    path = save_array(tmp_path / "x.zarr", driver, X + 1, (2, 3))
+    rows = open_rows(path, "h")
+    (path / ("1.0" if driver == "zarr" else "c/1/0")).unlink()
+    assert_same(rows[4:7], X[4:7] + 1)
+    with refused(r"cannot read h from \S+: row 2 is in no chunk of the array 'x\.zarr': it was never written, or .+"):
+        rows[0:7]
+
+
+def test_rows_and_labels_of_zeros_are_read(tmp_path, driver):
+    """A chunk of zeros that is there is data; of labels, of which many are zero, it may be left out."""
+    path = save_array(tmp_path / "x.zarr", driver, np.where(np.arange(7)[:, None] == 4, 0, X + 1), (2, 3))
+    assert open_rows(path)[4:5].tolist() == [[0, 0, 0]]
+    path = save_array(tmp_path / "y.zarr", driver, np.zeros(7, np.float32), (2,))
+    assert open_rows(path)[:].tolist() == [0] * 7
 
 
 def test_a_damaged_chunk_is_refused_on_reading(tmp_path, driver):

@@ -318,6 +318,28 @@ def test_a_changed_file_invalidates_what_depends_on_it(units):
     assert table.rows == run_sweep({**TABLE, "output": "fresh"}).rows
 
 
+@pytest.mark.parametrize("given", ["shards/part*.npz:h", "shards:h", "run[1]/b.npz:h"])
+def test_a_changed_file_behind_a_key_is_noticed(given):
+    """Also where a pattern, a folder or brackets come before the key."""
+    for name in ("shards", "run[1]"):
+        Path(name).mkdir()
+
+    def save(rows: np.ndarray, when: float) -> None:
+        np.savez("run[1]/b.npz", h=rows)
+        for i, part in enumerate(np.split(rows, 3)):
+            np.savez(f"shards/part{i}.npz", h=part)
+        for file in (*Path("shards").iterdir(), Path("run[1]/b.npz")):
+            os.utime(file, (when, when))
+
+    table = {**LITTLE, "weak": {"a": "a.npy", "b": given}}
+    save(ROWS["b"], 1e9)
+    first = run_sweep(table)
+    save(ROWS["b"] + np.arange(12) * LATENT[:, :1], 1.1e9)
+    second = run_sweep(table)
+    assert (second.changed, second.computed) == (("b",), 1)
+    assert first.rows[0] == second.rows[0] != first.rows[1] != second.rows[1]
+
+
 def test_a_touched_file_changes_nothing(units):
     """A file that was only written again is hashed, not computed."""
     run_sweep(TABLE)
@@ -548,6 +570,35 @@ def test_names_and_patterns():
     assert config.strong == {"big": "s1.npy"}
     assert len(run_sweep(config)) == 3
     assert sweep_config({**LITTLE, "weak": "[ab].npy", "strong": Path("s1.npy")}) == sweep_config(LITTLE)
+    for name in ("1.v2", "2.v2"):
+        Path(name).mkdir()
+        np.savez(f"{name}/x.npz", **{"layers.5": ROWS["a"], "id": np.arange(N)})
+        np.savez(f"m{name}.npz", **{"layers.5": ROWS["a"], "layers.6": ROWS["b"]})
+    assert list(
+        sweep_config({**table, "weak": ["m*.npz:layers.5", "[12].v2:layers.5", "m1.v2.npz:layers.6"]}).weak
+    ) == [*("m1.v2:layers.5", "m2.v2:layers.5", "1.v2:layers.5", "2.v2:layers.5", "m1.v2:layers.6")]
+
+
+def test_label_sets_of_the_command_line(capsys):
+    """Named by their files and keys, or as they are told to be; no set takes another's place."""
+    np.savez("two.npz", a=Y, b=LATENT[:, 0])
+    models = ["--weak", "a.npy", "--strong", "s1.npy", "--output", "o", "--quiet"]
+    assert main(["sweep", *models, "--labels", "two.npz:a", "two.npz:b", "mine=one.npy"]) == 0
+    assert list(read_sweep("o")["labels"]) == ["two:a", "two:b", "mine"]
+    assert main(["sweep", *models, "--labels", "one.npy", "one=two.npz:a"]) == 2
+    error = capsys.readouterr().err
+    assert "--labels must have names that differ, got 'one' for " in error
+    assert error.endswith("two.npz:a: give NAME=FILE\n")
+
+
+def test_groups_of_text_in_arrow():
+    """Text of Parquet is as good as that of NumPy."""
+    pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    names = np.array([f"g{i // 2}" for i in range(N)])
+    np.save("names.npy", names)
+    parquet.write_table(pa.table({"g": names}), "names.parquet")
+    tables = [run_sweep({**LITTLE, "folds": 3, "groups": f"names.{end}", "output": end}) for end in ("npy", "parquet")]
+    assert tables[0].rows == tables[1].rows
 
 
 def write(text: str) -> Callable[[], None]:

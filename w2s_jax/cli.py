@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -160,13 +159,10 @@ def _verify(args: argparse.Namespace) -> None:
 
 def _named(paths: Sequence[str]) -> dict[str, str]:
     """Short names for files: the stem (with the key), or the whole path for patterns and where two stems agree."""
-    from w2s_jax.io import EXTENSIONS
+    from w2s_jax.formats.paths import is_pattern, short_name, split_key
 
-    endings = "|".join(map(re.escape, EXTENSIONS))
-    stems = [re.sub(f"({endings})(?=:|$)", "", Path(path).name) for path in paths]
-    short = [
-        stem if stems.count(stem) == 1 and "*" not in stem else path for stem, path in zip(stems, paths, strict=True)
-    ]
+    stems = [path if is_pattern(split_key(path)[0]) else short_name(path) for path in paths]
+    short = [stem if stems.count(stem) == 1 else path for stem, path in zip(stems, paths, strict=True)]
     named = dict(zip(short, paths, strict=True))
     if len(named) < len(paths):
         raise InputError(f"every representation must be given once, got {max(paths, key=list(paths).count)} twice")

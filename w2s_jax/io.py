@@ -9,7 +9,6 @@ memory-mapped; compressed data is read forwards. Pickles are never loaded, whate
 from __future__ import annotations
 
 import os
-import re
 import stat
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -23,14 +22,12 @@ import numpy as np
 from w2s_jax._checks import InputError
 from w2s_jax.formats.arrow import open_ipc, open_parquet
 from w2s_jax.formats.npy import open_npy, open_npz
+from w2s_jax.formats.paths import EXTENSIONS, is_pattern, split_key
 from w2s_jax.formats.rows import Kind, Rows, Source, reason
-from w2s_jax.formats.shards import find_shards, is_pattern, open_shards
+from w2s_jax.formats.shards import find_shards, open_shards
 from w2s_jax.formats.torch_file import open_torch
 from w2s_jax.formats.zarr import is_zarr, open_zarr
 
-_PATH_AND_KEY = re.compile(
-    r"(.+?\.(?:npy|npz|safetensors|pth?|parquet|arrow|feather|zarr)/?):(.+)", re.IGNORECASE | re.DOTALL
-)
 _SAFETENSORS_DTYPES = {
     "F16": np.float16,
     "F32": np.float32,
@@ -51,9 +48,10 @@ def open_rows(path: str | os.PathLike, name: str = "array", *, kind: Kind = "num
     Raises:
         InputError: it cannot be read, or holds another kind of array; also when slicing a damaged file.
     """
-    source = _locate(path, name)
+    given = os.fsdecode(path)
+    source = Source(name, given, *split_key(given))
     if is_pattern(source.file) or (os.path.isdir(source.file) and not _is_zarr(source.file)):
-        return open_shards(source, find_shards(source, EXTENSIONS), lambda shard: _open_file(shard, kind))
+        return open_shards(source, find_shards(source), lambda shard: _open_file(shard, kind))
     return _open_file(source, kind)
 
 
@@ -154,17 +152,6 @@ def _cannot_write(path: str | os.PathLike, error: OSError) -> InputError:
     return InputError(f"cannot write {os.fspath(path)}: {why}")
 
 
-def _locate(path: str | os.PathLike, name: str) -> Source:
-    """Splits a key off the path."""
-    given = os.fsdecode(path)
-    if not os.path.exists(given):
-        parts = _PATH_AND_KEY.fullmatch(given)
-        file, key = parts.groups() if parts else given.rpartition(":")[::2]
-        if parts or os.path.isdir(file):
-            return Source(name, given, file, key)
-    return Source(name, given, given, None)
-
-
 def _open_file(source: Source, kind: Kind) -> Rows:
     """Opens one file, or one Zarr folder; opening a pipe would wait for ever, so only a regular file is opened."""
     if _is_zarr(source.file):
@@ -198,7 +185,7 @@ def _open_safetensors(source: Source, kind: Kind) -> Rows:
     try:
         file = safetensors.safe_open(source.file, framework="np")
     except (safetensors.SafetensorError, OSError) as error:
-        raise source.damaged(error) from error
+        raise source.unreadable(error) from error
 
     def read(source: Source, key: str, kind: Kind) -> Rows:
         array = file.get_slice(key)
@@ -224,4 +211,3 @@ _READERS: dict[str, Callable[[Source, Kind], Rows]] = {
     ".feather": open_ipc,
     ".zarr": open_zarr,
 }
-EXTENSIONS = tuple(_READERS)

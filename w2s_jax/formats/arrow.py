@@ -17,9 +17,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from w2s_jax.formats.rows import ID_KEYS, Kind, Rows, Source
+from w2s_jax._checks import InputError
+from w2s_jax.formats.rows import FLOATS, ID_KEYS, LISTED, Kind, Rows, Source
 
 _BATCH_BYTES = 4 << 20
+_FILE_MARK = b"ARROW1\0\0"
 _END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
 
 
@@ -35,38 +37,34 @@ def open_parquet(source: Source, kind: Kind) -> Rows:
             for batch in file.iter_batches(rows, groups, [name]):
                 yield batch.column(batch.schema.get_field_index(name))
 
+        _require_columns(source, file.schema_arrow)
         return _column_rows(source, kind, file.schema_arrow, counts, batches)
 
 
 def open_ipc(source: Source, kind: Kind) -> Rows:
     """One column of an Arrow IPC file or, as Hugging Face datasets are saved, of an IPC stream; memory-mapped.
 
-    A compressed record batch is decompressed whole, and opening a compressed file decompresses it once.
+    A file is read as the stream that it wraps: asked for one column of a batch, a file's reader copies it into memory. A
+    compressed record batch is decompressed whole, and opening a compressed file decompresses it once.
     """
     arrow: Any = source.extra("pyarrow", "pyarrow", "arrow")
     with source.faults():
-        mapped = arrow.memory_map(source.file)
-        is_file = mapped.read(6) == b"ARROW1"
+        with arrow.memory_map(source.file) as mapped:
+            is_file = mapped.read(len(_FILE_MARK)) == _FILE_MARK
+            mapped.seek(0)
+            schema = (arrow.ipc.open_file if is_file else arrow.ipc.open_stream)(mapped).schema
         if not is_file and not _ends_as_stream(source.file):
             raise ValueError("it has no end mark")
 
-        open_reader = arrow.ipc.open_file if is_file else arrow.ipc.open_stream
+        def batches(name: str, *_: int) -> Iterator[Any]:
+            mapped = arrow.memory_map(source.file)  # one for each reader, which has a place in it
+            mapped.seek(len(_FILE_MARK) if is_file else 0)
+            only = arrow.ipc.IpcReadOptions(included_fields=[schema.get_field_index(name)])
+            return (batch.column(0) for batch in arrow.ipc.open_stream(mapped, options=only))
 
-        def record_batches(column: int, first: int) -> Iterator[Any]:
-            mapped.seek(0)
-            reader = open_reader(mapped, options=arrow.ipc.IpcReadOptions(included_fields=[column]))
-            yield from (reader.get_batch(i) for i in range(first, reader.num_record_batches)) if is_file else reader
-
-        def batches(name: str, _: int, first: int) -> Iterator[Any]:
-            return (batch.column(0) for batch in record_batches(schema.get_field_index(name), first))
-
-        mapped.seek(0)
-        schema = open_reader(mapped).schema
-        if not len(schema):
-            raise source.error("it holds no arrays")
-        least = min(range(len(schema)), key=lambda i: schema.field(i).type.num_fields)  # to count the rows by: no lists
-        counts = [batch.num_rows for batch in record_batches(least, 0)]
-        return _column_rows(source, kind, schema, counts if is_file else [sum(counts)], batches)
+        _require_columns(source, schema)
+        least = min(schema.names, key=lambda name: schema.field(name).type.num_fields)  # to count the rows by: no lists
+        return _column_rows(source, kind, schema, [sum(map(len, batches(least)))], batches)
 
 
 def _ends_as_stream(path: str) -> bool:
@@ -87,11 +85,18 @@ class _Column(NamedTuple):
 Batches = Callable[[str, int, int], Iterator[Any]]  # column, rows at a time, first seek point -> Arrow arrays
 
 
+def _require_columns(source: Source, schema: Any) -> None:
+    if not len(schema):
+        raise source.error("it holds no arrays")
+    if len(set(schema.names)) < len(schema):
+        raise source.error("two of its columns have the same name")
+
+
 def _column_rows(source: Source, kind: Kind, schema: Any, counts: list[int], batches: Batches) -> Rows:
     """Rows of the column asked for, and of the ids; `counts` are the rows between seek points."""
     columns = {field.name: _column(source, field.type) for field in schema}
-    if len(columns) < len(schema):
-        raise source.error("two of its columns have the same name")
+    if not sum(counts):  # its columns may have no type
+        source.require_kind((0,), np.dtype(bool), kind)
 
     def valid(name: str, rows: int, first: int) -> Iterator[Any]:
         for array in batches(name, rows, first):
@@ -104,7 +109,9 @@ def _column_rows(source: Source, kind: Kind, schema: Any, counts: list[int], bat
             raise source.wrong_type(f"the Arrow type {schema.field(key).type}", kind)
         n, width = sum(counts), column.width
         if column.is_list and width is None and n:
-            width = next(len(array[0]) for array in valid(key, 1, 0) if len(array) and array[0].is_valid)
+            width = next((len(array[0]) for array in valid(key, 1, 0) if len(array) and array[0].is_valid), None)
+            if width is None:
+                raise source.error("row 0 is null")
         shape: tuple[int, ...] = (n, width or 0) if column.is_list else (n,)
         source.require_kind(shape, column.dtype, kind)
         dtype = np.dtype(object) if column.dtype.kind == "U" else column.dtype
@@ -123,7 +130,7 @@ def _column(source: Source, kind: Any) -> _Column:
     kind = kind.value_type if is_list or types.is_dictionary(kind) else kind
     if types.is_floating(kind) or types.is_integer(kind) or types.is_boolean(kind):
         return _Column(np.dtype(kind.to_pandas_dtype()), is_list, width)
-    if not is_list and (types.is_string(kind) or types.is_large_string(kind)):
+    if not is_list and (types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)):
         return _Column(np.dtype("U"), False, None)
     return _Column(None, is_list, width)
 
@@ -135,6 +142,10 @@ def _pick(source: Source, columns: dict[str, _Column]) -> str:
     only = next((names[0] for names in (fixed, lists) if len(names) == 1), None)
     if source.key is None and only is not None and only not in ID_KEYS:
         return only
+    if source.key is None and not lists and len(columns) > LISTED:
+        raise source.error(
+            f"a representation is one column with a list in every row, got {len(columns)} columns of single values"
+        )
     return source.pick(list(columns))
 
 
@@ -181,17 +192,22 @@ class _Batches:
         return self._block[row - self._first :]
 
     def _checked(self, array: Any) -> np.ndarray:
-        """A batch as (rows, ...) in NumPy; nulls and lists of another length are refused."""
+        """A batch as (rows, ...) in NumPy, floating nulls as NaN; other nulls and lists of another length are refused."""
         array = getattr(array, "storage", array)
         if hasattr(array, "dictionary"):
             array = array.dictionary_decode()
-        if array.null_count:
+        if array.null_count and (len(self._shape) > 1 or self._dtype not in FLOATS):
             row = self._first + int(np.argmin(array.is_valid()))
-            raise self._source.error(f"row {row} is null")
+            raise self._null(row, "is null")
         if len(self._shape) > 1:
             array = self._values(array)
         numbers = array.to_numpy(zero_copy_only=False).astype(self._dtype, copy=False)
         return numbers.reshape(-1, *self._shape[1:])
+
+    def _null(self, row: int, why: str) -> InputError:
+        numbers = self._dtype.kind != "O"
+        remedy = ": where that means unlabelled, use NaN in a column of floating numbers" if numbers else ""
+        return self._source.error(f"row {row} {why}{remedy}")
 
     def _values(self, lists: Any) -> Any:
         """The numbers in lists, one after the other."""
@@ -201,7 +217,7 @@ class _Batches:
             expected = f"expected {self._shape[1]} numbers in every row"
             raise self._source.error(f"{expected}, got {lengths[row]} in row {self._first + row}")
         values = lists.flatten()
-        if values.null_count:
+        if values.null_count and self._dtype not in FLOATS:
             row = int(np.argmin(values.is_valid())) // self._shape[1]
-            raise self._source.error(f"row {self._first + row} contains a null")
+            raise self._null(self._first + row, "contains a null")
         return values

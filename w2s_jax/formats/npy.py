@@ -15,6 +15,7 @@ import numpy as np
 
 from w2s_jax.formats.rows import Kind, Rows, Source
 
+_MAGIC = b"\x93NUMPY"
 _CHUNK = 1 << 20  # bytes decompressed at a time
 
 
@@ -25,8 +26,13 @@ def open_npy(source: Source, kind: Kind) -> Rows:
     try:
         with open(source.file, "rb") as stream:
             header = _read_header(source, stream, os.path.getsize(source.file), kind)
+            stream.seek(header.length + header.nbytes)
+            if stream.read(len(_MAGIC)) == _MAGIC:
+                raise source.error(
+                    "several arrays were saved to it, one behind the other: save them as an .npz or as shards"
+                )
     except OSError as error:
-        raise source.damaged(error) from error
+        raise source.unreadable(error) from error
     return _mapped(source, header, header.length)
 
 
@@ -84,7 +90,7 @@ def _mapped(source: Source, header: _Header, offset: int) -> Rows:
     try:
         array = np.memmap(source.file, header.dtype, "r", offset, header.shape, order)
     except (OSError, ValueError) as error:
-        raise source.damaged(error) from error
+        raise source.unreadable(error) from error
     return source.rows(header.shape, header.dtype, lambda start, stop: array[start:stop])
 
 

@@ -21,10 +21,15 @@ import numpy as np
 
 from w2s_jax._checks import InputError
 
+LISTED = 10  # names at most in a message
 Kind = Literal["numeric", "groups"]
 
 ID_KEYS = ("id", "ids")
 FLOATS = tuple(np.dtype(name) for name in (np.float16, np.float32, np.float64, ml_dtypes.bfloat16))
+
+
+class NoRowsError(InputError):
+    """An array without rows, which among shards is none to complain about."""
 
 
 @dataclass(frozen=True)
@@ -78,8 +83,10 @@ class Source(NamedTuple):
     def error(self, why: str) -> InputError:
         return InputError(f"cannot read {self.name} from {self.given}: {why}")
 
-    def damaged(self, error: BaseException) -> InputError:
-        """The file is not what its extension says, or not all of it."""
+    def unreadable(self, error: BaseException) -> InputError:
+        """The system refuses the file, or it is not what its extension says, or not all of it."""
+        if isinstance(error, OSError) and error.errno is not None:
+            return self.error(reason(error))
         return self.error(f"it is damaged, truncated or not a {self.format} file ({reason(error)})")
 
     @contextmanager
@@ -90,7 +97,7 @@ class Source(NamedTuple):
         except InputError:
             raise
         except Exception as error:  # BadZipFile, zlib.error, ArrowInvalid, RuntimeError when encrypted, ...
-            raise self.damaged(error) from error
+            raise self.unreadable(error) from error
 
     def extra(self, module: str, package: str, extra: str) -> ModuleType:
         """A module that only this format needs."""
@@ -101,7 +108,14 @@ class Source(NamedTuple):
             raise self.error(needs) from error
 
     def rows(self, shape: tuple[int, ...], dtype: np.dtype, read: Callable[[int, int], np.ndarray]) -> Rows:
+        """Rows of native byte order; bytes are text."""
+        if dtype.kind == "S":
+            return self.rows(shape, np.dtype(("U", dtype.itemsize)), lambda *span: self._decoded(read(*span)))
         return Rows(f"{self.name} ({self.given})", shape, dtype.newbyteorder("="), read)
+
+    def _decoded(self, block: np.ndarray) -> np.ndarray:
+        with self.faults():
+            return np.char.decode(block, "utf-8")
 
     def pick(self, keys: Sequence[str]) -> str:
         """The key asked for, or the only one that holds no ids."""
@@ -112,10 +126,10 @@ class Source(NamedTuple):
             return arrays[0]
         if not keys:
             raise self.error("it holds no arrays")
-        listed = ", ".join(sorted(keys))
+        names = listed(sorted(keys))
         if self.key is None:
-            raise self.error(f"it holds several arrays, name one as {self.file}:KEY, KEY one of {listed}")
-        raise self.error(f"it has no array {self.key!r}, only {listed}")
+            raise self.error(f"it holds several arrays, name one as {self.file}:KEY, KEY one of {names}")
+        raise self.error(f"it has no array {self.key!r}, only {names}")
 
     def of_ids(self) -> Source:
         """The same place, asked for the ids of its rows."""
@@ -127,7 +141,12 @@ class Source(NamedTuple):
         name = next((name for name in ID_KEYS if name in keys), None)
         if name is None or key in ID_KEYS:
             return rows
-        ids = read(self.of_ids(), name, "groups")
+        try:
+            ids = read(self.of_ids(), name, "groups")
+        except InputError as error:
+            raise InputError(
+                f"{error}; its array {name!r} names the rows: call it something else if it does not"
+            ) from error
         if len(ids) != len(rows):
             raise self.error(f"its array {name!r} holds {len(ids)} row ids, expected {len(rows)}")
         return replace(rows, ids=ids)
@@ -135,21 +154,28 @@ class Source(NamedTuple):
     def require_kind(self, shape: tuple[int, ...], dtype: np.dtype, kind: Kind) -> None:
         """Refuses arrays that are no representation, label or group file."""
         if dtype.hasobject:
-            raise self.error("it holds Python objects, and pickled .npy files are refused")
+            raise self.error("it holds Python objects, and unpickling is refused: save text as array.astype(str)")
         real = dtype.kind in "biu" or dtype.newbyteorder("=") in FLOATS
         if dtype.kind == "V" and dtype.names is None and not real:
             raise self.error("its values have lost their type, as bfloat16 does in .npy: use .safetensors")
-        if not (dtype.kind in "biuU" if kind == "groups" else real):
+        if not (dtype.kind in "biuUS" if kind == "groups" else real):
             raise self.wrong_type("a structured array" if dtype.names else dtype.name, kind)
         if len(shape) not in ((1,) if kind == "groups" else (1, 2)):
             expected = "shape (n,)" if kind == "groups" else "shape (n,) or (n, d)"
             raise self.error(f"expected {expected}, got {shape}")
         if min(shape) < 1:
-            raise self.error(f"expected at least one row and one column, got shape {shape}")
+            why = self.error(f"expected at least one row and one column, got shape {shape}")
+            raise why if shape[0] else NoRowsError(*why.args)
 
     def wrong_type(self, came: str, kind: Kind) -> InputError:
         expected = "integers or text" if kind == "groups" else "real numbers of at most 64 bits"
         return self.error(f"expected {expected}, got {came}")
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names for a message, not all if there are many."""
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return ", ".join(names[:LISTED]) + more
 
 
 def reason(error: BaseException) -> str:

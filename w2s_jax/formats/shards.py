@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import json
 import os
 import re
 import threading
@@ -14,33 +15,27 @@ from typing import NamedTuple, cast
 
 import numpy as np
 
-from w2s_jax.formats.rows import Rows, Source
+from w2s_jax.formats.paths import EXTENSIONS, is_pattern
+from w2s_jax.formats.rows import NoRowsError, Rows, Source, listed, reason
 from w2s_jax.formats.zarr import is_zarr
 
 _ALIKE = {".pth": ".pt", ".feather": ".arrow"}
 
 
-def is_pattern(path: str) -> bool:
-    """Whether a path is a glob pattern, and not a file whose name looks like one."""
-    return any(mark in path for mark in "*?[") and not os.path.exists(path)
-
-
-def find_shards(source: Source, extensions: Sequence[str]) -> list[str]:
+def find_shards(source: Source) -> list[str]:
     """The files that a folder or pattern stands for: shard2 before shard10; a folder's other files are passed over.
 
+    A folder of Hugging Face datasets says itself which of its files are the data, and in which order.
+
     Raises:
-        InputError: there are none, or their formats differ.
+        InputError: there are none, they cannot be listed, or their formats differ.
     """
     if is_pattern(source.file):
-        found = glob.glob(source.file, recursive=True)
-        missing = "no file matches the pattern"
+        found = sorted(glob.glob(source.file, recursive=True), key=_natural)
+        if not found:
+            raise source.error("no file matches the pattern")
     else:
-        names = [name for name in os.listdir(source.file) if not name.startswith(".")]
-        found = [os.path.join(source.file, name) for name in names if _extension(name) in extensions]
-        missing = f"the folder holds no file that ends in {', '.join(extensions)}"
-    if not found:
-        raise source.error(missing)
-    found = sorted(found, key=_natural)
+        found = _listed(source) or _in_folder(source)
     formats = {_ALIKE.get(_extension(path), _extension(path)): path for path in reversed(found)}
     if len(formats) > 1:
         first, second, *_ = sorted(formats.values(), key=_natural)
@@ -48,21 +43,54 @@ def find_shards(source: Source, extensions: Sequence[str]) -> list[str]:
     return found
 
 
+def _listed(source: Source) -> list[str]:
+    """The files that a folder saved by Hugging Face datasets names; old ones and caches may lie beside them."""
+    try:
+        with open(os.path.join(source.file, "state.json"), encoding="utf-8") as stream:
+            names = [file["filename"] for file in json.load(stream)["_data_files"]]
+        return [os.path.join(source.file, name) for name in names]
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise source.error("its state.json does not say which files are the data") from error
+
+
+def _in_folder(source: Source) -> list[str]:
+    """All files of a folder that have a known extension."""
+    try:
+        names = sorted(name for name in os.listdir(source.file) if not name.startswith("."))
+    except OSError as error:
+        raise source.error(reason(error)) from error
+    paths = {name: os.path.join(source.file, name) for name in names}
+    found = [path for path in paths.values() if _extension(path) in EXTENSIONS]
+    if not found:
+        folders = [name for name in names if os.path.isdir(paths[name])]
+        inside = f", but the folders {listed(folders)}: name one of them" if folders else ""
+        raise source.error(f"the folder holds no file that ends in {', '.join(EXTENSIONS)}{inside}")
+    return sorted(found, key=_natural)
+
+
 def open_shards(source: Source, paths: Sequence[str], open_one: Callable[[Source], Rows]) -> Rows:
-    """The shards' rows one after the other; at most one shard is open at a time, however many there are.
+    """The shards' rows one after the other; at most one shard is open at a time, however many there are. Those without
+    rows are passed over.
 
     Raises:
         InputError: a shard cannot be read, or differs from the first in width, type or having ids; it names the shard.
     """
     key = "" if source.key is None else f":{source.key}"
-    shards = [source._replace(given=path + key, file=path) for path in paths]
-    heads, id_heads = [], []
-    for shard in shards:
-        rows = open_one(shard)
+    shards, heads, id_heads = [], [], []
+    for shard in (source._replace(given=path + key, file=path) for path in paths):
+        try:
+            rows = open_one(shard)
+        except NoRowsError:
+            continue
+        shards.append(shard)
         heads.append(_head(rows))
         id_heads.append(None if rows.ids is None else _head(rows.ids))
         if (id_heads[-1] is None) != (id_heads[0] is None):
-            raise shard.error(f"one of {paths[0]} and this shard has row ids, the other has none")
+            raise shard.error(f"one of {shards[0].file} and this shard has row ids, the other has none")
+    if not shards:
+        raise source.error(f"none of its {len(paths)} files has a row")
     joined = _join(source, shards, heads, open_one)
     if id_heads[0] is None:
         return joined
@@ -130,11 +158,10 @@ class _Reader:
             return self._open[1][start - self._starts[index] : stop - self._starts[index]]
 
 
-def _natural(path: str) -> list[str | int]:
-    """Sorts numbers within text by size."""
-    parts: list[str | int] = [*re.split("([0-9]+)", path)]
-    parts[1::2] = [int(part) for part in parts[1::2]]
-    return [*parts, path]
+def _natural(path: str) -> tuple[list[list[str | int]], str]:
+    """Sorts numbers within the names of files and folders by size."""
+    names = [re.split("([0-9]+)", name) for name in path.split(os.sep)]
+    return [[int(part) if i % 2 else part for i, part in enumerate(name)] for name in names], path
 
 
 def _extension(path: str) -> str:

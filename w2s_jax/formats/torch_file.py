@@ -13,9 +13,11 @@ import numpy as np
 
 from w2s_jax.formats.npy import data_offset
 from w2s_jax.formats.rows import Kind, Rows, Source
-from w2s_jax.formats.torch_pickle import Refused, Tensor, interpret
+from w2s_jax.formats.torch_pickle import Refused, Tensor, Unknown, interpret
 
 _LARGEST_PICKLE = 256 << 20  # it is held in memory, so a file's ids may be that long, its tensors of any size
+_NESTING = (Tensor, dict, list, tuple)
+_DEEPEST = 8  # of nested containers
 _OLD_FORMAT = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # how a .pt of torch < 1.6 begins
 
 
@@ -30,19 +32,44 @@ def open_torch(source: Source, kind: Kind) -> Rows:
             if source.key is not None:
                 raise source.error(f"it holds one tensor, so it takes no key, got {source.key!r}")
             return _tensor_rows(source, archive, found, kind)
-        if not isinstance(found, dict):
-            raise source.error(f"expected a tensor or a dict of tensors, got {type(found).__name__}")
-        arrays = {str(key): value for key, value in found.items() if isinstance(value, Tensor | list)}
+        held = _flat(found)
+        tensors = [key for key, value in held.items() if isinstance(value, Tensor)]
+        if not tensors:
+            unknown = [value.name for value in held.values() if isinstance(value, Unknown)]
+            came = ", ".join([type(found).__name__] * (not isinstance(found, Unknown)) + unknown[:1])
+            raise source.error(f"expected a tensor or a dict of tensors, got {came}")
 
         def read(source: Source, key: str, kind: Kind) -> Rows:
-            value = arrays[key]
+            value = held[key]
+            if isinstance(value, Unknown):
+                raise source.error(f"expected a tensor as {key!r}, got {value.name}: save it as a tensor")
             if isinstance(value, list):
                 return _list_rows(source, value, kind)
             return _tensor_rows(source, archive, value, kind)
 
-        tensors = [key for key, value in arrays.items() if isinstance(value, Tensor)]
-        key = source.pick(list(arrays) if source.key in arrays else tensors)
-        return source.with_ids(key, list(arrays), kind, read)
+        key = source.pick(list(held) if source.key in held else tensors)
+        return source.with_ids(key, list(held), kind, read)
+
+
+def _flat(found: Any) -> dict[str, Tensor | list | Unknown]:
+    """All tensors by the keys and places that lead to them, joined by dots; beside them lists, as ids are, and what is unknown.
+
+    A container that is there several times is looked into once, and none too deep for a name.
+    """
+    flat: dict[str, Tensor | list | Unknown] = {}
+    seen: set[int] = set()
+
+    def visit(value: Any, path: tuple[str, ...]) -> None:
+        nested = isinstance(value, list | tuple) and any(isinstance(entry, _NESTING) for entry in value)
+        if isinstance(value, Tensor | Unknown) or (isinstance(value, list) and not nested and path):
+            flat.setdefault(".".join(path), value)
+        elif (isinstance(value, dict) or nested) and len(path) < _DEEPEST and id(value) not in seen:
+            seen.add(id(value))
+            for key, entry in value.items() if isinstance(value, dict) else enumerate(value):
+                visit(entry, (*path, str(key)))
+
+    visit(found, ())
+    return flat
 
 
 def _tensor_rows(source: Source, archive: zipfile.ZipFile, tensor: Tensor, kind: Kind) -> Rows:
@@ -71,6 +98,8 @@ def _list_rows(source: Source, values: list, kind: Kind) -> Rows:
     if types not in ({int}, {str}):
         raise source.wrong_type("a list", kind)
     array = np.array(values)
+    if array.dtype.hasobject:
+        raise source.error("expected integers of at most 64 bits")
     source.require_kind(array.shape, array.dtype, kind)
     return source.rows(array.shape, array.dtype, lambda start, stop: array[start:stop])
 

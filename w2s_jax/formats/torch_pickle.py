@@ -1,8 +1,8 @@
 """What a torch file's pickle says, found by interpreting its opcodes instead of running them.
 
-Only the opcodes and names that tensors, numbers, text and containers of them need are known; everything else is refused.
-Nothing that a pickle names is imported or called: `_CALLS` lists the only three names that may be called and what stands
-for each of them here.
+Only the opcodes and names that tensors, numbers, text and containers of them need are known. Nothing that a pickle names is
+imported or called: `_CALLS` lists the only three names that may be called and what stands for each of them here; what other
+names would make is `Unknown`, which may lie beside tensors.
 """
 
 from __future__ import annotations
@@ -32,15 +32,21 @@ class Tensor(NamedTuple):
     strides: tuple[int, ...]
 
 
+class Unknown(NamedTuple):
+    """What something of a name that is not known here would be: an array of NumPy, a type, a module."""
+
+    name: str
+
+
 class Refused(Exception):
     """The pickle asks for something that is no tensor; says what."""
 
 
 def interpret(pickled: bytes) -> Any:
-    """The tensors, numbers, text, lists, tuples and dicts that a pickle describes.
+    """The tensors, numbers, text, lists, tuples and dicts that a pickle describes; anything else is `Unknown`.
 
     Raises:
-        Refused: it asks for anything else.
+        Refused: it needs an opcode or keys that these do not need.
         Exception: it is damaged.
     """
     machine = _Machine()
@@ -103,6 +109,8 @@ def _tuple(machine: _Machine, values: list[Any]) -> None:
 
 
 def _extend(machine: _Machine, values: list[Any]) -> None:
+    if isinstance(machine.stack[-1], Unknown):
+        return
     if type(machine.stack[-1]) is not list:
         raise ValueError("its pickle appends to what is no list")
     machine.stack[-1].extend(values)
@@ -110,6 +118,8 @@ def _extend(machine: _Machine, values: list[Any]) -> None:
 
 def _update(machine: _Machine, values: list[Any]) -> None:
     """Keys and values in turn into the dict on top; keys that need hashing in depth are not let in."""
+    if isinstance(machine.stack[-1], Unknown):
+        return
     if type(machine.stack[-1]) is not dict or len(values) % 2:
         raise ValueError("its pickle sets items of what is no dict")
     keys = values[::2]
@@ -120,20 +130,39 @@ def _update(machine: _Machine, values: list[Any]) -> None:
 
 def _reduce(machine: _Machine, _: Any) -> None:
     function, arguments = machine.pop(2)
+    unknown = next((x for x in (function, *_entries(arguments)) if isinstance(x, Unknown)), None)
+    if unknown is not None:
+        machine.stack.append(unknown)
+        return
     if not isinstance(function, _Callable) or type(arguments) is not tuple:
         raise ValueError("its pickle calls what is no function")
     machine.stack.append(_CALLS[function.name](*arguments))
 
 
+def _entries(arguments: Any) -> tuple:
+    return arguments if type(arguments) is tuple else ()
+
+
+def _new_object(machine: _Machine, _: Any) -> None:
+    """An instance of a class, none of which is known."""
+    made, *_ = machine.pop(2)
+    if not isinstance(made, Unknown):
+        raise ValueError("its pickle makes an instance of what is no class")
+    machine.stack.append(made)
+
+
 def _build(machine: _Machine, _: Any) -> None:
     """Attributes, such as the versions in the state dict of a module, are dropped."""
-    if type(machine.stack[-2]) is not dict:
+    if type(machine.stack[-2]) is not dict and not isinstance(machine.stack[-2], Unknown):
         raise ValueError("its pickle sets attributes of what has none")
     machine.pop()
 
 
 def _storage(machine: _Machine, _: Any) -> None:
     (place,) = machine.pop()
+    if type(place) is tuple and len(place) > 1 and isinstance(place[1], Unknown):
+        machine.stack.append(place[1])
+        return
     if type(place) is not tuple or len(place) != 5 or place[0] != "storage" or not isinstance(place[1], np.dtype):
         raise ValueError("its pickle refers to what is no storage")
     _, dtype, member, _, length = place
@@ -148,7 +177,7 @@ def _named(module: Any, name: Any) -> Any:
         return _Callable(full)
     if full in _STORAGES:
         return _STORAGES[full]
-    raise Refused(full)
+    return Unknown(full)
 
 
 def _integers(value: Any) -> tuple[int, ...]:
@@ -203,6 +232,7 @@ _ARGUMENT = object()
 _CONSTANTS = {
     **dict.fromkeys(("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"), _ARGUMENT),
     **dict.fromkeys(("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"), _ARGUMENT),
+    **dict.fromkeys(("SHORT_BINBYTES", "BINBYTES", "BINBYTES8", "BYTEARRAY8"), Unknown("bytes")),
     "NONE": None,
     "NEWTRUE": True,
     "NEWFALSE": False,
@@ -223,5 +253,6 @@ _STEPS: dict[str, Callable[[_Machine, Any], None]] = {
     "STACK_GLOBAL": lambda machine, _: machine.stack.append(_named(*machine.pop(2))),
     "BINPERSID": _storage,
     "REDUCE": _reduce,
+    "NEWOBJ": _new_object,
     "BUILD": _build,
 }

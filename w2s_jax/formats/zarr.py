@@ -64,6 +64,22 @@ def _read(group: str, source: Source, key: str, kind: Kind) -> Rows:
 
     def read(start: int, stop: int) -> np.ndarray:
         with source.faults():
-            return np.asarray(array[start:stop].read().result())
+            block = np.asarray(array[start:stop].read().result())
+        if block.ndim > 1:
+            require_written(start, block)
+        return block
+
+    def require_written(start: int, block: np.ndarray) -> None:
+        """Chunks that are not there, as a killed writer leaves them, read as rows of nothing but the fill value."""
+        empty = (block == (array.fill_value or 0)).all(1)
+        if not empty.any():
+            return
+        row = start + int(np.argmax(empty))
+        strict = tensorstore.open(spec | {"fill_missing_data_reads": False}, open=True, read=True)
+        try:
+            strict.result()[row].read().result()
+        except ValueError as error:
+            never = "it was never written, or holds nothing but the fill value and was left out"
+            raise source.error(f"row {row} is in no chunk of the array {key!r}: {never}") from error
 
     return source.rows(shape, dtype, read)

@@ -131,7 +131,7 @@ def _with_options(table: dict[str, Any], args: argparse.Namespace, folder: Path)
     options = {name: getattr(args, name) for name in (*_NUMBERS, *_SINGLE)}
     options |= {name: None if (given := getattr(args, name)) is None else [here(p) for p in given] for name in _LISTS}
     options |= {name: None if (given := getattr(args, name)) is None else here(given) for name in ("output", "groups")}
-    options |= {"labels": None if args.labels is None else dict(_label_set(text, here) for text in args.labels)}
+    options |= {"labels": None if args.labels is None else _label_sets(args.labels, here)}
     options |= {"normalize": False if args.raw else None}
     given = {name: value for name, value in options.items() if value is not None}
     cuts = {"threshold", "weak_threshold", "strong_threshold"}
@@ -140,6 +140,17 @@ def _with_options(table: dict[str, Any], args: argparse.Namespace, folder: Path)
     return {**table, **given}
 
 
-def _label_set(text: str, here: Any) -> tuple[str, str]:
-    name, equals, path = text.partition("=")
-    return (name, here(path)) if equals else (Path(text).stem, here(text))
+def _label_sets(given: list[str], here: Any) -> dict[str, str]:
+    """Name -> file, of `NAME=FILE` or `FILE`."""
+    from w2s_jax.formats.paths import short_name
+
+    found: dict[str, str] = {}
+    for text in given:
+        name, equals, path = text.partition("=")
+        name, path = (name, here(path)) if equals else (short_name(text), here(text))
+        if name in found:
+            raise InputError(
+                f"--labels must have names that differ, got {name!r} for {found[name]} and {path}: give NAME=FILE"
+            )
+        found[name] = path
+    return found

@@ -5,10 +5,8 @@ Relative paths are relative to the configuration file. Everything wrong with a c
 
 from __future__ import annotations
 
-import glob
 import itertools
 import os
-import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from w2s_jax._checks import InputError
+from w2s_jax.formats.paths import matching, short_name
 from w2s_jax.spectrum import require_range
 
 KEYS = (
@@ -25,7 +24,6 @@ KEYS = (
     *("threshold", "weak_threshold", "strong_threshold", "weak_ridge", "strong_ridge"),
     *("folds", "seed", "prior", "noise", "precision"),
 )
-_EXTENSION = re.compile(r"\.\w+(?=:|$)")
 
 
 class Setting(NamedTuple):
@@ -194,7 +192,7 @@ def _models(key: str, given: Any, folder: Path) -> dict[str, str]:
             raise InputError(f"{key} must be a file, a list of files or a table of name = file, got {given!r}")
         models = {}
         for path in (path for entry in given for path in _expanded(key, str(folder / _text(key, entry)))):
-            name = _EXTENSION.sub("", Path(path).name) if not os.path.isdir(path) else Path(path).name
+            name = short_name(path)
             if name in models:
                 raise InputError(
                     f"names of {key} models must be unique, got {name!r} for {models[name]} and {path}: give a table of "
@@ -207,9 +205,7 @@ def _models(key: str, given: Any, folder: Path) -> dict[str, str]:
 
 
 def _expanded(key: str, path: str) -> list[str]:
-    if os.path.exists(path) or not glob.has_magic(path):
-        return [path]
-    found = sorted(glob.glob(path, recursive=True))
+    found = matching(path)
     if not found:
         raise InputError(f"no file matches {path} of {key}")
     return found

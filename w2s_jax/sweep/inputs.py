@@ -138,7 +138,10 @@ def _opened(config: SweepConfig) -> _Files:
     dtype = np.float64 if wide else np.float32
     with np.errstate(over="ignore"):  # the model is named when its squares overflow
         heads = {name: np.asarray(rows[0:1]).astype(dtype) for name, rows in models.items()}
-    return _Files(n, dict(models), stamps, heads, labels, None if groups is None else groups[:])
+    codes = None if groups is None else groups[:]
+    if codes is not None and codes.dtype == object:  # text of Arrow
+        codes = codes.astype(str)
+    return _Files(n, dict(models), stamps, heads, labels, codes)
 
 
 def _require_same(hosts: Hosts, config: SweepConfig, own: _Files, process_local: bool) -> None:

@@ -6,7 +6,6 @@ again, and what has changed has another key. Writes are whole or nothing, so tha
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import json
 import os
@@ -21,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from w2s_jax._checks import InputError
+from w2s_jax.formats.paths import matching, split_key
 from w2s_jax.io import write_bytes_atomically
 
 _REALS = (
@@ -58,9 +58,8 @@ def key_of(*parts: Any) -> str:
 
 def stamp_of(path: str) -> str:
     """Names, sizes and modification times of the files behind a path: a file, `file:key`, a folder or a glob of shards."""
-    while ":" in path and not os.path.exists(path) and not glob.has_magic(path):
-        path = path.rpartition(":")[0]
-    found = [path] if os.path.exists(path) else sorted(glob.glob(path, recursive=True))
+    file, _ = split_key(path)
+    found = matching(file)
     nested = [sorted(map(str, Path(p).rglob("*"))) if os.path.isdir(p) else [p] for p in found]
     files = [(name, os.stat(name)) for names in nested for name in names if os.path.isfile(name)]
     return json.dumps([(name, stat.st_size, stat.st_mtime_ns) for name, stat in files])
@@ -77,8 +76,8 @@ class Store:
         found = self._read("SELECT stamp, hashed_ns, content FROM files WHERE path = ?", path)
         if not found or found[0][0] != stamp:
             return None
-        latest = max((changed for *_, changed in json.loads(stamp)), default=0)
-        return found[0][2] if latest < found[0][1] - _FRESH_NS else None
+        times = [changed for *_, changed in json.loads(stamp)]
+        return found[0][2] if times and max(times) < found[0][1] - _FRESH_NS else None
 
     def last_content(self, path: str) -> str | None:
         """The hash of a file's rows when they were last read, whatever they are now."""
