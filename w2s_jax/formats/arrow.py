@@ -21,7 +21,6 @@ from w2s_jax._checks import InputError
 from w2s_jax.formats.rows import FLOATS, ID_KEYS, LISTED, Kind, Rows, Source
 
 _BATCH_BYTES = 4 << 20
-_FILE_MARK = b"ARROW1\0\0"
 _END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
 
 
@@ -44,27 +43,42 @@ def open_parquet(source: Source, kind: Kind) -> Rows:
 def open_ipc(source: Source, kind: Kind) -> Rows:
     """One column of an Arrow IPC file or, as Hugging Face datasets are saved, of an IPC stream; memory-mapped.
 
-    A file is read as the stream that it wraps: asked for one column of a batch, a file's reader copies it into memory. A
-    compressed record batch is decompressed whole, and opening a compressed file decompresses it once.
+    A compressed record batch is decompressed whole, and opening a compressed file decompresses it once.
     """
     arrow: Any = source.extra("pyarrow", "pyarrow", "arrow")
-    with source.faults():
-        with arrow.memory_map(source.file) as mapped:
-            is_file = mapped.read(len(_FILE_MARK)) == _FILE_MARK
-            mapped.seek(0)
-            schema = (arrow.ipc.open_file if is_file else arrow.ipc.open_stream)(mapped).schema
+    with source.faults(), arrow.memory_map(source.file) as mapped:
+        is_file = mapped.read(6) == b"ARROW1"
         if not is_file and not _ends_as_stream(source.file):
             raise ValueError("it has no end mark")
-
-        def batches(name: str, *_: int) -> Iterator[Any]:
-            mapped = arrow.memory_map(source.file)  # one for each reader, which has a place in it
-            mapped.seek(len(_FILE_MARK) if is_file else 0)
-            only = arrow.ipc.IpcReadOptions(included_fields=[schema.get_field_index(name)])
-            return (batch.column(0) for batch in arrow.ipc.open_stream(mapped, options=only))
-
+        mapped.seek(0)
+        open_reader = arrow.ipc.open_file if is_file else arrow.ipc.open_stream
+        reader = open_reader(mapped)
+        schema, number = reader.schema, reader.num_record_batches if is_file else 0
         _require_columns(source, schema)
-        least = min(schema.names, key=lambda name: schema.field(name).type.num_fields)  # to count the rows by: no lists
-        return _column_rows(source, kind, schema, [sum(map(len, batches(least)))], batches)
+        # Asked for one column of a batch, a file's reader copies it; of a compressed batch it decompresses all unless asked.
+        some = not is_file or (number > 0 and not _is_mapped(reader.get_batch(0), mapped))
+
+        def record_batches(column: int, first: int) -> Iterator[Any]:
+            mapped = arrow.memory_map(source.file)  # one for each reader, which has a place in it
+            options = arrow.ipc.IpcReadOptions(included_fields=[column] if some else [])
+            reader = open_reader(mapped, options=options)
+            return (reader.get_batch(i) for i in range(first, number)) if is_file else reader
+
+        def batches(name: str, _: int, first: int) -> Iterator[Any]:
+            column = schema.get_field_index(name)
+            return (batch.column(0 if some else column) for batch in record_batches(column, first))
+
+        least = min(range(len(schema)), key=lambda i: schema.field(i).type.num_fields)  # to count the rows by: no lists
+        counts = [batch.num_rows for batch in record_batches(least, 0)]
+        return _column_rows(source, kind, schema, counts if is_file else [sum(counts)], batches)
+
+
+def _is_mapped(batch: Any, mapped: Any) -> bool:
+    """Whether a record batch lies in the file itself, and not in memory."""
+    mapped.seek(0)
+    whole = mapped.read_buffer(mapped.size())
+    buffers = [buffer for column in batch.columns for buffer in column.buffers() if buffer is not None and buffer.size]
+    return all(whole.address <= buffer.address < whole.address + whole.size for buffer in buffers)
 
 
 def _ends_as_stream(path: str) -> bool:
