@@ -381,6 +381,42 @@ def test_labels_with_nan_are_a_mask():
     assert tables_differ(rank_supervisors(weak, strong, hidden, threshold=0.02, **RIDGES), ranked(case), 1e-6) == {}
 
 
+@pytest.mark.parametrize("kind", ["all", "masked"])
+def test_labels_may_have_a_large_mean(kind):
+    """Heads with an intercept see no constant, and in float32 it costs no digits."""
+    weak, strong, y, mask, _ = inputs(Case(kind, dtype="float32"))
+    tables = [rank_supervisors(weak, strong, y + mean, labelled=mask, **RIDGES) for mean in (0, 1e6)]
+    assert tables_differ(*tables, 1e-6) == {}
+
+
+@pytest.mark.parametrize("ridge", [0, 1e-7, 1e-6, 1e-5])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_more_features_than_rows_of_a_fold_at_any_ridge(ridge, dtype, x64):
+    """Weak heads on 20 rows of 40 features, students on 20 of 24: what rounding leaves of null spaces is not divided by a
+    small ridge. Below eps that of float32 is taken as eps."""
+    weak, strong, y = data()
+    wide = {"wide": np.concatenate([weak["a"], weak["b"], weak["c"]], 1)[:, :40].astype(dtype)}
+    table = rank_supervisors(wide, strong.astype(dtype), y, weak_ridge=ridge, strong_ridge=ridge)
+    beta = max(ridge, float(np.finfo(dtype).eps))
+    # By kernels of rows, which have no null space, in place of moments.
+    heads = lambda x: x.T @ np.linalg.inv(x @ x.T / len(x) + beta * np.eye(len(x))) / len(x)
+    h, s = reference.normalized(wide["wide"]), reference.normalized(strong)
+    values, vectors = np.linalg.eigh(s.T @ s / N)
+    root = vectors * np.sqrt(np.maximum(values, 0)) / np.sqrt(np.sum(values**2))
+    fold = lay_out(N, 3, np.ones(N, bool), None, 0).cell
+    errors, gaps = [], []
+    for test in range(3):
+        A, B, C = ((fold - test) % 3 == turn for turn in (1, 2, 0))
+        through = heads(s[B]) @ h[B] @ heads(h[A])
+        size = lambda x, rows=s[C]: np.linalg.norm(rows @ x) ** 2 / len(rows)
+        errors.append(size((through @ s[A] - np.eye(len(root))) @ root) + size(through))
+        gaps.append(size((through @ s[A] - heads(s[B]) @ s[B]) @ root) + size(through))
+    # The smallest of the students' own eigenvalues are 3e-6 of the trace: float32 knows them to some percent.
+    bound = 1e-9 if dtype == "float64" else 1e-3 if ridge >= 1e-6 else 1e-2
+    assert relative_error(table["expected_error"][0], np.mean(errors)) < bound
+    assert relative_error(table["expected_gap"][0], np.mean(gaps)) < bound
+
+
 def test_labels_outside_the_mask_are_not_used():
     """Labels of rows that may not be used change nothing."""
     case = Case("masked", dtype="float32", threshold=0.02)

@@ -20,6 +20,9 @@ from jax.typing import ArrayLike
 from w2s_jax._arrays import matmul
 
 BLOCK = 32  # of `inverse_factor`
+# Strengths, in units of the trace, at which errors of an expected experiment with fewer rows than features reach 1e-4 and
+# 1e-10, by bytes of a number; measured, and proportional to the strength's inverse square.
+ABOVE_ROUNDING = {4: 1.5e-4, 8: 1e-5}
 ONE_THREAD = {4: 192, 8: 96}  # size up to which LAPACK factorises in one thread, by bytes of a number; measured
 
 
@@ -137,17 +140,25 @@ def qr(matrix: Array) -> tuple[Array, Array]:
     return q, r
 
 
-def inverse(matrix: Array, strength: ArrayLike) -> Array:
-    """`(matrix + strength I)^{-1}` of a positive semidefinite matrix by Cholesky.
+def numerically_zero(values: Array) -> Array:
+    """The eigenvalue below which a (k,) spectrum is rounding: 4 eps sqrt(k) of the largest."""
+    return 4 * jnp.finfo(values.dtype).eps * values.shape[-1] ** 0.5 * values[:1]
 
-    A strength below the rounding of the matrix is raised to it, so that a singular matrix is solved in its range.
+
+def inverse(matrix: Array, strength: ArrayLike) -> Array:
+    """`(matrix + strength I)^{-1}` of a positive semidefinite matrix by Cholesky; NaN where it has a negative eigenvalue.
+
+    A strength below the rounding of the matrix is raised to it. The inverse divides by it what rounding leaves in the null
+    space of a singular matrix; where that could be seen, the inverse is zero on eigenvectors of numerically zero
+    eigenvalues, which nothing made of the same rows has a part in.
     """
-    return _inverse(_regularised(matrix, strength))
+    used = sound_strength(matrix, strength)
+    return _inverse(matrix + used * jnp.eye(len(matrix), dtype=matrix.dtype), used)
 
 
 def solve(matrix: Array, strength: ArrayLike, b: Array) -> Array:
     """`(matrix + strength I)^{-1} b`, the strength as in `inverse`, for b (k,) or (k, m) of few columns."""
-    regular = _regularised(matrix, strength)
+    regular = matrix + sound_strength(matrix, strength) * jnp.eye(len(matrix), dtype=matrix.dtype)
     constant = jax.lax.stop_gradient(regular)
     if jax.default_backend() == "cpu" and len(matrix) > ONE_THREAD[matrix.dtype.itemsize]:
         inverted = inverse_factor(constant)
@@ -165,13 +176,32 @@ def sound_strength(matrix: Array, strength: ArrayLike) -> Array:
     return jnp.maximum(jnp.asarray(strength, matrix.dtype), floor) + jnp.finfo(matrix.dtype).tiny
 
 
-def _regularised(matrix: Array, strength: ArrayLike) -> Array:
-    return matrix + sound_strength(matrix, strength) * jnp.eye(matrix.shape[0], dtype=matrix.dtype)
-
-
 @jax.custom_jvp
-def _inverse(matrix: Array) -> Array:
-    return _square(inverse_factor(matrix))
+def _inverse(matrix: Array, strength: Array) -> Array:
+    """Of a matrix that the strength is part of."""
+
+    def in_range(state: tuple[Array, Array]) -> tuple[Array, Array]:
+        # The barrier ties the eigensolve to the loop: the compiler would otherwise do it ahead, needed or not.
+        values, vectors = eigh(jax.lax.optimization_barrier((matrix, state[0]))[0])
+        zero = numerically_zero(values[::-1] - strength)
+        roots = jnp.where(values - strength > zero, 1 / jnp.sqrt(jnp.maximum(values, strength)), 0)
+        half = vectors * jnp.where(values[0] - strength < -zero, jnp.nan, roots)
+        return matmul(half, half.T), jnp.asarray(True)
+
+    inverted = _square(inverse_factor(matrix))
+    # A loop, not a branch: under vmap too it costs nothing where every inverse is sound.
+    sound = _is_sound(matrix, strength, inverted)
+    return jax.lax.while_loop(lambda state: ~state[1], in_range, (inverted, sound))[0]
+
+
+def _is_sound(matrix: Array, strength: Array, inverted: Array) -> Array:
+    """Whether the strength is well above rounding, or else no eigenvalue can be numerically zero: `||inverse||_F` bounds the
+    smallest from below. Columns of zeros, of padded models, do not count."""
+    diagonal = jnp.diagonal(matrix) - strength
+    trace = jnp.sum(diagonal)
+    zero = 4 * jnp.finfo(matrix.dtype).eps * len(matrix) ** 0.5 * trace * jnp.linalg.norm(matrix / trace) + strength
+    bound = jnp.linalg.norm(jnp.where(diagonal > 0, inverted * zero, 0))
+    return (strength > ABOVE_ROUNDING[matrix.dtype.itemsize] * trace) | (bound < 1)
 
 
 def _square(factor: Array) -> Array:
@@ -187,5 +217,5 @@ def _square(factor: Array) -> Array:
 
 @_inverse.defjvp
 def _inverse_jvp(primals: tuple, tangents: tuple) -> tuple:
-    inverted = _inverse(primals[0])
+    inverted = _inverse(*primals)
     return inverted, -matmul(matmul(inverted, tangents[0]), inverted)

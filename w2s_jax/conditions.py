@@ -15,10 +15,11 @@ import jax.numpy as jnp
 from jax import Array
 
 from w2s_jax._arrays import accumulation_dtype, label_products, matmul
+from w2s_jax._factor import numerically_zero
 from w2s_jax.lanczos import Problem, leading_values, leading_vectors, random_start
 from w2s_jax.moments import moments
 from w2s_jax.overlap import centered
-from w2s_jax.spectrum import numerically_zero, power_of_two, spectrum, tail_gamma, unit_scale
+from w2s_jax.spectrum import power_of_two, spectrum, tail_gamma, unit_scale
 
 DROPS = 8
 

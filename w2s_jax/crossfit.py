@@ -15,9 +15,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from w2s_jax._arrays import matmul, outer
-from w2s_jax._factor import inverse, sound_strength
+from w2s_jax._factor import inverse, numerically_zero, sound_strength
 from w2s_jax.moments import Columns, Moments, Products, Sums
-from w2s_jax.spectrum import numerically_zero, spectrum
+from w2s_jax.spectrum import spectrum
 from w2s_jax.teaching import mean_square, ridge_heads
 
 

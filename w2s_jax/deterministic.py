@@ -21,8 +21,9 @@ from jaxtyping import Float
 
 from w2s_jax._arrays import accumulation_dtype, as_matrix, matmul
 from w2s_jax._checks import InputError, require_finite
+from w2s_jax._factor import numerically_zero
 from w2s_jax.fixed_point import fixed_point, over, slack_of
-from w2s_jax.spectrum import Spectrum, apply_response, numerically_zero, require_range, spectrum, unit_scale
+from w2s_jax.spectrum import Spectrum, apply_response, require_range, spectrum, unit_scale
 
 
 class Tail(NamedTuple):

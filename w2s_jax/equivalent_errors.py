@@ -17,11 +17,12 @@ from jaxtyping import Float
 
 from w2s_jax._arrays import as_labels, matmul
 from w2s_jax._checks import InputError
+from w2s_jax._factor import numerically_zero
 from w2s_jax.filters import projection
 from w2s_jax.fixed_point import sample_strength
 from w2s_jax.moments import Moments
 from w2s_jax.overlap import Side, centered, principal_basis, representation, whiten
-from w2s_jax.spectrum import apply_response, numerically_zero, require_range, spectrum, unit_scale
+from w2s_jax.spectrum import apply_response, require_range, spectrum, unit_scale
 
 
 class EquivalentErrors(NamedTuple):

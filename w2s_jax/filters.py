@@ -19,7 +19,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from w2s_jax._checks import InputError
-from w2s_jax.spectrum import evaluate, numerically_zero, require_range, tail_gamma
+from w2s_jax._factor import numerically_zero
+from w2s_jax.spectrum import evaluate, require_range, tail_gamma
 
 
 class Filter:

@@ -16,7 +16,8 @@ from jaxtyping import Float
 
 from w2s_jax._arrays import accumulation_dtype
 from w2s_jax._checks import InputError, require_finite
-from w2s_jax.spectrum import numerically_zero, require_range
+from w2s_jax._factor import numerically_zero
+from w2s_jax.spectrum import require_range
 
 
 def effective_ridge(

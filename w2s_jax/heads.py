@@ -22,9 +22,9 @@ from jaxtyping import Float
 
 from w2s_jax._arrays import accumulation_dtype, as_labels, as_matrix, label_products, matmul
 from w2s_jax._checks import InputError
-from w2s_jax._factor import cholesky, cholesky_solve
+from w2s_jax._factor import cholesky, cholesky_solve, numerically_zero
 from w2s_jax.moments import Moments
-from w2s_jax.spectrum import apply_response, numerically_zero, require_range, spectrum
+from w2s_jax.spectrum import apply_response, require_range, spectrum
 
 
 class LinearProbe(nnx.Module):

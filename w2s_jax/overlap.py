@@ -20,12 +20,12 @@ from jaxtyping import Float
 
 from w2s_jax._arrays import accumulation_dtype, as_labels, as_matrix, matmul, require_same_rows
 from w2s_jax._checks import InputError
+from w2s_jax._factor import numerically_zero
 from w2s_jax.moments import Moments, moments
 from w2s_jax.spectrum import (
     Spectrum,
     apply_response,
     checked_rank,
-    numerically_zero,
     power_of_two,
     spectrum,
     spectrum_of_rows,

@@ -106,7 +106,7 @@ def rank_supervisors(
     if not isinstance(seed, int | np.integer) or seed < 0:
         raise InputError(f"seed must be an integer of at least 0, got {seed!r}")
     weak_rows, strong_rows, n = _sources(weak, strong)
-    targets, mask = _targets(y, labelled, n)
+    targets, mask = _targets(y, labelled, n, normalize)
     require_mesh(mesh)
     layout = lay_out(n, folds, mask if targets is not None else None, _groups(groups, n), seed)
     devices = 1 if mesh is None else mesh.size
@@ -376,8 +376,9 @@ def _compact(side: str, name: str, rows: Any, settings: Settings, normalize: boo
     return CompactRows(rows, label, settings.noise.dtype, center=normalize, keep=side == "strong")
 
 
-def _targets(y: Any, labelled: Any, n: int) -> tuple[np.ndarray | None, np.ndarray]:
-    """Labels (n, c) with 0 where there are none, and which rows have one."""
+def _targets(y: Any, labelled: Any, n: int, center: bool) -> tuple[np.ndarray | None, np.ndarray]:
+    """Labels (n, c) with 0 where there are none, and which rows have one; about their mean if heads have an intercept, which
+    keeps the digits that a large mean would cost."""
     if y is None:
         if labelled is not None:
             raise InputError("labelled says which rows of y may be used and needs y, got y=None")
@@ -403,7 +404,7 @@ def _targets(y: Any, labelled: Any, n: int) -> tuple[np.ndarray | None, np.ndarr
     require_finite("labels y", y)
     if not y.any():
         raise InputError("y must not be zero in every labelled row")
-    return y, mask
+    return np.where(mask[:, None], y - y[mask].mean(0), 0) if center else y, mask
 
 
 def _groups(groups: Any, n: int) -> np.ndarray | None:

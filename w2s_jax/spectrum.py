@@ -26,7 +26,7 @@ from jaxtyping import Float, Int
 
 from w2s_jax._arrays import as_matrix, matmul
 from w2s_jax._checks import InputError
-from w2s_jax._factor import eigh
+from w2s_jax._factor import eigh, numerically_zero
 from w2s_jax.subspace import Dense, Operator, Pairs, SecondMoment, leading_pairs, solve_outside
 
 
@@ -123,11 +123,6 @@ def unit_scale(matrix: Float[Array, "d d"]) -> Float[Array, ""]:
 def power_of_two(size: Array) -> Array:
     """The power of two next above a positive size, exactly (`exp2` of an integer is not)."""
     return jnp.ldexp(jnp.ones_like(size), jnp.frexp(size)[1])
-
-
-def numerically_zero(values: Array) -> Array:
-    """The eigenvalue below which a (k,) spectrum is rounding: 4 eps sqrt(k) of the largest."""
-    return 4 * jnp.finfo(values.dtype).eps * values.shape[-1] ** 0.5 * values[:1]
 
 
 def principal_rank(
