@@ -168,9 +168,16 @@ def test_blocks_hold_each_row_once(monkeypatch, kind, size):
 FAULTS = {
     "two folds": ((N, 2, None, None, 0), "folds must be an integer of at least 3.*got 2"),
     "a fraction": ((N, 3.0, None, None, 0), "folds must be an integer of at least 3.*got 3.0"),
-    "too many folds": ((N, 24, None, None, 0), "at least 2 rows of each kind, got 1: fewer folds or more rows"),
-    "few labels": ((N, 4, np.arange(N) < 7, None, 0), "at least 2 rows of each kind, got 1"),
-    "few unlabelled": ((N, 4, np.arange(N) > 2, None, 0), "at least 2 rows of each kind, got 0"),
+    "more folds than rows": ((N, N + 1, None, None, 0), "folds must be at most the number of rows"),
+    "too many folds": ((N, 24, None, None, 0), "at least 2 rows, got 1: fewer folds or more rows"),
+    "few labels": (
+        (N, 4, np.arange(N) < 7, None, 0),
+        "at least 2 labelled rows, got 1: fewer folds or more labelled rows",
+    ),
+    "few unlabelled": (
+        (N, 4, np.arange(N) > 2, None, 0),
+        "at least 2 unlabelled rows, got 0: fewer folds or more unlabelled rows",
+    ),
     "few groups": ((N, 4, None, np.arange(N) % 3, 0), r"at least as many groups as folds \(4\), got 3"),
     "one large group": ((N, 3, None, np.minimum(np.arange(N), 2), 0), "got 1: .*more groups of rows"),
 }

@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 from conftest import relative_error
 
-from w2s_jax import InputError, moments
+from w2s_jax import InputError, connected_hosts, hosts, moments
 from w2s_jax.hosts import Hosts
+from w2s_jax.sweep import store
 from w2s_jax.sweep.table import read_sweep
 from w2s_jax.sweep.workers import _dealt
 
@@ -36,8 +37,6 @@ def write_models(folder: Path, weak: int = 2, fault: int | None = None) -> None:
         np.save(folder / f"weak{i}.npy", h + 3)
     np.save(folder / "strong.npy", latent @ rng.standard_normal((6, 8)))
     np.save(folder / "y.npy", latent[:, 0])
-    for file in folder.glob("*.npy"):
-        os.utime(file, (1e9, 1e9))  # files as young as the run would be hashed again
 
 
 def free_port() -> int:
@@ -181,6 +180,7 @@ def test_a_lost_process_stops_the_others_and_a_restart_goes_on(tmp_path, victim)
     Without process 0, which coordinates, JAX's runtime itself ends the others, in its own words.
     """
     write_models(tmp_path, weak=20)
+    time.sleep(store._FRESH_NS / 1e9)  # files as young as the run would be hashed again
     running = start(tmp_path, "out", 2)
     kept = wait_for_moments(tmp_path / "out" / "sweep.sqlite", 5)
     running[victim].send_signal(signal.SIGKILL)
@@ -309,3 +309,24 @@ def test_moments_merge_over_processes(tmp_path, x64):
             found = np.load(tmp_path / f"{i}{center}.npz")
             for name in found.files:
                 assert relative_error(found[name], getattr(expected, name), 1.0) <= 1e-12, name
+
+
+@pytest.mark.parametrize("address", ["localhost", "localhost:", ":9999", "localhost:http", "localhost:70000"])
+def test_an_address_has_a_host_and_a_port(address):
+    """Anything else is one sentence, before JAX is asked."""
+    with (
+        pytest.raises(InputError, match=rf"^coordinator must be HOST:PORT, got '{address}'$"),
+        connected_hosts(address, 2, 0),
+    ):
+        pass
+
+
+def test_a_coordinator_that_does_not_answer_is_one_sentence(monkeypatch):
+    """JAX would end the process."""
+    monkeypatch.setattr(hosts, "_START_SECONDS", 0.5)
+    address = f"127.0.0.1:{free_port()}"
+    with (
+        pytest.raises(InputError, match=rf"^cannot join {address}: Connection refused$"),
+        connected_hosts(address, 2, 1),
+    ):
+        pass

@@ -8,6 +8,7 @@ import os
 import resource
 import sqlite3
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -350,12 +351,59 @@ def test_a_touched_file_changes_nothing(units):
 
 
 def test_an_old_file_is_not_read_again(monkeypatch):
-    """Size and modification time answer for files that had not just been written when they were hashed."""
-    for name in ROWS:
-        os.utime(f"{name}.npy", (1e9, 1e9))
+    """Size and time answer for files that had not just been written when they were hashed."""
+    monkeypatch.setattr(store, "_FRESH_NS", 0)
     run_sweep(TABLE)
     monkeypatch.setattr(run, "_hashed", None)
     assert run_sweep(TABLE).changed == ()
+
+
+def test_files_that_change_places_are_noticed(monkeypatch):
+    """As their sizes and modification times do too."""
+    monkeypatch.setattr(store, "_FRESH_NS", 0)
+    np.save("b.npy", ROWS["a"] ** 2)
+    for name in "ab":
+        os.utime(f"{name}.npy", (1e9, 1e9))
+    before = run_sweep(LITTLE)
+    for source, target in (("a", "c"), ("b", "a"), ("c", "b")):
+        os.replace(f"{source}.npy", f"{target}.npy")
+    after = run_sweep(LITTLE)
+    assert after.changed == ("a", "b")
+    assert list(after["gap_op"]) == list(before["gap_op"])[::-1]
+
+
+def test_a_path_may_be_spelled_in_any_way(units, monkeypatch, folder):
+    """What is kept is found by whoever asks for the same files."""
+    monkeypatch.setattr(store, "_FRESH_NS", 0)
+    first = run_sweep(LITTLE)
+    units.take()
+    Path("sub").mkdir()
+    monkeypatch.chdir("sub")
+    paths = {"weak": ["../a.npy", f"{folder}/b.npy"], "strong": ["../sub/../s1.npy"]}
+    assert run_sweep({"output": "../out", **paths}).rows == first.rows
+    assert units.take() == ([], 0)
+
+
+def test_configurations_that_take_turns(units, monkeypatch):
+    """What has been finished once is not computed again, moments neither, though another configuration has been here."""
+    monkeypatch.setattr(store, "_FRESH_NS", 0)
+    tables = [run_sweep({**LITTLE, "normalize": normalize}) for normalize in (True, False)]
+    units.take()
+    for table, normalize in zip(tables, (True, False), strict=True):
+        again = run_sweep({**LITTLE, "normalize": normalize})
+        assert (again.rows, again.computed, units.take()) == (table.rows, 0, ([], 0))
+
+
+def test_a_run_that_ends_among_the_moments_says_what_is_missing(units, capsys):
+    """The table of a former configuration is not shown as that of this one, nor as a finished one."""
+    run_sweep(LITTLE)
+    units.take()
+    units.fail_after = 1
+    with pytest.raises(KeyboardInterrupt):
+        run_sweep({**TABLE, "normalize": False})
+    assert (read_sweep("out").pairs, read_sweep("out").finished, len(read_sweep("out"))) == (6, 0, 0)
+    assert main(["sweep", "export", "out", "--to", "table.csv"]) == 0
+    assert capsys.readouterr().out == "0 rows in table.csv; 0 of 6 pairs are finished\n"
 
 
 def test_other_labels_are_noticed(units):
@@ -567,7 +615,7 @@ def test_names_and_patterns():
     table = {"output": "o", "weak": ["[ab].npy", "two.v1.safetensors:x"], "strong": {"big": "s1.npy"}}
     config = sweep_config(table)
     assert list(config.weak) == ["a", "b", "two.v1:x"]
-    assert config.strong == {"big": "s1.npy"}
+    assert config.strong == {"big": str(Path("s1.npy").absolute())}
     assert len(run_sweep(config)) == 3
     assert sweep_config({**LITTLE, "weak": "[ab].npy", "strong": Path("s1.npy")}) == sweep_config(LITTLE)
     for name in ("1.v2", "2.v2"):
@@ -591,6 +639,62 @@ def test_label_sets_of_the_command_line(capsys):
     assert error.endswith("two.npz:a: give NAME=FILE\n")
 
 
+def test_files_whose_name_has_an_equals_sign():
+    """A file that is there is no NAME=FILE."""
+    Path("run=3").mkdir()
+    np.save("run=3/y.npy", Y)
+    assert (
+        main(["sweep", "--weak", "a.npy", "--strong", "s1.npy", "--output", "o", "--labels", "run=3/y.npy", "--quiet"])
+        == 0
+    )
+    assert list(read_sweep("o")["labels"]) == ["y"]
+
+
+def test_the_output_may_lie_among_the_models():
+    """What the sweep has written there is no model."""
+    Path("models").mkdir()
+    for name in "ab":
+        np.save(f"models/{name}.npy", ROWS[name])
+    for _ in range(2):
+        table = run_sweep({"output": "models/results", "weak": "models/*", "strong": "s1.npy"})
+        assert list(table["weak"]) == ["a", "b"]
+
+
+def test_configurations_of_python():
+    """Numbers of NumPy are numbers, a file that is named twice is one model, and no labels may be None."""
+    config = sweep_config(
+        {
+            **LITTLE,
+            "weak": ["a.npy", "[ab].npy"],
+            "weak_ridge": np.logspace(-3, 0, 4),
+            "strong_ridge": np.float32(0.5),
+            "folds": np.int64(3),
+            "normalize": np.bool_(False),
+            "labels": None,
+        }
+    )
+    assert (list(config.weak), len(config.grid), config.folds, config.normalize) == (["a", "b"], 4, 3, False)
+    assert sweep_config({**LITTLE, "output": "~/o"}).output == Path.home() / "o"
+
+
+def test_infinite_numbers_are_null_in_json(table):
+    """JSON has no infinity."""
+    changed = list(table.rows[0])
+    changed[table.columns.index("gap_bound")] = float("inf")
+    replace(table, rows=(tuple(changed), *table.rows[1:])).export("table.json")
+    rows = json.loads(Path("table.json").read_text())["rows"]
+    assert rows[0]["gap_bound"] is None
+    assert rows[1]["gap_bound"] == table["gap_bound"][1]
+
+
+@pytest.mark.parametrize("options", [["--processes", "2"], ["--process", "0"], ["--process-local"]])
+def test_processes_need_a_coordinator(capsys, options):
+    """One of several processes would work alone on what it has."""
+    assert main(["sweep", "--weak", "a.npy", "--strong", "s1.npy", "--output", "o", *options]) == 2
+    assert capsys.readouterr().err == f"w2s sweep: {options[0]} is for several processes and needs --coordinator\n"
+    assert not Path("o").exists()
+
+
 def test_groups_of_text_in_arrow():
     """Text of Parquet is as good as that of NumPy."""
     pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
@@ -609,10 +713,18 @@ FAULTS: dict[str, tuple[dict, str]] = {
     "unknown key": ({"ridge": 1.0}, "no key 'ridge'"),
     "no weak": ({"weak": []}, "weak must hold at least one model"),
     "weak is a number": ({"weak": 3}, "weak must be a file, a list of files or a table of name = file, got 3"),
-    "no match": ({"weak": ["none*.npy"]}, "no file matches none"),
+    "no match": ({"weak": ["none*.npy"]}, "none*.npy of weak"),
+    "no path": ({"weak": ["a\0.npy"]}, "weak must be a path in UTF-8"),
+    "same name as text": ({"weak": {1: "a.npy", "1": "b.npy"}}, "weak must have names that differ as text"),
+    "ridge huge": ({"weak_ridge": 10**400}, "weak_ridge must be finite"),
+    "folds huge": ({"folds": 10**15}, "folds must be at most the number of rows (90)"),
+    "labels of one kind": (
+        {"folds": 3, "labels": {"all": "all.npy", "x": "most.npy"}},
+        "labels 'x': every fold must hold at ",
+    ),
     "missing file": ({"weak": ["none.npy"]}, "none.npy"),
     "same name": ({"weak": ["a.npy", "sub/a.npy"]}, "names of weak models must be unique, got 'a'"),
-    "same name for two": ({"strong": {"a": "s1.npy"}}, "'a' for a.npy and for s1.npy"),
+    "same name for two": ({"strong": {"a": "s1.npy"}}, "/s1.npy"),
     "labels a list": ({"labels": ["one.npy"]}, "labels must be a table"),
     "ridge text": ({"weak_ridge": ["small"]}, "weak_ridge must be a number, got 'small'"),
     "ridge negative": ({"weak_ridge": [-1]}, "weak_ridge must be finite and at least 0"),
@@ -642,6 +754,7 @@ def bad_files() -> None:
     Path("sub").mkdir()
     bad = np.where(np.arange(N)[:, None] == 17, np.nan, ROWS["a"])
     files = {"sub/a": ROWS["a"], "short": Y[:50], "nan": np.nan * Y, "zero": 0 * Y, "bad": bad}
+    files |= {"most": np.where(np.arange(N) == 7, np.nan, LATENT[:, 0])}
     files |= {"ones": np.ones((N, 3)), "huge": 1e30 * ROWS["a"]}
     for name, rows in files.items():
         np.save(f"{name}.npy", rows)

@@ -69,6 +69,8 @@ def lay_out(n: int, folds: int, labelled: np.ndarray | None, groups: np.ndarray 
     """
     if not isinstance(folds, int | np.integer) or folds < 3:
         raise InputError(f"folds must be an integer of at least 3 (weak head, student, test), got {folds!r}")
+    if folds > n:
+        raise InputError(f"folds must be at most the number of rows ({n}), got {folds}")
     mask = np.zeros(n, bool) if labelled is None else labelled
     mixed = bool(mask.any() and not mask.all())
     if groups is None:
@@ -79,9 +81,10 @@ def lay_out(n: int, folds: int, labelled: np.ndarray | None, groups: np.ndarray 
     cells = 2 * folds if mixed else folds
     counts = np.bincount(cell, minlength=cells)
     if counts.min() < 2:
-        kind = "rows" if groups is None else "groups of rows"
+        kind = "" if not mixed else "labelled " if counts.argmin() >= folds else "unlabelled "
+        more = "rows" if groups is None else "groups of rows"
         raise InputError(
-            f"every fold must hold at least 2 rows of each kind, got {counts.min()}: fewer folds or more {kind}"
+            f"every fold must hold at least 2 {kind}rows, got {counts.min()}: fewer folds or more {kind}{more}"
         )
     size = block_size(n, BLOCK_ROWS)
     largest = max(np.bincount(cell[i : i + size], minlength=cells).max() for i in range(0, n, size))

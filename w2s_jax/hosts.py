@@ -7,6 +7,8 @@ own rows; sums meet in one all-reduce. What goes wrong in one process is raised 
 from __future__ import annotations
 
 import json
+import socket
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -159,8 +161,11 @@ def connected_hosts(
         processes, process: how many there are, and which one this is.
 
     Raises:
-        InputError: no cluster was found, or the others did not come.
+        InputError: no cluster was found, the address is none, or process 0 does not answer there within two minutes. If others do
+            not come, JAX ends the process.
     """
+    if coordinator is not None:
+        _require_address(coordinator, process)
     try:
         jax.distributed.initialize(
             *(coordinator, processes, process),
@@ -172,6 +177,22 @@ def connected_hosts(
         raise InputError(f"{where}: {str(error).splitlines()[0]}") from error
     yield Hosts(jax.process_index(), jax.process_count())
     jax.distributed.shutdown()
+
+
+def _require_address(coordinator: str, process: int | None) -> None:
+    """Asks for process 0 before JAX does, which ends the process where nobody answers."""
+    host, _, port = coordinator.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
+        raise InputError(f"coordinator must be HOST:PORT, got {coordinator!r}")
+    last = time.monotonic() + _START_SECONDS
+    while process:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=_START_SECONDS).close()
+            return
+        except OSError as error:
+            if time.monotonic() > last:
+                raise InputError(f"cannot join {coordinator}: {error.strerror or error}") from error
+            time.sleep(0.2)
 
 
 def merge_moments(m: Moments, hosts: Hosts) -> Moments:

@@ -75,6 +75,10 @@ def run(args: argparse.Namespace) -> None:
         return
     if len(args.what) > 1 or args.to is not None:
         raise InputError(f"usage: {_USAGE}")
+    alone = {"--processes": args.processes, "--process": args.process, "--process-local": args.process_local or None}
+    for option, value in alone.items():
+        if args.coordinator is None and value is not None:
+            raise InputError(f"{option} is for several processes and needs --coordinator")
     from w2s_jax.compilation import cache_compiled_programs
     from w2s_jax.hosts import connected_hosts
     from w2s_jax.sharding import all_devices
@@ -142,11 +146,11 @@ def _with_options(table: dict[str, Any], args: argparse.Namespace, folder: Path)
 
 def _label_sets(given: list[str], here: Any) -> dict[str, str]:
     """Name -> file, of `NAME=FILE` or `FILE`."""
-    from w2s_jax.formats.paths import short_name
+    from w2s_jax.formats.paths import short_name, split_key
 
     found: dict[str, str] = {}
     for text in given:
-        name, equals, path = text.partition("=")
+        name, equals, path = text.partition("=") if not os.path.exists(split_key(text)[0]) else ("", "", text)
         name, path = (name, here(path)) if equals else (short_name(text), here(text))
         if name in found:
             raise InputError(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import sys
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -108,18 +109,20 @@ def sweep_config(table: Mapping[str, Any], folder: str | os.PathLike = ".") -> S
         if key not in table:
             raise InputError(f"a sweep needs {key}, got {', '.join(table) or 'nothing'}")
     folder = Path(folder)
-    weak, strong = (_models(key, table[key], folder) for key in ("weak", "strong"))
+    _place("output", table["output"], folder)
+    output = folder / Path(table["output"]).expanduser()
+    weak, strong = (_models(key, table[key], folder, output) for key in ("weak", "strong"))
     for name in weak.keys() & strong.keys():
         if weak[name] != strong[name]:
             raise InputError(f"a name must mean one model, got {name!r} for {weak[name]} and for {strong[name]}")
     groups, precision = table.get("groups"), table.get("precision")
     return SweepConfig(
-        output=folder / _text("output", table["output"]),
+        output=output,
         weak=weak,
         strong=strong,
-        labels=_named_files("labels", table.get("labels", {}), folder),
+        labels=_named_files("labels", table.get("labels") or {}, folder),
         grid=_grid(table),
-        groups=None if groups is None else str(folder / _text("groups", groups)),
+        groups=None if groups is None else _place("groups", groups, folder),
         normalize=_flag("normalize", table.get("normalize", True)),
         folds=_integer("folds", table.get("folds", 0)),
         seed=_integer("seed", table.get("seed", 0)),
@@ -146,6 +149,7 @@ def _grid(table: Mapping[str, Any]) -> tuple[Setting, ...]:
 
 def _numbers(key: str, table: Mapping[str, Any], default: float, high: float | None) -> list[float]:
     given: Any = table.get(key, default)
+    given = given.tolist() if isinstance(given, np.ndarray) else given
     values: list[Any] = list(given) if isinstance(given, list | tuple) else [given]
     if not values:
         raise InputError(f"{key} must hold at least one number, got none")
@@ -157,23 +161,24 @@ def _numbers(key: str, table: Mapping[str, Any], default: float, high: float | N
 
 
 def _number(key: str, value: Any) -> float:
+    value = value.item() if isinstance(value, np.generic) else value
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise InputError(f"{key} must be a number, got {value!r}")
-    if not 0 <= value < float("inf"):
+    if not 0 <= value <= sys.float_info.max:
         raise InputError(f"{key} must be finite and at least 0, got {value}")
     return float(value)
 
 
 def _integer(key: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 0:
         raise InputError(f"{key} must be an integer of at least 0, got {value!r}")
-    return value
+    return int(value)
 
 
 def _flag(key: str, value: Any) -> bool:
-    if not isinstance(value, bool):
+    if not isinstance(value, bool | np.bool_):
         raise InputError(f"{key} must be true or false, got {value!r}")
-    return value
+    return bool(value)
 
 
 def _text(key: str, value: Any, what: str = "a path") -> str:
@@ -182,7 +187,15 @@ def _text(key: str, value: Any, what: str = "a path") -> str:
     return os.fspath(value)
 
 
-def _models(key: str, given: Any, folder: Path) -> dict[str, str]:
+def _place(key: str, value: Any, folder: Path) -> str:
+    """One spelling for a path, however it was given: what is kept of a file is found by it."""
+    path = os.path.abspath(folder / Path(_text(key, value)).expanduser())
+    if "\0" in path or path.encode(errors="replace").decode() != path:
+        raise InputError(f"{key} must be a path in UTF-8, got {value!r}")
+    return path
+
+
+def _models(key: str, given: Any, folder: Path, output: Path) -> dict[str, str]:
     """Name -> file; entries are files, or globs that stand for as many models as they match."""
     if isinstance(given, Mapping):
         models = _named_files(key, given, folder)
@@ -191,9 +204,9 @@ def _models(key: str, given: Any, folder: Path) -> dict[str, str]:
         if not isinstance(given, list | tuple):
             raise InputError(f"{key} must be a file, a list of files or a table of name = file, got {given!r}")
         models = {}
-        for path in (path for entry in given for path in _expanded(key, str(folder / _text(key, entry)))):
+        for path in (path for entry in given for path in _expanded(key, _place(key, entry, folder), output)):
             name = short_name(path)
-            if name in models:
+            if models.get(name, path) != path:
                 raise InputError(
                     f"names of {key} models must be unique, got {name!r} for {models[name]} and {path}: give a table of "
                     "name = file"
@@ -204,8 +217,10 @@ def _models(key: str, given: Any, folder: Path) -> dict[str, str]:
     return models
 
 
-def _expanded(key: str, path: str) -> list[str]:
-    found = matching(path)
+def _expanded(key: str, path: str, output: Path) -> list[str]:
+    """The files of a path or pattern, without what the sweep itself writes."""
+    found = [_place(key, file, Path()) for file in matching(path)]
+    found = [file for file in found if output.absolute() not in (Path(file), *Path(file).parents)]
     if not found:
         raise InputError(f"no file matches {path} of {key}")
     return found
@@ -214,4 +229,6 @@ def _expanded(key: str, path: str) -> list[str]:
 def _named_files(key: str, given: Any, folder: Path) -> dict[str, str]:
     if not isinstance(given, Mapping):
         raise InputError(f"{key} must be a table of name = file, got {given!r}")
-    return {str(name): str(folder / _text(f"{key}.{name}", path)) for name, path in given.items()}
+    if len(set(map(str, given))) < len(given):
+        raise InputError(f"{key} must have names that differ as text, got {list(given)}")
+    return {str(name): _place(f"{key}.{name}", path, folder) for name, path in given.items()}

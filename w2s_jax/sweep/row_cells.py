@@ -93,7 +93,13 @@ def row_cells(
     checked = {name: _checked_labels(name, y, n) for name, y in labels.items()}
     masks: dict[bytes, np.ndarray] = {mask.tobytes(): mask for _, mask in checked.values()}
     masks = masks or {b"": np.zeros(n, bool)}
-    layouts = [_laid_out(n, mask, groups, folds, seed) for mask in masks.values()]
+    layouts = []
+    for key, mask in masks.items():
+        try:
+            layouts.append(_laid_out(n, mask, groups, folds, seed))
+        except InputError as error:
+            names = [name for name, (_, of) in checked.items() if of.tobytes() == key]
+            raise InputError(f"labels {names[0]!r}: {error}" if names else str(error)) from error
     offsets = np.cumsum([0, *(layout.cells for layout in layouts)])
     first = np.arange(offsets[-1]) < offsets[1]
     sets, set_of = [first], []

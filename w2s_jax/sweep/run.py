@@ -49,7 +49,8 @@ def run_sweep(
     """Runs a sweep, or what is missing of it, and returns its table.
 
     Files are known by the hash of their rows, which is computed while they are first read and again when their size or
-    modification time changes. What depends on a file or setting that has changed is computed again, what does not is kept.
+    the time of their last change is another. What depends on a file or setting that has changed is computed again, what
+    does not is kept.
 
     Args:
         config: a TOML file, a mapping with its keys, or a checked configuration; see `sweep_config`.
@@ -64,7 +65,8 @@ def run_sweep(
     Returns:
         A table of `gap_op`, `gap_fro` (`||P_s (I - P_w)||`), `cka`; with labels `gap_bound`, `predicted_gap`, `label_energy`
         (summed over outputs); with folds `expected_error`, `expected_gap`, and with labels `trial_error`. Where the
-        settings agree they are the numbers of `rank_supervisors`. The bound's norm is of the labelled rows.
+        settings agree they are the numbers of `rank_supervisors`, to rounding: of raw representations with a large mean many
+        eigenvalues are below float32's, and are left out here. The bound's norm is of the labelled rows.
 
     Raises:
         InputError: files that do not fit or hold NaN, infinities or nothing but a constant; a precision that the device does
@@ -127,10 +129,14 @@ def _checked(config: Mapping[str, Any] | str | os.PathLike) -> SweepConfig:
 def _keep_models(run: _Run) -> tuple[dict[str, str], tuple[str, ...]]:
     """Sees to it that every model's moments are in the store; their keys, and the models whose rows have changed."""
     store, paths = run.store, run.config.models
-    store.begin()
     before = {name: store.last_content(path) for name, path in paths.items()}
     contents = {name: store.content(path, run.inputs.stamps[name]) for name, path in paths.items()}
     key = lambda content: key_of("moments", run.inputs.rows_key, content)
+    if None not in contents.values():
+        keys = {name: key(content) for name, content in contents.items()}
+        if store.finished().issuperset(_pair_keys(run, keys).values()):
+            return keys, ()
+    store.begin(len(run.config.weak) * len(run.config.strong))
     is_kept = lambda content: content is not None and store.moments(key(content)) is not None
     pending = [name for name in paths if not is_kept(contents[name])]
     for batch in track(_batches(run, pending), run.progress, "moments"):
@@ -175,16 +181,21 @@ def _content(run: _Run, name: str, began: int, content: str) -> str:
     return content
 
 
-def _keep_pairs(run: _Run, keys: Mapping[str, str]) -> int:
-    """Sees to it that every pair's results are in the store; how many were missing."""
+def _pair_keys(run: _Run, keys: Mapping[str, str]) -> dict[Pair, str]:
+    """The keys of all pairs' results (strong, weak), in the table's order, from those of the models' moments."""
     config = run.config
     label_sets = [label._asdict() for label in run.inputs.rows.label_sets]
     asked = [label_sets, config.grid, (config.prior, config.noise) if config.folds else None]
-    pairs = {
+    return {
         (strong, weak): key_of("pair", asked, weak, keys[weak], strong, keys[strong])
         for strong in config.strong
         for weak in config.weak
     }
+
+
+def _keep_pairs(run: _Run, keys: Mapping[str, str]) -> int:
+    """Sees to it that every pair's results are in the store; how many were missing."""
+    pairs = _pair_keys(run, keys)
     run.store.plan(list(pairs.values()))
     finished = run.store.finished()
     if finished.issuperset(pairs.values()):

@@ -57,12 +57,15 @@ def key_of(*parts: Any) -> str:
 
 
 def stamp_of(path: str) -> str:
-    """Names, sizes and modification times of the files behind a path: a file, `file:key`, a folder or a glob of shards."""
+    """Names, sizes and times of the last change of the files behind a path: a file, `file:key`, a folder or a glob of shards.
+
+    Content and status: what was put in a file's place may have its size and modification time.
+    """
     file, _ = split_key(path)
     found = matching(file)
     nested = [sorted(map(str, Path(p).rglob("*"))) if os.path.isdir(p) else [p] for p in found]
     files = [(name, os.stat(name)) for names in nested for name in names if os.path.isfile(name)]
-    return json.dumps([(name, stat.st_size, stat.st_mtime_ns) for name, stat in files])
+    return json.dumps([(name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for name, stat in files])
 
 
 class Store:
@@ -76,7 +79,7 @@ class Store:
         found = self._read("SELECT stamp, hashed_ns, content FROM files WHERE path = ?", path)
         if not found or found[0][0] != stamp:
             return None
-        times = [changed for *_, changed in json.loads(stamp)]
+        times = [time for _, _, *changes in json.loads(stamp) for time in changes]
         return found[0][2] if times and max(times) < found[0][1] - _FRESH_NS else None
 
     def last_content(self, path: str) -> str | None:
@@ -122,9 +125,10 @@ class Store:
                 if file.suffix == ".safetensors" and file.name not in kept:
                     file.unlink()
 
-    def begin(self) -> None:
-        """Forgets which pairs the last configuration had; their results stay."""
-        self._write([("DELETE FROM sweep", [()])])
+    def begin(self, pairs: int) -> None:
+        """Forgets which pairs the last configuration had, for as many that are not known yet; results stay."""
+        places = [(place, None) for place in range(pairs)]
+        self._write([("DELETE FROM sweep", [()]), ("INSERT INTO sweep VALUES (?, ?)", places)])
 
     def plan(self, pairs: Sequence[str]) -> None:
         """The pairs of the present configuration in the order of the exported table."""

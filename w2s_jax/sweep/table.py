@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -124,7 +125,10 @@ class Sweep:
         return text.getvalue()
 
     def _json(self) -> str:
-        return json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n"
+        """A number that is not finite is null."""
+        finite = lambda x: None if isinstance(x, float) and not math.isfinite(x) else x
+        rows = [{name: finite(value) for name, value in row.items()} for row in self.to_dict()["rows"]]
+        return json.dumps(self.to_dict() | {"rows": rows}, indent=1, allow_nan=False) + "\n"
 
 
 def _cell(value: Any) -> str:
