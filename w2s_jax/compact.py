@@ -1,8 +1,8 @@
 """Representations of fewer rows than features, turned without loss into as many features as rows.
 
-Heads, kernels and spectra see nothing of a representation but the products of its rows. With `H^T = Q R` and orthonormal
-columns of Q those of H (n, d) are the products of `R^T` (n, n), also after any step that is linear in the rows: centring,
-scaling, a choice of rows.
+Heads, kernels and spectra see nothing of a representation but the products of its rows. Those of H (n, d) are the products
+of a square root L (n, n) of its kernel, `H H^T = L L^T`, also after any step that is linear in the rows: centring, scaling,
+a choice of rows.
 """
 
 from __future__ import annotations
@@ -45,8 +45,24 @@ class CompactRows:
         # In double precision: single would leave errors in trials six times those of moments of all features.
         rows = rows.astype(np.float64)
         with np.errstate(over="ignore", invalid="ignore"):
-            triangle = np.asarray(np.linalg.qr((rows - rows[0] * self._center).T, mode="r"))
-            found = triangle.T.astype(self.dtype)
+            found = _square_root(rows - rows[0] * self._center, self.dtype).astype(self.dtype)
         if not np.isfinite(found).all():
             raise InputError(f"{self._label} is too large: its squares overflow {self.dtype}")
         return found
+
+
+def _square_root(rows: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """A triangle (n, n) whose rows have the products of rows (n, d), to the precision of a dtype.
+
+    To double precision by QR; to single by Cholesky of the products in double, which takes a tenth of the time.
+    """
+    if dtype == np.float64:
+        return np.asarray(np.linalg.qr(rows.T, mode="r")).T
+    size = np.max(np.abs(rows))
+    if not 0 < size < np.inf:  # rows that are constant or overflow, of which there is none
+        return np.full((len(rows), len(rows)), size)
+    scaled = rows / size
+    kernel = scaled @ scaled.T
+    # More than the rounding of the products, so that none of them is negative, and nothing in single precision.
+    ridge = len(kernel) * np.finfo(np.float64).eps * np.trace(kernel)
+    return size * np.linalg.cholesky(kernel + ridge * np.eye(len(kernel)))
