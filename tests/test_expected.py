@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference
-from conftest import pair, relative_error
+from conftest import derivative_error, pair, relative_error
 from jax import export
 
 from w2s_jax._checks import InputError
@@ -29,6 +30,20 @@ def test_the_expected_experiment(shape, prior, dtype):
     assert relative_error(np.array(found), np.array(expected)) <= (1e-10 if dtype == np.float64 else 5e-5)
 
 
+@pytest.mark.parametrize("prior", [1.0, 1.5, 3.0])
+@pytest.mark.parametrize("part", [0, 1, 2])
+def test_it_differentiates_in_both_representations(part, prior, x64):
+    """Gradients in either side of every set of rows are finite differences, for priors of any power."""
+    rng = np.random.default_rng(0)
+    rows = [(rng.standard_normal((30, 4)), rng.standard_normal((30, 6))) for _ in range(3)]
+
+    def experiment(pair: tuple) -> jax.Array:
+        blocks = [moments(*(pair if i == part else rows[i])) for i in range(3)]
+        return jnp.stack(expected_experiment(*blocks, 0.1, 0.2, prior=prior, noise=0.5))
+
+    assert derivative_error(experiment, rows[part]) <= 1e-6
+
+
 def test_it_exports_for_every_platform():
     """It lowers for CPU, CUDA and TPU from any of them, and compiled equals eager."""
     m = moments(*pair("generic", 16, 5, 8, dtype=np.float32))
@@ -48,6 +63,11 @@ def test_bad_input_is_named(unchecked):
         ),
         r"weak_ridge must be at least 0, got -1": lambda: expected_experiment(m, m, m, -1.0, 0.1),
         r"strong_ridge must be at least 0, got -1": lambda: expected_experiment(m, m, m, 0.1, -1.0),
+        r"labelled, student and test must all be centred or all not": lambda: expected_experiment(
+            m, moments(h_w, h_s, center=True), m, 0.1, 0.1
+        ),
+        r"labelled must be Moments, got ndarray": lambda: expected_experiment(h_w, m, m, 0.1, 0.1),
+        r"weak_ridge must be one number, got shape \(2,\)": lambda: expected_experiment(m, m, m, [0.1, 0.2], 0.1),
         r"noise must be at least 0, got -1": lambda: expected_experiment(m, m, m, 0.1, 0.1, noise=-1.0),
     }
     for message, call in cases.items():

@@ -508,3 +508,19 @@ def test_chunks_of_a_grid_change_nothing(monkeypatch, x64):
         assert few.shape == (5, 3)
         assert relative_error(few, all_at_once) <= 1e-9
     jax.clear_caches()
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_what_is_no_filter_or_overlap_is_named():
+    """A strength in the place of a filter, a class, or arrays in the place of an overlap."""
+    h_w, h_s, y = pair("generic", 20, 3, 4, dtype=np.float32)
+    o = overlap(h_w, h_s, y)
+    cases = {
+        "weak must be a filter such as ridge": lambda: prediction_gap(o, 1e-3, ridge(1e-3)),
+        "strong must be a filter such as ridge": lambda: gap_norm(o, ridge(1e-3), projection),
+        "filter must be a filter such as ridge": lambda: principal_kernel(h_w, 1e-3),
+        "overlap must be an Overlap, got ndarray": lambda: prediction_gap(h_w, ridge(1e-3), ridge(1e-3)),
+    }
+    for message, call in cases.items():
+        with pytest.raises(InputError, match=message):
+            call()

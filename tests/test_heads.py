@@ -465,8 +465,19 @@ BAD = {
     "rows": (lambda: ridge_probe(H, Y[:3], 0.1), r"labels must have shape \(4,\) or \(4, outputs\), got \(3,\)"),
     "penalty": (lambda: ridge_probe(H, Y, -0.1), "beta must be at least 0, got -0.1"),
     "NaN": (lambda: ridge_probe(H * np.nan, Y, 0.1), "representations contain 12 NaN or infinite values"),
-    "weights": (lambda: ridge_probe(H, Y, 0.1, weights=-Y), "weights must be at least 0, got -1"),
+    "weights": (lambda: ridge_probe(H, Y, 0.1, weights=-Y), "weights must be at least 0, got -3"),
     "no weight": (lambda: ridge_probe(H, Y, 0.1, weights=0 * Y), "weights must not be zero in every row"),
+    "weights in columns": (
+        lambda: ridge_probe(H, Y, 0.1, weights=Y[:, None]),
+        r"weights must have shape \(4,\), got \(4, 1\)",
+    ),
+    "several penalties": (lambda: ridge_probe(H, Y, [0.1, 0.2]), r"beta must be one number, got shape \(2,\)"),
+    "no penalty": (lambda: ridge_probe(H, Y, None), "beta must be one number, got None"),
+    "half a fold": (
+        lambda: cross_validate_ridge(H, Y, [0.1], folds=2.5),
+        "folds must be an integer of at least 2, got 2.5",
+    ),
+    "one class": (lambda: train_probe(H, 0 * Y[:, None], loss="softmax"), r"of at least two classes, got \(4, 1\)"),
     "betas": (lambda: ridge_probe_path(H, Y, 0.1), r"betas must have shape \(b,\), got \(\)"),
     "folds": (lambda: cross_validate_ridge(H, Y, [0.1], folds=5), r"folds must be between 2 and .* \(4\), got 5"),
     "side": (
@@ -484,11 +495,36 @@ BAD = {
     ),
     "one-hot": (
         lambda: train_probe(H, Y / 3, loss="softmax"),
-        r"labels of a softmax must have shape \(n, classes\), got \(4,\)",
+        r"labels of a softmax must have shape \(n, classes\) of at least two classes, got \(4,\)",
     ),
     "tolerance": (lambda: train_probe(H, Y, tolerance=-1.0), "tolerance must be at least 0, got -1"),
     "features": (lambda: ridge_probe(H, Y, 0.1)(H[:, :2]), r"representations must have 3 features, got shape \(4, 2\)"),
 }
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [reverse_cross_entropy(), confidence_auxiliary(), confidence_auxiliary(warm_up=0), product(), confidence_window()],
+)
+def test_one_column_of_labels_is_one_class(loss):
+    """Labels (n, 1) fit what labels (n,) do, and not a softmax of one output, which is constant."""
+    rng = np.random.default_rng(0)
+    h = rng.standard_normal((60, 4))
+    y = (h[:, 0] + 0.5 * rng.standard_normal(60) > 0).astype(float)
+    column, flat = (train_probe(h, labels, 0.1, loss).probe for labels in (y[:, None], y))
+    assert np.abs(flat.kernel[...]).max() > 1e-2
+    assert entrywise_error(column.kernel[...][:, 0], flat.kernel[...]) <= 1e-4
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("kind", ["array", "list"])
+def test_large_integers_do_not_wrap(kind):
+    """64-bit integers become floats before JAX narrows them."""
+    rows = np.array([[3_000_000_000, 1], [1, 3_000_000_000], [5, 7]])
+    labels = np.array([3_000_000_000, 0, 1])
+    floats = ridge_probe(rows.astype(float), labels.astype(float), 0.1)
+    found = ridge_probe(rows, labels, 0.1) if kind == "array" else ridge_probe(rows.tolist(), labels.tolist(), 0.1)
+    assert entrywise_error(found.kernel[...], floats.kernel[...]) == 0
 
 
 @pytest.mark.usefixtures("unchecked")

@@ -291,3 +291,16 @@ def test_unlike_moments_do_not_merge(other, operation):
     """Moments that differ in labels, centring or widths neither add nor subtract."""
     with pytest.raises(InputError, match="moments can be merged only if"):
         getattr(moments(H_W, H_S, Y), operation)(other)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_moments_add_up_by_sum_and_weights_are_weights():
+    """`sum` starts from 0; weights are one non-negative number per row."""
+    h_w, h_s, y = pair("generic", 20, 3, 4, dtype=np.float32)
+    parts = [moments(h_w[i : i + 5], h_s[i : i + 5], y[i : i + 5]) for i in range(0, 20, 5)]
+    assert entrywise_error(sum(parts).sw, moments(h_w, h_s, y).sw) <= 1e-6
+    with pytest.raises(TypeError):
+        _ = 1 + parts[0]
+    for weights, message in ((np.ones((20, 1)), r"shape \(20,\), got \(20, 1\)"), (-np.ones(20), "at least 0, got -1")):
+        with pytest.raises(InputError, match=f"weights must .*{message}"):
+            moments(h_w, h_s, weights=weights)

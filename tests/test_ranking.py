@@ -417,6 +417,17 @@ def test_more_features_than_rows_of_a_fold_at_any_ridge(ridge, dtype, x64):
     assert relative_error(table["expected_gap"][0], np.mean(gaps)) < bound
 
 
+def test_large_integers_do_not_wrap():
+    """Representations of 64-bit integers rank as the same numbers in floats, strong ones too."""
+    weak, strong, y = data()
+    whole = lambda h: np.round(np.asarray(h, np.float64) * 1e10).astype(np.int64)
+    tables = [
+        rank_supervisors({n: kind(whole(h)) for n, h in weak.items()}, kind(whole(strong)), y, **RIDGES)
+        for kind in (np.asarray, np.float32)
+    ]
+    assert tables_differ(*tables, 1e-6) == {}
+
+
 def test_labels_outside_the_mask_are_not_used():
     """Labels of rows that may not be used change nothing."""
     case = Case("masked", dtype="float32", threshold=0.02)
@@ -646,7 +657,7 @@ def refusals() -> dict[str, tuple[dict[str, Any], str]]:
         "labelled type": ({"y": one, "labelled": mask.astype(int)}, "labelled must be a boolean array.*int64"),
         "labelled shape": ({"y": one, "labelled": mask[:50]}, r"labelled must be a boolean array.*\(50,\)"),
         "labelled none": ({"y": one, "labelled": np.zeros(N, bool)}, "y must have at least one labelled row"),
-        "labelled few": ({"y": one, "labelled": np.arange(N) < 4}, "every fold must hold at least 2 rows"),
+        "labelled few": ({"y": one, "labelled": np.arange(N) < 4}, "every fold must hold at least 2 labelled rows"),
         "labelled nan": ({"y": np.where(mask, one, np.nan), "labelled": ~mask}, "labelled rows.*NaN in row 30"),
         "y length": ({"y": one[:50]}, r"y must have shape \(60,\).*\(50,\)"),
         "y rank": ({"y": np.ones((N, 1, 1))}, "y must have shape"),

@@ -273,3 +273,22 @@ def test_a_spectrum_is_a_pytree():
     """Spectra cross transformations: flattening keeps values, vectors, coupling and n."""
     eigen = eigenpairs(rotated(SPREAD).astype(np.float32), 20)
     assert isinstance(eigen, Spectrum) and len(jax.tree.leaves(eigen)) == 4
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_eigenvalues_come_in_descending_order():
+    """NumPy's ascending ones are refused, integers and lists taken, a spectrum of 16-bit numbers computed in float32."""
+    values = [4, 2, 1]
+    assert int(principal_rank(values, "threshold", 0.3)) == 2
+    assert float(tail_gamma(values, 1, 10)) == pytest.approx(0.3)
+    for call in (lambda v: principal_rank(v, "threshold", 0.3), lambda v: tail_gamma(v, 1, 10)):
+        with pytest.raises(InputError, match="eigenvalues must be in descending order"):
+            call(values[::-1])
+        with pytest.raises(InputError, match=r"eigenvalues must have shape \(k,\), got \(3, 3\)"):
+            call(np.eye(3))
+    with pytest.raises(InputError, match=r"level of the rule 'rank' must be whole numbers, got 1\.5"):
+        principal_rank(values, "rank", 1.5)
+    with pytest.raises(InputError, match="n must be at least 1, got 0"):
+        tail_gamma(values, 1, 0)
+    matrix = np.diag([4.0, 2, 1])
+    assert spectrum(jnp.asarray(matrix, jnp.bfloat16), 5).values.tolist() == values

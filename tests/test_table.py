@@ -152,3 +152,10 @@ def test_repr_is_the_table():
 def test_every_column_has_a_title():
     """Columns print under titles of their own."""
     assert len(set(TITLES.values())) == len(TITLES)
+
+
+def test_data_frames_have_the_rows():
+    """A pandas DataFrame with the rows of `to_dict`."""
+    pytest.importorskip("pandas")
+    found = table().to_pandas()
+    assert found.to_dict("records") == table().to_dict()["rows"]

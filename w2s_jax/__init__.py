@@ -1,5 +1,7 @@
 """Weak-to-strong generalization from representations: how much is lost, and which weak model should teach."""
 
+from importlib.metadata import version
+
 from w2s_jax._checks import InputError
 from w2s_jax.compilation import cache_compiled_programs
 from w2s_jax.decomposability import DecomposabilityReport, decomposability, decomposability_from_moments
@@ -34,6 +36,8 @@ from w2s_jax.spectrum import Spectrum, principal_rank, spectrum, tail_gamma
 from w2s_jax.sweep import Sweep, run_sweep
 from w2s_jax.table import SupervisorTable
 from w2s_jax.training import TrainedProbe, train_probe
+
+__version__ = version("w2s_jax")
 
 __all__ = [
     "DecomposabilityReport",

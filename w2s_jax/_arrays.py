@@ -123,6 +123,20 @@ def as_labels(name: str, array: ArrayLike, rows: int) -> Array:
     return _finite(name, array)
 
 
+def as_weights(array: ArrayLike, rows: int) -> Array:
+    """Weights of rows as a float array (n,).
+
+    Raises:
+        InputError: another shape, complex, NaN, infinite or negative entries.
+    """
+    array = _as_real("weights", array)
+    if array.shape != (rows,):
+        raise InputError(f"weights must have shape ({rows},), got {array.shape}")
+    if not isinstance(array, Tracer) and (array < 0).any():
+        raise InputError(f"weights must be at least 0, got {float(array.min()):g}")
+    return _finite("weights", array)
+
+
 def require_same_rows(h_w: Array, h_s: Array) -> None:
     """Raises InputError unless both arrays have the same number of rows."""
     if h_w.shape[0] != h_s.shape[0]:
@@ -132,8 +146,12 @@ def require_same_rows(h_w: Array, h_s: Array) -> None:
 
 
 def _as_real(name: str, array: ArrayLike) -> Array:
+    if isinstance(array, np.ndarray | np.generic) and array.dtype.kind in "iu":
+        array = array.astype(float)  # before JAX narrows 64-bit integers
     try:
         array = jnp.asarray(array)
+    except OverflowError:  # a list of such integers
+        array = jnp.asarray(np.asarray(array, float))
     except (TypeError, ValueError) as error:
         raise InputError(f"{name} must be a numeric array, got {type(array).__name__}") from error
     if jnp.issubdtype(array.dtype, jnp.complexfloating):

@@ -7,6 +7,7 @@ and at concrete JAX arrays, and passes tracers by: the same entry point works in
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -69,3 +70,9 @@ def _blocks(array: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
     array = np.atleast_1d(array)
     size = max(1, _BLOCK_ENTRIES * len(array) // max(1, array.size))
     return ((start, array[start : start + size]) for start in range(0, len(array), size))
+
+
+def require_integer(name: str, value: Any, low: int) -> None:
+    """Raises InputError unless it is an integer of at least so much."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < low:
+        raise InputError(f"{name} must be an integer of at least {low}, got {value!r}")

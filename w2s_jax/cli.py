@@ -11,6 +11,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -45,6 +46,7 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="w2s", description="Which weak model should teach a strong one, and how much is lost?")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {version('w2s_jax')}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="{rank,demo,verify,sweep}")
     rank = commands.add_parser("rank", help="rank weak representations as supervisors of a strong one")
     rank.set_defaults(run=_rank)

@@ -22,7 +22,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, Int
 
-from w2s_jax._checks import InputError
+from w2s_jax._checks import InputError, require_integer
 from w2s_jax._progress import track
 from w2s_jax.finetune import weak_to_strong
 from w2s_jax.plots import new_figure, save_figure
@@ -175,6 +175,7 @@ def run_demo(seed: int = 0, progress: bool = True, config: DemoConfig = DemoConf
     """
     pixels, digits = _extra("sklearn.datasets").load_digits(return_X_y=True)
     _extra("matplotlib.figure")  # or `figure` would fail a minute later
+    require_integer("seed", seed, 0)
     rng = np.random.default_rng(seed)
     held_out = rng.permutation(len(pixels))
     encoder_rows, held_out = np.split(held_out, [config.encoder_images])

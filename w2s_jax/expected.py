@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from w2s_jax import crossfit
 from w2s_jax._arrays import matmul
 from w2s_jax._checks import InputError
-from w2s_jax.crossfit import Roles, Settings, StrongCells, WeakCells
+from w2s_jax._factor import inverse, numerically_zero
 from w2s_jax.moments import Moments
-from w2s_jax.spectrum import require_range, spectrum, unit_scale
+from w2s_jax.spectrum import apply_response, evaluate, require_number, spectrum, unit_scale
 
 
 def expected_experiment(
@@ -35,35 +37,59 @@ def expected_experiment(
         noise: variance of the label noise, relative to the labels' mean square.
 
     Raises:
-        InputError: widths that differ, a negative ridge or noise.
+        InputError: widths that differ, moments of which some are centred, a negative ridge, prior or noise.
 
     Errors are in units of the labels' mean square, without the noise that students and ceilings of all weak models share.
 
     Source: closed form of the cross-fitted experiment; one of those that `rank_supervisors` averages.
     """
-    for name, value in (("weak_ridge", weak_ridge), ("strong_ridge", strong_ridge), ("noise", noise)):
-        require_range(name, value, 0)
+    for name, value in (("weak_ridge", weak_ridge), ("strong_ridge", strong_ridge), ("prior", prior), ("noise", noise)):
+        require_number(name, value, 0)
     blocks = (labelled, student, test)
+    for name, block in zip(("labelled", "student", "test"), blocks, strict=True):
+        if not isinstance(block, Moments):
+            raise InputError(f"{name} must be Moments, got {type(block).__name__}")
     shapes = [block.sw.shape for block in blocks]
     if len(set(shapes)) > 1:
         raise InputError(f"labelled, student and test must have the same widths (strong, weak), got {shapes}")
+    if len({block.shift is None for block in blocks}) > 1:
+        raise InputError("labelled, student and test must all be centred or all not, got some of each")
     return _expected(blocks, weak_ridge, strong_ridge, prior, noise)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class _Power:
+    """`lambda^exponent` on eigenvalues that are not numerically zero, 1 on all for the exponent 0."""
+
+    exponent: Array
+
+    def kept(self, values: Array) -> Array:
+        return (values > numerically_zero(values)) | (self.exponent == 0)
+
+    def curve(self, values: Array, n: Array) -> Callable[[Array], Array]:
+        return lambda mu: jnp.where(mu > 0, mu, 1) ** self.exponent
 
 
 @jax.jit
 def _expected(blocks: tuple, weak_ridge: Array, strong_ridge: Array, prior: Array, noise: Array) -> tuple[Array, Array]:
+    """The formulas of `crossfit.expected_experiment` on whole moments: in eigenbases their derivatives would lack a part."""
     n, ww, ss, sw = (jnp.stack([getattr(block, name) for block in blocks]) for name in ("n", "ww", "ss", "sw"))
     scale_w, scale_s = unit_scale(ww[0]), unit_scale(ss[0])
     ww, ss, sw = ww / scale_w**2, ss / scale_s**2, sw / scale_w / scale_s
-    rows = n[:, None, None]
-    pooled = spectrum(jnp.sum(rows * ss, 0) / jnp.sum(n), 1)
-    V = pooled.vectors
-    cells = StrongCells(n, jnp.zeros_like(ss[..., 0]), rows * matmul(matmul(V.T, ss), V))
-    weak = WeakCells(jnp.zeros_like(ww[..., 0]), rows * ww, rows * matmul(V.T, sw))
-    roles = Roles(*jnp.eye(3, dtype=n.dtype)[:, None])
-    ridges = weak_ridge / scale_w**2, strong_ridge / scale_s**2
-    settings = Settings(*(jnp.asarray(x, n.dtype) for x in (*ridges, 0, prior, noise)))
-    strong = crossfit.prepare_expected(cells, pooled.values, roles, settings)
-    heads = crossfit.weak_heads(weak, n, roles.fit, settings.weak_ridge)
-    error, gap = crossfit.expected_experiment(strong, weak, heads, n, roles, settings.noise)
-    return error.value, gap.value
+    weak_ridge, strong_ridge, prior, noise = (jnp.asarray(x, n.dtype) for x in (weak_ridge, strong_ridge, prior, noise))
+    pooled = spectrum(jnp.sum(n[:, None, None] * ss, 0) / jnp.sum(n), 1)
+    # Powers of shares of the largest eigenvalue: they overflow at no scale.
+    largest = jax.lax.stop_gradient(pooled.values[0])
+    side = replace(pooled, values=pooled.values / largest, coupling=pooled.coupling / largest)
+    power = _Power(prior - 1)
+    labels = matmul(pooled.vectors, apply_response(power, side, pooled.vectors.T))
+    labels = labels / jnp.sum(evaluate(power, side.values, side.n) * pooled.values)
+    weak = inverse(ww[0], weak_ridge / scale_w**2)
+    strong = inverse(ss[1], strong_ridge / scale_s**2)
+    students = matmul(strong, matmul(sw[1], weak))  # of the weak heads' right-hand sides
+    taught, ceiling = matmul(students, sw[0].T), matmul(strong, ss[1])
+    size = lambda left, inside: jnp.sum(matmul(ss[2], left) * matmul(left, inside))
+    picked_up = noise / n[0] * size(students, ww[0])
+    error, gap = (size(taught - of, labels) for of in (jnp.eye(len(ss[0]), dtype=n.dtype), ceiling))
+    return error + picked_up, gap + picked_up

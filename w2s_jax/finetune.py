@@ -19,7 +19,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from w2s_jax._arrays import as_labels, as_matrix, require_same_rows
-from w2s_jax._checks import InputError
+from w2s_jax._checks import InputError, require_integer
 from w2s_jax.equivalent_errors import EquivalentErrors, equivalent_errors_from_moments
 from w2s_jax.experiment import Losses, Rows, Setup, experiment, fit_head, predictions, summed
 from w2s_jax.filters import ridge
@@ -30,7 +30,7 @@ from w2s_jax.losses import Loss, as_loss, squared
 from w2s_jax.moments import Columns, Moments, Products, Sums
 from w2s_jax.outcome import WeakToStrong
 from w2s_jax.overlap import overlap_from_moments
-from w2s_jax.spectrum import require_range
+from w2s_jax.spectrum import require_number
 from w2s_jax.teaching import mean_square, parts, ridge_heads
 
 Penalty = ArrayLike | str
@@ -111,8 +111,8 @@ def weak_to_strong_splits(
     n = rows[0].shape[0]
     given = {"labelled": labelled, "test": test, "repeats": repeats} | ({} if student is None else {"student": student})
     for name, value in given.items():
-        _require_integer(name, value, 1)
-    _require_integer("seed", seed, 0)
+        require_integer(name, value, 1)
+    require_integer("seed", seed, 0)
     sizes = labelled, n - labelled - test if student is None else student, test
     if min(sizes) < 1 or sum(sizes) > n:
         named = "labelled={}, student={}, test={}".format(*sizes)
@@ -148,7 +148,7 @@ def weak_to_strong_from_moments(
         if shapes != first:
             raise InputError(f"moments of the three splits must have the same widths, got {first} and {shapes}")
     for name, value in (("weak_ridge", weak_ridge), ("strong_ridge", strong_ridge)):
-        _require_penalty(name, value)
+        require_number(name, value, 0)
     return _experiment_from_moments(*splits, weak_ridge, strong_ridge)
 
 
@@ -217,9 +217,9 @@ def cross_fit_pseudo_labels(
     """
     h_w = as_matrix("weak representations", h_w)
     y = as_labels("labels", y, len(h_w))
-    _require_penalty("weak_ridge", weak_ridge)
-    _require_integer("folds", folds, 2)
-    _require_integer("seed", seed, 0)
+    require_number("weak_ridge", weak_ridge, 0)
+    require_integer("folds", folds, 2)
+    require_integer("seed", seed, 0)
     if folds > len(h_w):
         raise InputError(f"folds must be between 2 and the number of rows ({len(h_w)}), got {folds}")
     chosen = as_loss(loss)
@@ -267,7 +267,7 @@ def _setup(
             raise InputError(f"{name} must be a number, or 'cv' with squared loss, got {ridge_!r}")
         choose.append(isinstance(ridge_, str))
         if not isinstance(ridge_, str):
-            _require_penalty(name, ridge_)
+            require_number(name, ridge_, 0)
     for y in labels:
         for one in losses:
             one.check(y)
@@ -313,17 +313,6 @@ def _require_same_widths(splits: list[Rows]) -> None:
         widths = [split[i].shape[1:] for split in splits if split[i] is not None]
         if len(set(widths)) > 1:
             raise InputError(f"{name} must have the same shape per row in all splits, got {widths}")
-
-
-def _require_penalty(name: str, value: ArrayLike) -> None:
-    require_range(name, value, 0)
-    if jnp.ndim(value):
-        raise InputError(f"{name} must be one number, got shape {jnp.shape(value)}")
-
-
-def _require_integer(name: str, value: Any, low: int) -> None:
-    if not isinstance(value, int | np.integer) or value < low:
-        raise InputError(f"{name} must be an integer of at least {low}, got {value!r}")
 
 
 def _groups(groups: Any, n: int) -> np.ndarray:

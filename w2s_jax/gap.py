@@ -92,6 +92,7 @@ def principal_kernel(
             more than the leading eigenvalues.
     """
     rank = None if rank is None else checked_rank(rank)
+    _require_filter("filter", filter)
     U, side = principal_basis(representation("representations", h), center, rank)
     require_reach("filter", filter, side)
     return PrincipalKernel(U, side, filter)
@@ -205,8 +206,17 @@ def grid_shape(weak: Filter, strong: Filter) -> tuple[int, ...]:
 
 
 def _require_reach(overlap: Overlap, weak: Filter, strong: Filter) -> None:
+    if not isinstance(overlap, Overlap):
+        raise InputError(f"overlap must be an Overlap, got {type(overlap).__name__}")
+    _require_filter("weak", weak)
+    _require_filter("strong", strong)
     require_reach("the weak filter", weak, overlap.weak)
     require_reach("the strong filter", strong, overlap.strong)
+
+
+def _require_filter(name: str, filter: Filter) -> None:
+    if not isinstance(filter, Filter):
+        raise InputError(f"{name} must be a filter such as ridge(1e-3), got {filter!r}")
 
 
 def _labels(overlap: Overlap) -> tuple[Array, Array, Array]:

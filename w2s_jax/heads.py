@@ -20,11 +20,11 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from w2s_jax._arrays import accumulation_dtype, as_labels, as_matrix, label_products, matmul
-from w2s_jax._checks import InputError
+from w2s_jax._arrays import accumulation_dtype, as_labels, as_matrix, as_weights, label_products, matmul
+from w2s_jax._checks import InputError, require_integer
 from w2s_jax._factor import cholesky, cholesky_solve, numerically_zero
 from w2s_jax.moments import Moments
-from w2s_jax.spectrum import apply_response, require_range, spectrum
+from w2s_jax.spectrum import apply_response, require_number, require_range, spectrum
 
 
 class LinearProbe(nnx.Module):
@@ -77,7 +77,7 @@ def ridge_probe(
 
     Source: Xue et al. 2025, heads of the setting.
     """
-    require_range("beta", beta, 0)
+    require_number("beta", beta, 0)
     return _ridge(*checked_rows(h, y, weights), beta, bias)
 
 
@@ -96,7 +96,7 @@ def ridge_probe_from_moments(m: Moments, side: str, beta: ArrayLike) -> LinearPr
     """
     if side not in ("weak", "strong"):
         raise InputError(f"side must be 'weak' or 'strong', got {side!r}")
-    require_range("beta", beta, 0)
+    require_number("beta", beta, 0)
     second, cross = (m.ww, m.wy) if side == "weak" else (m.ss, m.sy)
     if cross is None:
         raise InputError("moments must have labels, got moments made without y")
@@ -152,6 +152,7 @@ def cross_validate_ridge(
         InputError: as in `ridge_probe`, or not 2 <= folds <= n.
     """
     data = checked_rows(h, y, weights)
+    require_integer("folds", folds, 2)
     if not 2 <= folds <= data[0].shape[0]:
         raise InputError(f"folds must be between 2 and the number of rows ({data[0].shape[0]}), got {folds}")
     return _cross_validate(*data, _checked_penalties(betas), seed, folds, bias)
@@ -254,8 +255,7 @@ def checked_rows(h: ArrayLike, y: ArrayLike, weights: ArrayLike | None) -> tuple
     h = as_matrix("representations", h)
     y = as_labels("labels", y, h.shape[0])
     if weights is not None:
-        weights = as_labels("weights", weights, h.shape[0])
-        require_range("weights", weights, 0)
+        weights = as_weights(weights, h.shape[0])
         if not isinstance(weights, Tracer) and not weights.any():
             raise InputError("weights must not be zero in every row")
     return h, y, weights
@@ -263,7 +263,7 @@ def checked_rows(h: ArrayLike, y: ArrayLike, weights: ArrayLike | None) -> tuple
 
 def _checked_penalties(betas: ArrayLike) -> Array:
     require_range("betas", betas, 0)
-    betas = jnp.asarray(betas)
+    betas = jnp.asarray(betas, jnp.result_type(betas, float))
     if betas.ndim != 1 or 0 in betas.shape:
         raise InputError(f"betas must have shape (b,), got {betas.shape}")
     return betas

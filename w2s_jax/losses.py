@@ -95,8 +95,8 @@ class softmax(Loss):
 
     def check(self, y: Array) -> None:
         super().check(y)
-        if y.ndim != 2:
-            raise InputError(f"labels of a softmax must have shape (n, classes), got {y.shape}")
+        if y.ndim != 2 or y.shape[1] < 2:
+            raise InputError(f"labels of a softmax must have shape (n, classes) of at least two classes, got {y.shape}")
 
 
 @_loss
@@ -137,7 +137,7 @@ class confidence_auxiliary(Loss):
         return _cross_entropy(z, targets)
 
     def targets(self, z: Array, y: Array, weights: Array, step: Array) -> Array:
-        c = jnp.asarray(self.coef * jnp.clip(step / self.warm_up, 0, 1), z.dtype)
+        c = jnp.asarray(self.coef * jnp.clip(step / jnp.maximum(self.warm_up, 1), self.warm_up == 0, 1), z.dtype)
         return (1 - c) * y + c * _hardened(z, y, weights)
 
 
@@ -156,7 +156,7 @@ class product(Loss):
         outputs, labels = _as_classes(z, y)
         # Labels of 0 stay 0; the largest term is taken out so that the rest does not underflow.
         target = jax.nn.softmax(self.student * jax.nn.log_softmax(outputs) + self.teacher * jnp.log(labels))
-        return target[:, 1] if z.ndim == 1 else target
+        return target[:, 1].reshape(z.shape) if _is_one_class(z) else target
 
 
 @_loss
@@ -179,20 +179,26 @@ def _sum_outputs(x: Array) -> Array:
 
 
 def _cross_entropy(z: Array, targets: Array) -> Array:
-    return logistic()(z, targets) if z.ndim == 1 else softmax()(z, targets)
+    return logistic()(z, targets) if _is_one_class(z) else softmax()(z, targets)
+
+
+def _is_one_class(z: Array) -> bool:
+    """Whether outputs (n,) or (n, 1) are the logits of one class against the other."""
+    return z.ndim == 1 or z.shape[1] == 1
 
 
 def _as_classes(z: Array, y: Array) -> tuple[Array, Array]:
-    """Logits and labels of one class (n,) as those of two (n, 2); those of c classes as they are."""
-    if z.ndim == 2:
+    """Logits and labels of one class (n,) or (n, 1) as those of two (n, 2); those of c classes as they are."""
+    if not _is_one_class(z):
         return z, y
+    z, y = z.reshape(-1), y.reshape(-1)
     return jnp.stack([jnp.zeros_like(z), z], -1), jnp.stack([1 - y, y], -1)
 
 
 def _hardened(z: Array, y: Array, weights: Array) -> Array:
     """The student's predictions as 0 or 1, each class as frequent as in the labels."""
-    if z.ndim == 1:
-        return (z > _quantile_above(z, matmul(weights, y), weights)).astype(z.dtype)
+    if _is_one_class(z):
+        return (z > _quantile_above(z.reshape(-1), matmul(weights, y.reshape(-1)), weights)).astype(z.dtype)
     p = jax.nn.softmax(z)
     above = p - jax.vmap(_quantile_above, (1, 0, None))(p, matmul(weights, y), weights)
     return jax.nn.one_hot(jnp.argmax(above, -1), z.shape[1], dtype=z.dtype)

@@ -25,6 +25,7 @@ from w2s_jax._arrays import (
     accumulation_dtype,
     as_labels,
     as_matrix,
+    as_weights,
     from_host,
     gram,
     label_products,
@@ -135,6 +136,10 @@ class Moments:
     def __add__(self, other: Moments) -> Moments:
         return self._merge(other, jnp.add)
 
+    def __radd__(self, other: int) -> Moments:
+        """For `sum`, which starts from 0."""
+        return self if isinstance(other, int) and other == 0 else NotImplemented
+
     def __sub__(self, other: Moments) -> Moments:
         return self._merge(other, jnp.subtract)
 
@@ -178,7 +183,7 @@ def moments(
     h_w, h_s = as_matrix("weak representations", h_w), as_matrix("strong representations", h_s)
     require_same_rows(h_w, h_s)
     y = None if y is None else as_labels("labels", y, h_w.shape[0])
-    weights = None if weights is None else as_labels("weights", weights, h_w.shape[0])
+    weights = None if weights is None else as_weights(weights, h_w.shape[0])
     rows = (h_w, h_s, y, weights)
     return _moments(rows, _shift_of(rows) if center else None, resolved(precision))
 

@@ -115,7 +115,7 @@ def _report(outcome: WeakToStrong) -> list[str]:
     """A line per quantity: measured with its confidence interval, and what was predicted of it."""
     names = [field.name for field in fields(outcome) if field.name not in ("predicted", "theorem_gap", "converged")]
     names += ["pgr", "accuracy_pgr"]
-    lines = [f"{'':<24}{'measured':>12}{'95% interval':>22}{'predicted':>12}"]
+    lines = [f"{'':<24}{'measured':>12}{'95% interval':>26}{'predicted':>12}"]
     for name in names:
         value = getattr(outcome, name)
         if value is None:
@@ -124,7 +124,7 @@ def _report(outcome: WeakToStrong) -> list[str]:
         interval = f"[{low:.4g}, {high:.4g}]" if low == low else ""
         predicted = getattr(outcome.predicted, name, None)
         told = "" if predicted is None else f"{float(jnp.mean(predicted)):.4g}"
-        lines.append(f"{name.replace('_', ' '):<24}{float(jnp.mean(value)):>12.4g}{interval:>22}{told:>12}".rstrip())
+        lines.append(f"{name.replace('_', ' '):<24}{float(jnp.mean(value)):>12.4g}{interval:>26}{told:>12}".rstrip())
     if outcome.theorem_gap is not None:
-        lines.append(f"{'theorem gap':<24}{'':>34}{float(jnp.mean(outcome.theorem_gap)):>12.4g}")
+        lines.append(f"{'theorem gap':<24}{'':>38}{float(jnp.mean(outcome.theorem_gap)):>12.4g}")
     return lines

@@ -30,7 +30,7 @@ from w2s_jax.moments import Columns, Sums, Tree, add_compensated, block_sums
 from w2s_jax.precision import resolved
 from w2s_jax.scoring import Shared, prepare_strong, scorer
 from w2s_jax.sharding import MODELS, ROWS, filled, put, require_mesh, spread
-from w2s_jax.spectrum import require_range
+from w2s_jax.spectrum import require_number
 from w2s_jax.table import SupervisorTable
 
 GROUP_BYTES = 256 << 20  # of a group of weak models on each device
@@ -102,7 +102,9 @@ def rank_supervisors(
         "noise": noise,
     }
     for name, value in given.items():
-        require_range(name, value, 0, 1 if name == "threshold" else None)
+        require_number(name, value, 0, 1 if name == "threshold" else None)
+    if not isinstance(normalize, bool | np.bool_):
+        raise InputError(f"normalize must be True or False, got {normalize!r}")
     if not isinstance(seed, int | np.integer) or seed < 0:
         raise InputError(f"seed must be an integer of at least 0, got {seed!r}")
     weak_rows, strong_rows, n = _sources(weak, strong)
@@ -300,7 +302,7 @@ def _rotated(strong: _Strong, work: _Work, place: tuple) -> Array:
     if strong.cached:
         return strong.cached[0]
     start, stop, index = place
-    block = jnp.asarray(np.asarray(strong.rows[start:stop])[index])
+    block = jnp.asarray(_as_floats(np.asarray(strong.rows[start:stop])[index], work.settings.noise.dtype))
     block = block if work.mesh is None else put(block, work.mesh, _BY_CELL)
     zT = _rotate(block, strong.center, strong.shared.rotation)
     if stop - start == len(work.layout.cell):
@@ -317,14 +319,18 @@ def _blocks(rows: Mapping[str, Any], work: _Work, kind: str, width: int | None =
         for i, (name, source) in enumerate(rows.items()):
             block = np.asarray(source[start:stop])
             require_finite(f"the values of {kind} {name!r}", block, start)
-            if mixed or not jnp.issubdtype(block.dtype, jnp.floating):  # before JAX narrows 64-bit integers
-                block = block.astype(dtype)
+            block = block.astype(dtype) if mixed else _as_floats(block, dtype)
             if stacked is None:
                 stacked = host_zeros((len(rows), *index.shape, width or block.shape[1]), block.dtype)
             stacked[i, ..., : block.shape[1]] = block[index]
         y = None if work.targets is None else jnp.asarray(work.targets[start:stop][index], dtype)
         block = jax.device_put(stacked[0] if width is None else stacked)
         yield block.astype(accumulation_dtype(block.dtype)), y, jnp.asarray(weight, dtype), (start, stop, index)
+
+
+def _as_floats(block: np.ndarray, dtype: Any) -> np.ndarray:
+    """Floating numbers as they are, others in the dtype of sums: JAX would narrow 64-bit integers."""
+    return block if jnp.issubdtype(block.dtype, jnp.floating) else block.astype(dtype)
 
 
 def _sources(weak: Any, strong: Any) -> tuple[dict[str, Any], dict[str, Any], int]:

@@ -24,7 +24,7 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 from jaxtyping import Float, Int
 
-from w2s_jax._arrays import as_matrix, matmul
+from w2s_jax._arrays import accumulation_dtype, as_matrix, matmul
 from w2s_jax._checks import InputError
 from w2s_jax._factor import eigh, numerically_zero
 from w2s_jax.subspace import Dense, Operator, Pairs, SecondMoment, leading_pairs, solve_outside
@@ -84,6 +84,7 @@ def spectrum(matrix: Float[ArrayLike, "d d"], n: ArrayLike, rank: int | None = N
     matrix = as_matrix("matrix", matrix)
     if matrix.shape[0] != matrix.shape[1]:
         raise InputError(f"matrix must be square, got shape {matrix.shape}")
+    matrix = matrix.astype(accumulation_dtype(matrix.dtype))
     scale = unit_scale(matrix)
     n = jnp.asarray(n, matrix.dtype)
     if rank is not None:
@@ -152,7 +153,7 @@ def principal_rank(
             k, d = values.values.shape[0], values.vectors.shape[0]
             raise InputError(f"rule 'hard_threshold' needs a whole spectrum, got the {k} leading eigenvalues of {d}")
         values, n = values.all_values, values.n if n is None else n
-    values = jnp.asarray(values)
+    values = _descending(values)
     if rule == "hard_threshold":
         if n is None:
             raise InputError("rule 'hard_threshold' needs n, the number of rows, got None")
@@ -162,12 +163,14 @@ def principal_rank(
     if level is None:
         raise InputError(f"rule {rule!r} needs a level, got None")
     require_range("level", level, 0, None if rule == "rank" else 1)
+    if rule == "rank" and not isinstance(level, Tracer) and (np.asarray(level) % 1).any():
+        raise InputError(f"level of the rule 'rank' must be whole numbers, got {level!r}")
     level = jnp.asarray(level)[..., None]
     positive = values > numerically_zero(values)
     if rule == "threshold":
         return jnp.sum(positive & (values >= level * values[:1]), -1)
     if rule == "rank":
-        return jnp.minimum(level[..., 0], jnp.sum(positive))
+        return jnp.minimum(level[..., 0].astype(int), jnp.sum(positive))
     share = jnp.cumsum(values) / jnp.sum(values)
     fewest = jnp.where(level[..., 0] > 0, jnp.sum(share < level, -1) + 1, 0)
     return jnp.minimum(fewest, jnp.sum(positive))
@@ -180,10 +183,30 @@ def tail_gamma(values: Float[ArrayLike, " k"], rank: ArrayLike, n: ArrayLike) ->
         values: eigenvalues of `K/n`, descending (k,), all that are not zero.
         rank: dimension of the principal subspace, any shape.
         n: rows of the split; gamma of another split of m rows is `n/m` of it.
+
+    Raises:
+        InputError: eigenvalues in another order, a negative rank, or n below 1.
     """
-    values = jnp.asarray(values)
+    values = _descending(values)
+    require_range("rank", rank, 0)
+    require_range("n", n, 1)
     outside = jnp.arange(values.shape[-1]) >= jnp.asarray(rank)[..., None]
-    return jnp.sum(jnp.where(outside, values, 0), -1) / n
+    return jnp.sum(jnp.where(outside, values, 0), -1) / jnp.asarray(n)
+
+
+def _descending(values: ArrayLike) -> Array:
+    """Eigenvalues (k,) as floats; raises InputError if concrete ones are in another order, as NumPy's are."""
+    values = jnp.asarray(values)
+    values = values if jnp.issubdtype(values.dtype, jnp.floating) else values.astype(float)
+    if values.ndim != 1:
+        raise InputError(f"eigenvalues must have shape (k,), got {values.shape}")
+    if not isinstance(values, Tracer) and values.size:
+        found = np.asarray(values, float)
+        if (np.diff(found) > 1e-5 * np.abs(found).max()).any():
+            raise InputError(
+                "eigenvalues must be in descending order, got some that rise: reverse those of numpy.linalg.eigvalsh"
+            )
+    return values
 
 
 def apply_response(response: Response, side: Any, x: Array) -> Array:
@@ -211,6 +234,16 @@ def require_reach(name: str, response: Response, side: Any) -> None:
             f"{name} must cut within the {k} leading eigenvalues that were computed, got one that may keep more: "
             f"raise its threshold, set its rank to at most {k}, or compute more eigenvalues"
         )
+
+
+def require_number(name: str, value: ArrayLike, low: float, high: float | None = None) -> None:
+    """`require_range` of one number, which has to be there."""
+    if value is None:
+        raise InputError(f"{name} must be one number, got None")
+    shape = np.shape(value) if isinstance(value, list | tuple) else jnp.shape(value)
+    if shape:
+        raise InputError(f"{name} must be one number, got shape {shape}")
+    require_range(name, value, low, high)
 
 
 def require_range(name: str, value: ArrayLike | None, low: float, high: float | None = None) -> None:

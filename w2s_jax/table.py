@@ -23,6 +23,15 @@ TITLES = {
 LARGER_IS_BETTER = frozenset({"cka"})
 
 
+def imported_pandas() -> Any:
+    """The package; raises InputError if it is not installed."""
+    try:
+        import pandas  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise InputError("a DataFrame needs the pandas package: pip install 'w2s_jax[pandas]'") from error
+    return pandas
+
+
 @dataclass(frozen=True)
 class SupervisorTable:
     """Weak models ranked as supervisors of strong ones, best first.
@@ -74,6 +83,14 @@ class SupervisorTable:
                 row[column], row[f"{column}_se"] = float(self.values[column][i]), float(self.errors[column][i])
             rows.append(row)
         return {"settings": dict(self.settings), "sorted_by": self.sorted_by, "rows": rows}
+
+    def to_pandas(self) -> Any:
+        """The rows as a pandas DataFrame, columns as in `to_dict`.
+
+        Raises:
+            InputError: pandas is not installed.
+        """
+        return imported_pandas().DataFrame(self.to_dict()["rows"])
 
     def to_json(self) -> str:
         """`to_dict` as JSON text; a score that is not finite is null."""

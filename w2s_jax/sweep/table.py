@@ -17,7 +17,7 @@ import numpy as np
 from w2s_jax._checks import InputError
 from w2s_jax.io import replacing, write_text_atomically
 from w2s_jax.sweep.store import COLUMNS, DATABASE, read_results
-from w2s_jax.table import aligned
+from w2s_jax.table import aligned, imported_pandas
 
 FORMATS = (".csv", ".parquet", ".json")
 _KINDS = {"TEXT": "string", "INTEGER": "int64", "REAL": "float64"}
@@ -61,10 +61,7 @@ class Sweep:
         Raises:
             InputError: pandas is not installed.
         """
-        try:
-            import pandas  # pyright: ignore[reportMissingImports]
-        except ImportError as error:
-            raise InputError("a DataFrame needs the pandas package: pip install 'w2s_jax[pandas]'") from error
+        pandas = imported_pandas()
         kinds = {"TEXT": "str", "INTEGER": "Int64", "REAL": "float64"}
         series = {c: pandas.Series(list(column), dtype=kinds[COLUMNS[c]]) for c, column in self._by_column()}
         return pandas.DataFrame(series)
