@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import resource
+import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -658,6 +659,9 @@ def test_the_output_may_lie_among_the_models():
     for _ in range(2):
         table = run_sweep({"output": "models/results", "weak": "models/*", "strong": "s1.npy"})
         assert list(table["weak"]) == ["a", "b"]
+    shutil.rmtree("models/results")
+    for _ in range(2):
+        assert list(run_sweep({"output": "models", "weak": "models/*", "strong": "s1.npy"})["weak"]) == ["a", "b"]
 
 
 def test_configurations_of_python():

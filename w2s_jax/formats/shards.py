@@ -35,7 +35,7 @@ def find_shards(source: Source) -> list[str]:
         if not found:
             raise source.error("no file matches the pattern")
     else:
-        found = _listed(source) or _in_folder(source)
+        found = _of_dataset(source) or _in_folder(source)
     formats = {_ALIKE.get(_extension(path), _extension(path)): path for path in reversed(found)}
     if len(formats) > 1:
         first, second, *_ = sorted(formats.values(), key=_natural)
@@ -43,7 +43,7 @@ def find_shards(source: Source) -> list[str]:
     return found
 
 
-def _listed(source: Source) -> list[str]:
+def _of_dataset(source: Source) -> list[str]:
     """The files that a folder saved by Hugging Face datasets names; old ones and caches may lie beside them."""
     try:
         with open(os.path.join(source.file, "state.json"), encoding="utf-8") as stream:

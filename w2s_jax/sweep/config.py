@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import sys
 import tomllib
 from collections.abc import Mapping
@@ -218,9 +219,11 @@ def _models(key: str, given: Any, folder: Path, output: Path) -> dict[str, str]:
 
 
 def _expanded(key: str, path: str, output: Path) -> list[str]:
-    """The files of a path or pattern, without what the sweep itself writes."""
+    """The files of a path, or of a pattern those that the sweep does not write itself."""
+    place = os.path.abspath(output)
+    written = re.compile(rf"{re.escape(place)}(/(moments|sweep\.[^/]*)(/.*)?)?")
     found = [_place(key, file, Path()) for file in matching(path)]
-    found = [file for file in found if output.absolute() not in (Path(file), *Path(file).parents)]
+    found = [file for file in found if file == path or not written.fullmatch(file)]
     if not found:
         raise InputError(f"no file matches {path} of {key}")
     return found
