@@ -389,8 +389,7 @@ def test_labels_may_have_a_large_mean(kind):
     assert tables_differ(*tables, 1e-6) == {}
 
 
-@pytest.mark.parametrize("ridge", [0, 1e-7, 1e-6, 1e-5])
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("ridge", "dtype"), [(0, "float32"), (1e-6, "float32"), (0, "float64"), (1e-6, "float64")])
 def test_more_features_than_rows_of_a_fold_at_any_ridge(ridge, dtype, x64):
     """Weak heads on 20 rows of 40 features, students on 20 of 24: what rounding leaves of null spaces is not divided by a
     small ridge. Below eps that of float32 is taken as eps."""
