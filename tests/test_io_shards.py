@@ -128,7 +128,9 @@ def test_hugging_face_datasets_say_which_files_are_theirs(tmp_path):
     state = {"_data_files": [{"filename": "shard10.npy"}, {"filename": "shard2.npy"}], "_fingerprint": "1"}
     (folder / "state.json").write_text(json.dumps(state))
     assert_same(open_rows(folder)[:], np.concatenate([PARTS[1], PARTS[0]]))
-    (folder / "state.json").write_text("{}")
+    (folder / "state.json").write_text('{"epoch": 3}')  # of something else
+    assert_same(open_rows(folder)[:], WHOLE)
+    (folder / "state.json").write_text('{"_data_files": ["shard2.npy"]}')
     with refused(r"from \S+reps: its state\.json does not say which files are the data"):
         open_rows(folder)
 

@@ -145,8 +145,8 @@ def principal_rank(
         n, d: rows and features of the representation, for "hard_threshold" (d defaults to k).
 
     Raises:
-        InputError: unknown rule, a level missing or out of range; for "hard_threshold", n missing or a spectrum of leading
-            eigenvalues alone, since the rule needs the median of all.
+        InputError: eigenvalues in another order, unknown rule, a level missing or out of range; for "hard_threshold", n
+            missing or a spectrum of leading eigenvalues alone, since the rule needs the median of all.
     """
     if isinstance(values, Spectrum):
         if rule == "hard_threshold" and values.rest is not None and values.rest.size > 0:

@@ -47,11 +47,12 @@ def _of_dataset(source: Source) -> list[str]:
     """The files that a folder saved by Hugging Face datasets names; old ones and caches may lie beside them."""
     try:
         with open(os.path.join(source.file, "state.json"), encoding="utf-8") as stream:
-            names = [file["filename"] for file in json.load(stream)["_data_files"]]
+            state = json.load(stream)
+        names = [file["filename"] for file in state.get("_data_files", [])]  # none: it says something else
         return [os.path.join(source.file, name) for name in names]
     except FileNotFoundError:
         return []
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise source.error("its state.json does not say which files are the data") from error
 
 
