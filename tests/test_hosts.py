@@ -45,6 +45,15 @@ def free_port() -> int:
         return found.getsockname()[1]
 
 
+def environment_of(folder: Path) -> dict[str, str]:
+    """Double precision on one device; what one of the tests' processes has compiled no other compiles again."""
+    cache = {
+        "JAX_COMPILATION_CACHE_DIR": str(folder.parent / "cache"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    return os.environ | cache | {"XLA_FLAGS": "", "JAX_ENABLE_X64": "1"}
+
+
 def start(
     folder: Path,
     output: str,
@@ -53,10 +62,7 @@ def start(
     extra: tuple[str, ...] = (),
 ) -> list:
     """The command of each process with `extra` options, running, with files of its own in the folder "part0", "part1", ..."""
-    port, environment = free_port(), os.environ | {"XLA_FLAGS": "", "JAX_ENABLE_X64": "1"}
-    # One cache for all of them: what is compiled once is not compiled again.
-    environment |= {"JAX_COMPILATION_CACHE_DIR": str(folder / "cache")}
-    environment |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    port, environment = free_port(), environment_of(folder)
     given = ["--strong", "strong.npy", "--labels", "t=y.npy", "--folds", "3", "--output", output, "--quiet"]
     together = [] if processes == 1 else ["--coordinator", f"127.0.0.1:{port}", "--processes", str(processes)]
     return [
@@ -259,8 +265,8 @@ with connected_hosts(sys.argv[1], 2, int(sys.argv[2])) as hosts:
 
 def run_both(script: str, folder: Path, *arguments: str) -> list[str]:
     """What the script prints in each of two processes; both end well."""
-    environment, address = os.environ | {"XLA_FLAGS": "", "JAX_ENABLE_X64": "1"}, f"127.0.0.1:{free_port()}"
-    given = dict(cwd=folder, env=environment, text=True, stdout=subprocess.PIPE)
+    address = f"127.0.0.1:{free_port()}"
+    given = dict(cwd=folder, env=environment_of(folder), text=True, stdout=subprocess.PIPE)
     command = [sys.executable, "-c", script, address]
     running = [subprocess.Popen([*command, str(i), *arguments], **given) for i in range(2)]
     said = [process.communicate(timeout=200)[0] for process in running]
