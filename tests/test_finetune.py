@@ -556,6 +556,10 @@ BAD = {
     "repeats": (lambda: over_splits(repeats=0), "repeats must be an integer of at least 1, got 0"),
     "seed": (lambda: over_splits(seed=-1), "seed must be an integer of at least 0, got -1"),
     "groups": (lambda: over_splits(groups=[1, 2]), r"groups must have shape \(20,\), one entry per row, got \(2,\)"),
+    "mixed groups": (
+        lambda: over_splits(groups=[None, *range(19)]),
+        "groups must be all numbers or all text, got both or None",
+    ),
     "large groups": (
         lambda: over_splits(groups=np.arange(20) // 10),
         r"groups must leave each split at least one row, got \[0, 10, 0\] rows for \[5, 10, 5\]",

@@ -46,6 +46,7 @@ from w2s_jax import (
     principal_kernel,
     projection,
     ridge,
+    spectrum,
 )
 from w2s_jax.overlap import Side
 
@@ -454,6 +455,27 @@ def test_the_norm_is_the_dense_eigensolve(name, steps, dtype):
     found = RESULTS["op"](with_lost(TOPS[name]), projection(), projection()) ** 2
     allowed = 1e-9 if dtype == np.float64 else 2e-5
     assert relative_error(found, TOPS[name].max(), np.finfo(dtype).eps / allowed) <= allowed
+
+
+def test_what_holds_arrays_prints_one_line(unchecked):
+    """Sizes and no entries, inside jit and of placeholders too."""
+    h_w, h_s, y = P
+    objects = {
+        "Moments(n=64.0, d_w=12, d_s=20, labels)": moments(h_w, h_s, y),
+        "Moments(n=64.0, d_w=12, d_s=20, no labels, centred)": moments(h_w, h_s, center=True),
+        "Spectrum(k=12, d=12, n=64.0)": spectrum(h_w.T @ h_w, 64),
+        "Spectrum(k=3, d=12, n=64.0)": spectrum(h_w.T @ h_w, 64, rank=3),
+        "Overlap(k_s=20, k_w=12, no labels)": overlap(h_w, h_s),
+        f"PrincipalKernel(n=64, k=12, {ridge(0.1)})": principal_kernel(h_w, ridge(0.1)),
+    }
+    assert objects.keys() == {repr(found) for found in objects.values()}
+    for text, found in objects.items():
+        kind = text.split("(")[0]
+        assert repr(jax.tree.map(lambda x: object(), found)) == f"{kind}(...)"
+        seen = []
+        jax.jit(lambda found, seen=seen: seen.append(repr(found)))(found)
+        assert seen[0].startswith(f"{kind}(")
+        assert "\n" not in seen[0]
 
 
 def test_no_rounding_pushes_the_norm_past_one():

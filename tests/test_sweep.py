@@ -794,6 +794,11 @@ def test_a_bad_file_of_settings_is_one_line(capsys, text, message):
     [
         (["export", "out"], "usage"),
         (["export", "none", "--to", "t.csv"], "there is no sweep in none"),
+        (
+            ["export", "out", "--to", "t.csv", "--folds", "3", "--raw"],
+            "export takes FOLDER and --to alone, got --folds, --raw",
+        ),
+        (["export", "out", "--to", "t.csv", "--process-local"], "usage"),
         (["a.toml", "b.toml"], "usage"),
         ([], "needs output"),
     ],
@@ -916,6 +921,12 @@ def raising_inside(error: Exception) -> Callable:
             raise error
 
     return fail
+
+
+def test_a_configuration_of_another_type_is_one_sentence():
+    """Neither a path nor a mapping."""
+    with pytest.raises(InputError, match=r"^config must be a TOML file or a mapping with its keys, got int$"):
+        run_sweep(5)
 
 
 def test_read_config_is_sweep_config():

@@ -23,7 +23,7 @@ from w2s_jax._checks import InputError, require_integer
 from w2s_jax.equivalent_errors import EquivalentErrors, equivalent_errors_from_moments
 from w2s_jax.experiment import Losses, Rows, Setup, experiment, fit_head, predictions, summed
 from w2s_jax.filters import ridge
-from w2s_jax.folds import deal, grouped_folds
+from w2s_jax.folds import as_groups, deal, grouped_folds
 from w2s_jax.gap import prediction_gap
 from w2s_jax.heads import ridge_solver
 from w2s_jax.losses import Loss, as_loss, squared
@@ -120,7 +120,7 @@ def weak_to_strong_splits(
     setup, losses = _setup(
         [rows[2]], _class_code([y]), loss, student_loss, pseudo_labels, bias, weak_ridge, strong_ridge
     )
-    splits = deal(n, sizes, repeats, None if groups is None else _groups(groups, n), seed)
+    splits = deal(n, sizes, repeats, as_groups(groups, n), seed)
     return _experiments(*rows, splits, _numbers(weak_ridge, strong_ridge), losses, setup)
 
 
@@ -226,7 +226,8 @@ def cross_fit_pseudo_labels(
     chosen.check(y)
     rng = np.random.default_rng(seed)
     n = len(h_w)
-    fold = rng.permutation(n) % folds if groups is None else grouped_folds(_groups(groups, n), folds, rng)
+    groups = as_groups(groups, n)
+    fold = rng.permutation(n) % folds if groups is None else grouped_folds(groups, folds, rng)
     return _cross_fit(h_w, y, jnp.asarray(fold), weak_ridge, chosen, folds, bias)
 
 
@@ -313,13 +314,6 @@ def _require_same_widths(splits: list[Rows]) -> None:
         widths = [split[i].shape[1:] for split in splits if split[i] is not None]
         if len(set(widths)) > 1:
             raise InputError(f"{name} must have the same shape per row in all splits, got {widths}")
-
-
-def _groups(groups: Any, n: int) -> np.ndarray:
-    groups = np.asarray(groups)
-    if groups.shape != (n,):
-        raise InputError(f"groups must have shape ({n},), one entry per row, got {groups.shape}")
-    return groups
 
 
 @partial(jax.jit, static_argnames="setup")

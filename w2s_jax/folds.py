@@ -105,6 +105,23 @@ def _stratified(n: int, folds: int, mask: np.ndarray, rng: np.random.Generator) 
     return fold
 
 
+def as_groups(groups: Any, n: int) -> np.ndarray | None:
+    """The number (n,) of each row's group, from names or numbers; None without groups.
+
+    Raises:
+        InputError: another shape, or entries that cannot be compared.
+    """
+    if groups is None:
+        return None
+    groups = np.asarray(groups)
+    if groups.shape != (n,):
+        raise InputError(f"groups must have shape ({n},), one entry per row, got {groups.shape}")
+    try:
+        return np.unique(groups, return_inverse=True)[1]
+    except TypeError as error:
+        raise InputError("groups must be all numbers or all text, got both or None") from error
+
+
 def grouped_folds(groups: np.ndarray, folds: int, rng: np.random.Generator) -> np.ndarray:
     """Fold of each row (n,), rows of a group in one: largest group first, each to the fold with the fewest rows so far."""
     _, code, sizes = np.unique(groups, return_inverse=True, return_counts=True)

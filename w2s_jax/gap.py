@@ -75,6 +75,12 @@ class PrincipalKernel:
         """P as a dense matrix."""
         return matmul(self.U, apply_response(self.filter, self.side, self.U.T))
 
+    def __repr__(self) -> str:
+        if not hasattr(self.U, "shape"):
+            return "PrincipalKernel(...)"
+        *_, n, k = self.U.shape
+        return f"PrincipalKernel(n={n}, k={k}, {self.filter})"
+
 
 def principal_kernel(
     h: Float[ArrayLike, "n d"], filter: Filter, *, center: bool = False, rank: int | None = None

@@ -126,6 +126,14 @@ class Moments:
             return None if second is None else second / self.n
         return second / self.n - jnp.square(self.sums.first.y / self.n)
 
+    def __repr__(self) -> str:
+        second = self.sums.second
+        if not hasattr(second.sw, "shape"):
+            return "Moments(...)"
+        *_, d_s, d_w = second.sw.shape
+        labels = "no labels" if second.yy is None else "labels"
+        return f"Moments(n={self.n}, d_w={d_w}, d_s={d_s}, {labels}{', centred' if self.shift is not None else ''})"
+
     def _product(self, pair: str) -> Any:
         second = getattr(self.sums.second, pair)
         if second is None or self.shift is None:

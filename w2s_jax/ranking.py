@@ -24,7 +24,7 @@ from w2s_jax._checks import InputError, require_finite
 from w2s_jax._progress import track
 from w2s_jax.compact import CompactRows
 from w2s_jax.crossfit import Score, Settings, WeakCells
-from w2s_jax.folds import Layout, lay_out
+from w2s_jax.folds import Layout, as_groups, lay_out
 from w2s_jax.io import require_same_ids
 from w2s_jax.moments import Columns, Sums, Tree, add_compensated, block_sums
 from w2s_jax.precision import resolved
@@ -110,7 +110,7 @@ def rank_supervisors(
     weak_rows, strong_rows, n = _sources(weak, strong)
     targets, mask = _targets(y, labelled, n, normalize)
     require_mesh(mesh)
-    layout = lay_out(n, folds, mask if targets is not None else None, _groups(groups, n), seed)
+    layout = lay_out(n, folds, mask if targets is not None else None, as_groups(groups, n), seed)
     devices = 1 if mesh is None else mesh.size
     if mesh is not None:
         layout = replace(layout, capacity=-(-layout.capacity // mesh.shape[ROWS]) * mesh.shape[ROWS])
@@ -411,18 +411,6 @@ def _targets(y: Any, labelled: Any, n: int, center: bool) -> tuple[np.ndarray | 
     if not y.any():
         raise InputError("y must not be zero in every labelled row")
     return np.where(mask[:, None], y - y[mask].mean(0), 0) if center else y, mask
-
-
-def _groups(groups: Any, n: int) -> np.ndarray | None:
-    if groups is None:
-        return None
-    groups = np.asarray(groups)
-    if groups.shape != (n,):
-        raise InputError(f"groups must have shape ({n},), one entry per row, got {groups.shape}")
-    try:
-        return np.unique(groups, return_inverse=True)[1]
-    except TypeError as error:
-        raise InputError("groups must be all numbers or all text, got both or None") from error
 
 
 def _dtype(*models: Mapping[str, Any]) -> Any:

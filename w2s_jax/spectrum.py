@@ -58,6 +58,12 @@ class Spectrum:
         """
         return _whole(self.values, self.rest)
 
+    def __repr__(self) -> str:
+        if not hasattr(self.vectors, "shape"):
+            return "Spectrum(...)"
+        *_, d, k = self.vectors.shape
+        return f"Spectrum(k={k}, d={d}, n={self.n})"
+
 
 class Response(Protocol):
     """A function of eigenvalues: `kept` says which eigenvalues it acts on, `curve` what it does to them (0 elsewhere)."""

@@ -121,8 +121,14 @@ def _leaving_at_once() -> Iterator[None]:
 def _export(args: argparse.Namespace) -> None:
     from w2s_jax.sweep.table import read_sweep
 
-    if len(args.what) != 2 or args.to is None:
+    running = (args.coordinator, args.processes, args.process, args.process_local or None)
+    if len(args.what) != 2 or args.to is None or any(value is not None for value in running):
         raise InputError(f"usage: {_USAGE}")
+    settings = [
+        f"--{'raw' if name == 'normalize' else name.replace('_', '-')}" for name in _with_options({}, args, Path())
+    ]
+    if settings:
+        raise InputError(f"export takes FOLDER and --to alone, got {', '.join(settings)}")
     sweep = read_sweep(args.what[1])
     sweep.export(args.to)
     missing = "" if sweep.finished == sweep.pairs > 0 else f"; {sweep.finished} of {sweep.pairs} pairs are finished"

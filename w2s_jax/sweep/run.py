@@ -123,6 +123,8 @@ class _Group(NamedTuple):
 
 
 def _checked(config: Mapping[str, Any] | str | os.PathLike) -> SweepConfig:
+    if not isinstance(config, Mapping | str | os.PathLike):
+        raise InputError(f"config must be a TOML file or a mapping with its keys, got {type(config).__name__}")
     return sweep_config(config) if isinstance(config, Mapping) else read_config(config)
 
 
