@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import export
 
 import w2s_jax
 from w2s_jax import (
@@ -25,6 +26,7 @@ from w2s_jax import (
     rank_supervisors,
     ranking,
     run_sweep,
+    scoring,
 )
 from w2s_jax._arrays import bucket
 
@@ -165,6 +167,32 @@ def test_no_weak_eigensolve_without_a_cut(monkeypatch):
 def test_a_cut_needs_the_weak_spectrum(monkeypatch):
     """With a cut there are eigensolves of the weak width: the look at the program can fail."""
     assert WEAK_WIDTH in eigensolves(monkeypatch, 0.02)
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.02])
+def test_the_program_of_an_accelerator_has_one_body(monkeypatch, threshold):
+    """For CUDA and TPU models are scored in batches, and a last batch with fewer of them adds no second program."""
+    texts: dict[tuple[int, str], str] = {}
+    scorer: Any = ranking.scorer
+
+    def spying(*choices: object):
+        def score(sums: Any, *others: object):
+            for platform in ("cuda", "tpu"):
+                exported = export.export(scorer(*choices), platforms=(platform,))(sums, *others)
+                texts[len(sums.h), platform] = exported.mlir_module()
+            raise InterruptedError
+
+        return score
+
+    monkeypatch.setattr(ranking, "scorer", spying)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(scoring, "BATCH", 2)
+    for models in (2, 3):
+        with pytest.raises(InterruptedError):
+            rank_supervisors({f"{i}": see(50) for i in range(models)}, see(20), LATENT[:, :2], threshold=threshold)
+    for platform, solver in (("cuda", "cusolver_syevd"), ("tpu", "Eigh")):
+        count = {models: texts[models, platform].count(f"@{solver}") for models in (2, 3)}
+        assert count[2] == count[3] > 0
 
 
 def matrices(decay: float) -> np.ndarray:

@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
@@ -14,7 +15,7 @@ import pytest
 import reference
 from conftest import computing_in, relative_error
 
-from w2s_jax import InputError, SupervisorTable, rank_supervisors, ranking
+from w2s_jax import InputError, SupervisorTable, rank_supervisors, ranking, scoring
 from w2s_jax.folds import lay_out
 from w2s_jax.scoring import scorer
 
@@ -594,6 +595,21 @@ def test_uneven_groups_of_one_width_are_one_program(monkeypatch):
     before = scoring_programs()
     table = rank_supervisors(rows, data().strong, progress=lambda tasks: sizes.append(len(tasks)) or tasks, **RIDGES)
     assert (sizes, scoring_programs() - before, sorted(table.names)) == ([2], 1, ["a", "b", "c"])
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.05])
+def test_batches_of_an_accelerator_score_the_same(monkeypatch, x64, threshold):
+    """Three models scored two at a time, the last batch filled up, have the scores of one at a time."""
+    rng = np.random.default_rng(5)
+    weak, strong, y = data()
+    rows = {name: weak["a"] + rng.standard_normal(weak["a"].shape) for name in "pqrs"}
+    expected = rank_supervisors(rows, strong, y, threshold=threshold, **RIDGES)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(scoring, "BATCH", 2)
+    found = rank_supervisors({name: rows[name] for name in "pqr"}, strong, y, threshold=threshold, **RIDGES)
+    for name in "pqr":
+        for read in (row, error_row):
+            assert read(found, name) == pytest.approx(read(expected, name), rel=1e-8)
 
 
 def test_other_numbers_compile_nothing():

@@ -28,7 +28,7 @@ from w2s_jax.folds import Layout, as_groups, lay_out
 from w2s_jax.io import require_same_ids
 from w2s_jax.moments import Columns, Sums, Tree, add_compensated, block_sums
 from w2s_jax.precision import resolved
-from w2s_jax.scoring import Shared, prepare_strong, scorer
+from w2s_jax.scoring import Shared, over_models, prepare_strong, scorer
 from w2s_jax.sharding import MODELS, ROWS, filled, put, require_mesh, spread
 from w2s_jax.spectrum import require_number
 from w2s_jax.table import SupervisorTable
@@ -272,7 +272,7 @@ def _weak_sums(blocks: Array, zT: Array, y: Array | None, weights: Array, shifts
         hh = jax.vmap(partial(gram, precision=precision))(h, weighted)
         return WeakCells(jnp.sum(weighted, 1), hh, matmul(zT, weighted, precision), hy)
 
-    return jax.lax.map(one, (blocks, shifts), batch_size=None if jax.default_backend() == "cpu" else 16)
+    return over_models(one, (blocks, shifts))
 
 
 def _summed(function: Callable, work: _Work, specs: tuple, out: P) -> Callable:

@@ -21,7 +21,10 @@ from w2s_jax._arrays import matmul, outer
 from w2s_jax._factor import inverse
 from w2s_jax.crossfit import Experiments, Score, Settings, StrongCells, WeakCells
 from w2s_jax.insample import Pair, RidgeNorms, StrongBlocks
+from w2s_jax.sharding import filled
 from w2s_jax.spectrum import Spectrum, spectrum
+
+BATCH = 16  # weak models at once on an accelerator
 
 
 class Shared(NamedTuple):
@@ -104,6 +107,20 @@ def _members(cells: int, folds: int, labelled: bool) -> Array:
     return jnp.concatenate([jnp.zeros_like(eye) if labelled else eye, eye], 1)
 
 
+def over_models(function: Callable, models: Any) -> Any:
+    """What a function makes of every model: one by one on a CPU, which gains nothing from batching, else in equal batches.
+
+    The last batch is filled up with copies: a shorter one would be compiled as a second program.
+    """
+    if jax.default_backend() == "cpu":
+        return jax.lax.map(function, models)
+    count = len(jax.tree.leaves(models)[0])
+    batches = -(-count // BATCH)
+    size = -(-count // batches)
+    found = jax.lax.map(function, filled(models, batches * size), batch_size=size)
+    return jax.tree.map(lambda x: x[:count], found)
+
+
 @lru_cache
 def scorer(folds: int, normalize: bool, cut: bool) -> Callable:
     """Sizes and scores of a batch of models, as one program for each set of choices."""
@@ -114,8 +131,6 @@ def scorer(folds: int, normalize: bool, cut: bool) -> Callable:
     ) -> tuple[Array, dict]:
         common = {"shared": shared, "experiments": experiments, "settings": settings}
         score = partial(_score_one, **common, folds=folds, normalize=normalize, cut=cut)
-        # A CPU gains nothing from batching factorisations; an accelerator does.
-        over_models = partial(jax.lax.map, batch_size=None if jax.default_backend() == "cpu" else 16)
         # Eigensolves before all else: on a CPU they and the products that they share the cores with take twice as long.
         eigen = over_models(lambda sums: _weak_spectra(sums, shared, folds, normalize), sums) if cut else ()
         return over_models(lambda args: score(*args), (sums, eigen))
