@@ -158,6 +158,12 @@ def test_a_path_holds_the_head_of_each_penalty(shape, bias, dtype):
         assert entrywise_error(coefficients(one), expected_coefficients(h, y, beta, bias=bias)) <= precision(dtype)
 
 
+def test_penalties_may_be_a_list(unchecked):
+    """Of integers and floats, as people write them."""
+    of = lambda betas: (ridge_probe_path(H, Y, betas).kernel[...], cross_validate_ridge(H, Y, betas, folds=2).errors)
+    jax.tree.map(np.testing.assert_array_equal, of([1, 0.1]), of(np.array([1, 0.1])))
+
+
 @pytest.mark.parametrize("outputs", [None, 2])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_cross_validation_is_the_refit_without_each_fold(shape, outputs, dtype):

@@ -263,7 +263,8 @@ def checked_rows(h: ArrayLike, y: ArrayLike, weights: ArrayLike | None) -> tuple
 
 def _checked_penalties(betas: ArrayLike) -> Array:
     require_range("betas", betas, 0)
-    betas = jnp.asarray(betas, jnp.result_type(betas, float))
+    betas = jnp.asarray(betas)
+    betas = betas.astype(jnp.result_type(betas, float))
     if betas.ndim != 1 or 0 in betas.shape:
         raise InputError(f"betas must have shape (b,), got {betas.shape}")
     return betas
