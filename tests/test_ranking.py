@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -610,6 +611,18 @@ def test_batches_of_an_accelerator_score_the_same(monkeypatch, x64, threshold):
     for name in "pqr":
         for read in (row, error_row):
             assert read(found, name) == pytest.approx(read(expected, name), rel=1e-8)
+
+
+@pytest.mark.parametrize("y", [np.arange(6) % 3, [2, np.nan, 0, 1, np.nan, 1]], ids=["all", "some"])
+def test_numbers_of_classes_are_taken_as_values_with_a_warning(y):
+    """Labels 0, 1, 2, ... of one column; two values, fractions and one-hot rows are what they are."""
+    with pytest.warns(
+        UserWarning, match=r"^labels y are the numbers 0 to 2, taken as values; for classes give one-hot rows"
+    ):
+        ranking._targets(y, None, 6, True)
+    with warnings.catch_warnings(action="error"):
+        for quiet in (np.arange(6) % 2, np.arange(6) / 2, np.arange(6) % 3 + 1, np.eye(3)[np.arange(6) % 3]):
+            ranking._targets(quiet, None, 6, True)
 
 
 def test_other_numbers_compile_nothing():

@@ -709,6 +709,13 @@ def test_groups_of_text_in_arrow():
     assert found[0].rows_key == found[1].rows_key
 
 
+def test_numbers_of_classes_are_taken_as_values_with_a_warning():
+    """As in a ranking, which has the test of what is warned of."""
+    np.save("k.npy", np.arange(N) % 3)
+    with pytest.warns(UserWarning, match=r"^labels 'k' are the numbers 0 to 2, taken as values"):
+        inputs.open_inputs(sweep_config({**LITTLE, "labels": {"k": "k.npy"}}), Hosts(), False)
+
+
 def write(text: str) -> Callable[[], None]:
     return lambda: Path("config.toml").write_text(text)
 

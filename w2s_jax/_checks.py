@@ -6,6 +6,7 @@ and at concrete JAX arrays, and passes tracers by: the same entry point works in
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -70,6 +71,18 @@ def _blocks(array: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
     array = np.atleast_1d(array)
     size = max(1, _BLOCK_ENTRIES * len(array) // max(1, array.size))
     return ((start, array[start : start + size]) for start in range(0, len(array), size))
+
+
+def warn_of_classes(name: str, y: np.ndarray) -> None:
+    """Warns if labels (n,), NaN where there are none, are 0, 1, 2, ...: rather numbers of classes than values to regress on."""
+    if y.ndim != 1 or not np.array_equal(y, np.round(y), equal_nan=True):
+        return
+    found = np.unique(y[~np.isnan(y)])
+    if len(found) > 2 and np.array_equal(found, np.arange(len(found))):
+        warnings.warn(
+            f"{name} are the numbers 0 to {len(found) - 1}, taken as values; for classes give one-hot rows (n, {len(found)})",
+            stacklevel=4,
+        )
 
 
 def require_integer(name: str, value: Any, low: int) -> None:

@@ -59,7 +59,9 @@ def _parser() -> argparse.ArgumentParser:
     rank.add_argument(
         "--weak", nargs="+", required=True, metavar="FILE", help="of the same rows; FILE:KEY picks an array"
     )
-    rank.add_argument("--labels", metavar="FILE", help="labels (n,) or (n, outputs); NaN rows are unlabelled")
+    rank.add_argument(
+        "--labels", metavar="FILE", help="labels (n,) or (n, outputs), one-hot for classes; NaN rows are unlabelled"
+    )
     rank.add_argument("--groups", metavar="FILE", help="group of each row (n,): related rows stay in one fold")
     rank.add_argument(
         "--ridge", nargs="+", type=float, default=[1e-3], metavar="BETA", help="of both heads, or weak strong"

@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from w2s_jax._arrays import accumulation_dtype, bucket, gram, host_zeros, label_products, matmul
-from w2s_jax._checks import InputError, require_finite
+from w2s_jax._checks import InputError, require_finite, warn_of_classes
 from w2s_jax._progress import track
 from w2s_jax.compact import CompactRows
 from w2s_jax.crossfit import Score, Settings, WeakCells
@@ -67,7 +67,8 @@ def rank_supervisors(
             `.shape` and row slices, such as a memory map: it is then read in blocks, and whole only if it has fewer rows than
             features.
         strong: one representation (n, d_s), or name -> representation.
-        y: labels (n,) or (n, c); rows whose label is NaN are unlabelled.
+        y: labels (n,) or (n, c), one-hot rows for classes (their numbers 0, 1, 2, ... are taken as values, with a warning);
+            rows whose label is NaN are unlabelled.
         labelled: (n,) bool, the rows whose label may be used. If all are, rows play labelled split, student's split and
             test in turn; if some, they are the labelled split and the test, and the unlabelled rows the student's split.
         groups: (n,) group of each row (contrast pairs, paraphrases): related rows stay in one fold.
@@ -395,6 +396,7 @@ def _targets(y: Any, labelled: Any, n: int, center: bool) -> tuple[np.ndarray | 
         raise InputError(f"y must be numbers (classes as one-hot or +-1 targets), got {type(y).__name__}") from error
     if y.ndim not in (1, 2) or y.shape[0] != n or 0 in y.shape:
         raise InputError(f"y must have shape ({n},) or ({n}, outputs), got {y.shape}")
+    warn_of_classes("labels y", y)
     y = y.reshape(n, -1)
     mask = ~np.isnan(y).any(1)
     if labelled is not None:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from w2s_jax._checks import InputError
+from w2s_jax._checks import InputError, warn_of_classes
 from w2s_jax.hosts import Hosts, SharedError
 from w2s_jax.io import open_rows, read_labels, require_same_ids
 from w2s_jax.sweep.config import SweepConfig
@@ -132,6 +132,7 @@ def _opened(config: SweepConfig) -> _Files:
     for name, y in labels.items():
         if len(y) != n:
             raise InputError(f"labels {name!r} must have shape ({n},) or ({n}, outputs), got {y.shape}")
+        warn_of_classes(f"labels {name!r}", y)
     if groups is not None and groups.shape != (n,):
         raise InputError(f"groups must have one entry per row ({n}), got {len(groups)}")
     wide = any(rows.dtype == np.float64 for rows in models.values()) and jnp.result_type(float) == jnp.float64
