@@ -96,6 +96,15 @@ def test_prints_the_table(capsys):
     assert capsys.readouterr() == (f"{expected()}\n", "")
 
 
+def test_a_warning_is_one_line(capsys):
+    """As an error is, here of too many folds, without the place in the package that it comes from."""
+    np.save("k.npy", np.arange(N) % 3)
+    assert rank("--labels", "k.npy", "--folds", "100") == 2
+    said, failed = capsys.readouterr().err.splitlines()
+    assert said == "w2s rank: labels y are the numbers 0 to 2, taken as values; for classes give one-hot rows (n, 3)"
+    assert failed.startswith("w2s rank: folds ")
+
+
 def test_sorts_by_a_column(capsys):
     """`--sort` orders the table, the JSON file included."""
     assert rank("--sort", "cka", "--json", "out.json") == 0

@@ -26,7 +26,7 @@ from w2s_jax import (
     rank_supervisors,
     ranking,
     run_sweep,
-    scoring,
+    sharding,
 )
 from w2s_jax._arrays import bucket
 
@@ -186,7 +186,7 @@ def test_the_program_of_an_accelerator_has_one_body(monkeypatch, threshold):
 
     monkeypatch.setattr(ranking, "scorer", spying)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    monkeypatch.setattr(scoring, "BATCH", 2)
+    monkeypatch.setattr(sharding, "BATCH", 2)
     for models in (2, 3):
         with pytest.raises(InterruptedError):
             rank_supervisors({f"{i}": see(50) for i in range(models)}, see(20), LATENT[:, :2], threshold=threshold)

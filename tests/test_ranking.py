@@ -16,7 +16,7 @@ import pytest
 import reference
 from conftest import computing_in, relative_error
 
-from w2s_jax import InputError, SupervisorTable, rank_supervisors, ranking, scoring
+from w2s_jax import InputError, SupervisorTable, rank_supervisors, ranking, sharding
 from w2s_jax.folds import lay_out
 from w2s_jax.scoring import scorer
 
@@ -606,7 +606,7 @@ def test_batches_of_an_accelerator_score_the_same(monkeypatch, x64, threshold):
     rows = {name: weak["a"] + rng.standard_normal(weak["a"].shape) for name in "pqrs"}
     expected = rank_supervisors(rows, strong, y, threshold=threshold, **RIDGES)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    monkeypatch.setattr(scoring, "BATCH", 2)
+    monkeypatch.setattr(sharding, "BATCH", 2)
     found = rank_supervisors({name: rows[name] for name in "pqr"}, strong, y, threshold=threshold, **RIDGES)
     for name in "pqr":
         for read in (row, error_row):

@@ -805,7 +805,7 @@ def test_a_bad_file_of_settings_is_one_line(capsys, text, message):
             ["export", "out", "--to", "t.csv", "--folds", "3", "--raw"],
             "export takes FOLDER and --to alone, got --folds, --raw",
         ),
-        (["export", "out", "--to", "t.csv", "--process-local"], "usage"),
+        (["export", "out", "--to", "t.csv", "--process-local"], "alone, got --process-local"),
         (["a.toml", "b.toml"], "usage"),
         ([], "needs output"),
     ],

@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -25,7 +26,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit code."""
     args = _parser().parse_args(argv)
     try:
-        args.run(args)
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda said, *where: print(f"w2s {args.command}: {said}", file=sys.stderr)
+            args.run(args)
     except (InputError, MemoryError) as error:
         print(f"w2s {args.command}: {error or 'out of memory'}", file=sys.stderr)
         return 2

@@ -28,8 +28,8 @@ from w2s_jax.folds import Layout, as_groups, lay_out
 from w2s_jax.io import require_same_ids
 from w2s_jax.moments import Columns, Sums, Tree, add_compensated, block_sums
 from w2s_jax.precision import resolved
-from w2s_jax.scoring import Shared, over_models, prepare_strong, scorer
-from w2s_jax.sharding import MODELS, ROWS, filled, put, require_mesh, spread
+from w2s_jax.scoring import Shared, prepare_strong, scorer
+from w2s_jax.sharding import MODELS, ROWS, filled, over_models, put, require_mesh, spread
 from w2s_jax.spectrum import require_number
 from w2s_jax.table import SupervisorTable
 

@@ -21,10 +21,8 @@ from w2s_jax._arrays import matmul, outer
 from w2s_jax._factor import inverse
 from w2s_jax.crossfit import Experiments, Score, Settings, StrongCells, WeakCells
 from w2s_jax.insample import Pair, RidgeNorms, StrongBlocks
-from w2s_jax.sharding import filled
+from w2s_jax.sharding import over_models
 from w2s_jax.spectrum import Spectrum, spectrum
-
-BATCH = 16  # weak models at once on an accelerator
 
 
 class Shared(NamedTuple):
@@ -105,20 +103,6 @@ def _members(cells: int, folds: int, labelled: bool) -> Array:
     if cells == folds:
         return eye
     return jnp.concatenate([jnp.zeros_like(eye) if labelled else eye, eye], 1)
-
-
-def over_models(function: Callable, models: Any) -> Any:
-    """What a function makes of every model: one by one on a CPU, which gains nothing from batching, else in equal batches.
-
-    The last batch is filled up with copies: a shorter one would be compiled as a second program.
-    """
-    if jax.default_backend() == "cpu":
-        return jax.lax.map(function, models)
-    count = len(jax.tree.leaves(models)[0])
-    batches = -(-count // BATCH)
-    size = -(-count // batches)
-    found = jax.lax.map(function, filled(models, batches * size), batch_size=size)
-    return jax.tree.map(lambda x: x[:count], found)
 
 
 @lru_cache

@@ -19,6 +19,7 @@ from jax.sharding import PartitionSpec as P
 from w2s_jax._checks import InputError
 
 ROWS, MODELS = "rows", "models"
+BATCH = 16  # models, or pairs, at once on an accelerator
 
 
 def device_mesh(rows: int | None = None, models: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
@@ -84,6 +85,20 @@ def filled(entries: Any, multiple: int) -> Any:
         return x if len(x) % multiple == 0 else x[np.minimum(np.arange(-(-len(x) // multiple) * multiple), len(x) - 1)]
 
     return jax.tree.map(fill, entries)
+
+
+def over_models(function: Callable, models: Any) -> Any:
+    """What a function makes of every model or pair: one by one on a CPU, where batching gains nothing, else in equal batches.
+
+    The last batch is filled up with copies: a shorter one would be compiled as a second program.
+    """
+    if jax.default_backend() == "cpu":
+        return jax.lax.map(function, models)
+    count = len(jax.tree.leaves(models)[0])
+    batches = -(-count // BATCH)
+    size = -(-count // batches)
+    found = jax.lax.map(function, filled(models, batches * size), batch_size=size)
+    return jax.tree.map(lambda x: x[:count], found)
 
 
 def put(x: Any, mesh: Mesh, spec: P) -> Any:

@@ -121,14 +121,14 @@ def _leaving_at_once() -> Iterator[None]:
 def _export(args: argparse.Namespace) -> None:
     from w2s_jax.sweep.table import read_sweep
 
-    running = (args.coordinator, args.processes, args.process, args.process_local or None)
-    if len(args.what) != 2 or args.to is None or any(value is not None for value in running):
+    if len(args.what) != 2 or args.to is None:
         raise InputError(f"usage: {_USAGE}")
-    settings = [
-        f"--{'raw' if name == 'normalize' else name.replace('_', '-')}" for name in _with_options({}, args, Path())
+    own = {"command", "run", "what", "to", "quiet"}
+    others = [
+        name for name, value in vars(args).items() if name not in own and value is not None and value is not False
     ]
-    if settings:
-        raise InputError(f"export takes FOLDER and --to alone, got {', '.join(settings)}")
+    if others:
+        raise InputError(f"export takes FOLDER and --to alone, got --{', --'.join(others).replace('_', '-')}")
     sweep = read_sweep(args.what[1])
     sweep.export(args.to)
     missing = "" if sweep.finished == sweep.pairs > 0 else f"; {sweep.finished} of {sweep.pairs} pairs are finished"

@@ -15,7 +15,7 @@ from jax.typing import ArrayLike
 
 from w2s_jax.crossfit import Experiments
 from w2s_jax.folds import Layout
-from w2s_jax.sharding import spread
+from w2s_jax.sharding import BATCH, spread
 from w2s_jax.sweep.config import Setting, SweepConfig
 from w2s_jax.sweep.pairs import (
     Cells,
@@ -31,8 +31,6 @@ from w2s_jax.sweep.pairs import (
     score_pairs,
 )
 from w2s_jax.sweep.row_cells import LabelSet, RowCells, squares_per_cell
-
-BATCH = 16  # weak models, or pairs, at once on an accelerator
 
 
 class Entry(NamedTuple):

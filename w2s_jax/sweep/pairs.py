@@ -23,6 +23,7 @@ from w2s_jax.crossfit import ExpectedStrong, Experiments, Settings, StrongCells,
 from w2s_jax.filters import ridge
 from w2s_jax.gap import gap_norm, prediction_gap
 from w2s_jax.overlap import Side, whitened
+from w2s_jax.sharding import over_models
 from w2s_jax.spectrum import spectrum
 
 Pair = tuple[str, str]  # strong, weak
@@ -166,12 +167,6 @@ def moved(cross: Array, first_s: Array, first_w: Array, n: Array, by_s: Array, b
     return cross + outer(n, outer(by_s, by_w))
 
 
-def _over_batch(function: Callable, *batch: Any) -> Any:
-    """One after another on a CPU, which gains nothing from batching; an accelerator does."""
-    size = None if jax.default_backend() == "cpu" else len(jax.tree.leaves(batch)[0])
-    return jax.lax.map(lambda args: function(*args), batch, batch_size=size)
-
-
 @partial(jax.jit, static_argnames="normalize")
 def meet(batch: tuple[Model, Array], strong: Model, cells: Cells, normalize: bool) -> Met:
     """A batch of weak models (stacked, B in front) and their cross sums (B, J, d_s, d_w) about the shifts, with one strong
@@ -188,7 +183,7 @@ def meet(batch: tuple[Model, Array], strong: Model, cells: Cells, normalize: boo
 
         return Met(cka, jax.lax.map(of_set, (cells.sets, weak.vectors, strong.vectors)))
 
-    return _over_batch(one, *batch)
+    return over_models(lambda args: one(*args), batch)
 
 
 class Sides(NamedTuple):
@@ -222,7 +217,7 @@ def score_pairs(batch: Sides, cells: Cells, grid: Array, energy: Array) -> dict[
         op, fro = (gap_norm(overlap, weak_head, strong_head, ord) for ord in ("op", "fro"))
         return {"gap_op": op, "gap_fro": fro, "predicted_gap": prediction_gap(overlap, weak_head, strong_head)}
 
-    return _over_batch(lambda *pair: jax.lax.map(of_set, (cells.sets, energy, Sides(*pair))), *batch)
+    return over_models(lambda pair: jax.lax.map(of_set, (cells.sets, energy, pair)), batch)
 
 
 def cross_moments(weak: Model, cross: Array, strong: Model, cells: Cells, normalize: bool) -> tuple[Array, Array]:
