@@ -20,8 +20,8 @@ from sklearn.linear_model import LogisticRegression, Ridge
 
 import w2s_jax as w2s
 from benchmarks._common import run_parts, timed
-from w2s_jax.synthetic import GaussianFamily, power_law
-from w2s_jax.trials import Trial, simulate
+from w2s_jax.studies.simulation import Trial, simulate
+from w2s_jax.studies.synthetic import GaussianFamily, power_law
 
 
 def trials(quick: bool) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmarks._common import run_parts
-from w2s_jax.verify import SETTINGS, run_verify
+from w2s_jax.studies.verify import SETTINGS, run_verify
 
 
 def everything(quick: bool) -> dict[str, Any]:

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from w2s_jax._checks import InputError
-from w2s_jax.io import open_rows
+from w2s_jax._core.checks import InputError
+from w2s_jax.files.opening import open_rows
 
 X = np.arange(21, dtype=np.float32).reshape(7, 3)
 DATA = Path(__file__).parent / "data"

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import reference
 
-from w2s_jax.equivalent_errors import equivalent_errors
+from w2s_jax.theory.equivalent_errors import equivalent_errors
 
 
 def power_law(d: int, exponent: float, seed: int = 0) -> dict[str, np.ndarray]:

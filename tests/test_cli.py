@@ -170,7 +170,8 @@ def test_bad_input_with_a_progress_bar_is_one_clean_line(folder):
 
 def test_a_closed_pipe_is_no_error():
     """`w2s rank ... | head -0` ends quietly."""
-    program = "import sys, w2s_jax.cli as c; c._rank = lambda args: (_ for _ in ()).throw(BrokenPipeError); sys.exit(c.main())"
+    closing = "r.run = lambda args: (_ for _ in ()).throw(BrokenPipeError)"
+    program = f"import sys, w2s_jax.cli as c, w2s_jax.ranking.cli as r; {closing}; sys.exit(c.main())"
     done = python("-c", program, *RANK)
     assert (done.code, done.err) == (0, "")
 
@@ -181,7 +182,7 @@ def test_interrupts_are_130(capsys, monkeypatch):
     def interrupt(_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("w2s_jax.cli._rank", interrupt)
+    monkeypatch.setattr("w2s_jax.ranking.cli.run", interrupt)
     assert rank() == 130
     assert capsys.readouterr().err == "interrupted\n"
 

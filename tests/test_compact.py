@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from w2s_jax import InputError, rank_supervisors, ranking
-from w2s_jax.compact import CompactRows
+from w2s_jax import InputError, rank_supervisors
+from w2s_jax.ranking import rank
+from w2s_jax.ranking.compact import CompactRows
 
 N = 40
 RNG = np.random.default_rng(0)
@@ -20,7 +21,7 @@ def test_a_ranking_is_that_of_all_features(x64, monkeypatch, normalize, threshol
     y = {"some": np.where(np.arange(N) % 3 > 0, LATENT[:, 0], np.nan), "none": None}[labels]
     settings = {"normalize": normalize, "threshold": threshold, "weak_ridge": 0.1, "strong_ridge": 0.01}
     found = rank_supervisors({"wide": WIDE[70]}, WIDE[100], y, **settings)
-    monkeypatch.setattr(ranking, "_compact", lambda side, name, rows, *rest: rows)
+    monkeypatch.setattr(rank, "_compact", lambda side, name, rows, *rest: rows)
     want = rank_supervisors({"wide": WIDE[70]}, WIDE[100], y, **settings)
     assert (found.widths, found.columns) == ((70,), want.columns)
     for column in want.columns:

@@ -18,17 +18,11 @@ import pytest
 from jax import export
 
 import w2s_jax
-from w2s_jax import (
-    InputError,
-    cache_compiled_programs,
-    lanczos,
-    moments_from_batches,
-    rank_supervisors,
-    ranking,
-    run_sweep,
-    sharding,
-)
-from w2s_jax._arrays import bucket
+from w2s_jax import InputError, cache_compiled_programs, moments_from_batches, rank_supervisors, run_sweep
+from w2s_jax._core import lanczos
+from w2s_jax._core.arrays import bucket
+from w2s_jax.devices import mesh
+from w2s_jax.ranking import rank
 
 RNG = np.random.default_rng(0)
 N, STRONG_WIDTH = 90, 24
@@ -135,7 +129,7 @@ WEAK_WIDTH = 40
 def eigensolves(monkeypatch: pytest.MonkeyPatch, threshold: float) -> list[int]:
     """Widths of the eigensolves in the program that scores models of WEAK_WIDTH against a strong one of STRONG_WIDTH."""
     texts: list[str] = []
-    scorer: Any = ranking.scorer
+    scorer: Any = rank.scorer
 
     def spying(*choices: object):
         def score(*arguments: object):
@@ -144,7 +138,7 @@ def eigensolves(monkeypatch: pytest.MonkeyPatch, threshold: float) -> list[int]:
 
         return score
 
-    monkeypatch.setattr(ranking, "scorer", spying)
+    monkeypatch.setattr(rank, "scorer", spying)
     rank_supervisors({"a": see(WEAK_WIDTH)}, see(STRONG_WIDTH), LATENT[:, :2], threshold=threshold)
     (text,) = texts
     solvers = [line for line in text.splitlines() if re.search(r"custom_call @\w*(syevd|eigh)", line, re.IGNORECASE)]
@@ -156,8 +150,8 @@ def test_no_weak_eigensolve_without_a_cut(monkeypatch):
     do in which rounding would show; neither is entered."""
     assert sorted(eigensolves(monkeypatch, 0.0)) == [STRONG_WIDTH, WEAK_WIDTH]
     nothing = lambda m: (jnp.full(len(m), jnp.nan), jnp.full_like(m, jnp.nan))
-    for module in ("_factor", "lanczos"):
-        monkeypatch.setattr(f"w2s_jax.{module}.eigh", nothing)
+    for module in ("factor", "lanczos"):
+        monkeypatch.setattr(f"w2s_jax._core.{module}.eigh", nothing)
     jax.clear_caches()
     table = rank_supervisors({"a": see(WEAK_WIDTH)}, see(STRONG_WIDTH), LATENT[:, :2])
     jax.clear_caches()  # of programs with that
@@ -173,7 +167,7 @@ def test_a_cut_needs_the_weak_spectrum(monkeypatch):
 def test_the_program_of_an_accelerator_has_one_body(monkeypatch, threshold):
     """For CUDA and TPU models are scored in batches, and a last batch with fewer of them adds no second program."""
     texts: dict[tuple[int, str], str] = {}
-    scorer: Any = ranking.scorer
+    scorer: Any = rank.scorer
 
     def spying(*choices: object):
         def score(sums: Any, *others: object):
@@ -184,9 +178,9 @@ def test_the_program_of_an_accelerator_has_one_body(monkeypatch, threshold):
 
         return score
 
-    monkeypatch.setattr(ranking, "scorer", spying)
+    monkeypatch.setattr(rank, "scorer", spying)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    monkeypatch.setattr(sharding, "BATCH", 2)
+    monkeypatch.setattr(mesh, "BATCH", 2)
     for models in (2, 3):
         with pytest.raises(InterruptedError):
             rank_supervisors({f"{i}": see(50) for i in range(models)}, see(20), LATENT[:, :2], threshold=threshold)

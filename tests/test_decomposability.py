@@ -13,8 +13,8 @@ from conftest import entrywise_error, relative_error
 from jax import export
 
 from w2s_jax import InputError, moments, principal_rank
-from w2s_jax.conditions import Quantities, measure, prepare_kernel, prepare_rows
-from w2s_jax.decomposability import DecomposabilityReport, decomposability, decomposability_from_moments
+from w2s_jax.theory.conditions import Quantities, measure, prepare_kernel, prepare_rows
+from w2s_jax.theory.decomposability import DecomposabilityReport, decomposability, decomposability_from_moments
 
 RANKS = np.array([0, 1, 3, 6])
 # n, m, d, center: more features than rows in all, as many as one split has rows, fewer.

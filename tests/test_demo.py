@@ -13,8 +13,8 @@ import pytest
 from conftest import pair
 from reference import ridge_head
 
-from w2s_jax._checks import InputError
-from w2s_jax.demo import DemoConfig, DemoResult, Measured, _measured, run_demo
+from w2s_jax._core.checks import InputError
+from w2s_jax.studies.demo import DemoConfig, DemoResult, Measured, _measured, run_demo
 
 SMALL = DemoConfig(
     encoder_images=200,
@@ -113,5 +113,5 @@ def test_missing_extra_is_one_sentence(monkeypatch: pytest.MonkeyPatch, missing:
 
 
 def test_importing_the_demo_loads_no_extra() -> None:
-    code = "import sys, w2s_jax.demo; sys.exit(any(m in sys.modules for m in ('sklearn', 'matplotlib')))"
+    code = "import sys, w2s_jax.studies.demo; sys.exit(any(m in sys.modules for m in ('sklearn', 'matplotlib')))"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])

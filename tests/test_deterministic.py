@@ -13,9 +13,9 @@ from conftest import derivative_error, pair, relative_error
 from jax import export
 from simulation import FAMILIES, assert_means_agree, trials
 
-from w2s_jax._checks import InputError
-from w2s_jax.deterministic import Equivalent, Population, Tail, deterministic_equivalent
+from w2s_jax._core.checks import InputError
 from w2s_jax.moments import moments
+from w2s_jax.theory.equivalent import Equivalent, Population, Tail, deterministic_equivalent
 
 ERRORS = ("weak_error", "student_error", "ceiling_error", "gap")
 TAILS = Tail(0.02, 40), Tail(0.01, 60)

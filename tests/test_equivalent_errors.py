@@ -11,9 +11,9 @@ from conftest import derivative_error, pair, relative_error
 from jax import export
 from simulation import FAMILIES, assert_means_agree, trials
 
-from w2s_jax._checks import InputError
-from w2s_jax.equivalent_errors import equivalent_errors, equivalent_errors_from_moments
+from w2s_jax._core.checks import InputError
 from w2s_jax.moments import moments
+from w2s_jax.theory.equivalent_errors import equivalent_errors, equivalent_errors_from_moments
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,9 @@ import reference
 from conftest import derivative_error, pair, relative_error
 from jax import export
 
-from w2s_jax._checks import InputError
-from w2s_jax.expected import expected_experiment
+from w2s_jax._core.checks import InputError
 from w2s_jax.moments import moments
+from w2s_jax.theory.expected import expected_experiment
 
 
 @pytest.mark.parametrize("prior", [1.0, 1.5, 2.0])

@@ -12,7 +12,7 @@ import pytest
 from conftest import derivative_error, entrywise_error
 from jax import export
 
-from w2s_jax._factor import cholesky, cholesky_solve, eigh, eigvalsh, inverse, inverse_factor, qr, solve
+from w2s_jax._core.factor import cholesky, cholesky_solve, eigh, eigvalsh, inverse, inverse_factor, qr, solve
 
 RNG = np.random.default_rng(0)
 ROWS = RNG.standard_normal((5, 9, 6))
@@ -114,7 +114,7 @@ def test_a_sound_inverse_needs_no_eigenvectors(monkeypatch):
     rows = np.pad(np.random.default_rng(0).standard_normal((200, 40)), [(0, 0), (0, 8)]).astype(np.float32)
     matrix = jnp.asarray(rows.T @ rows / np.trace(rows.T @ rows))
     expected = inverse(matrix, 1e-6)
-    monkeypatch.setattr("w2s_jax._factor.eigh", lambda m: (jnp.full(len(m), jnp.nan), jnp.full_like(m, jnp.nan)))
+    monkeypatch.setattr("w2s_jax._core.factor.eigh", lambda m: (jnp.full(len(m), jnp.nan), jnp.full_like(m, jnp.nan)))
     np.testing.assert_array_equal(jax.jit(lambda m: inverse(m, 1e-6))(matrix), expected)
     few = jnp.asarray(rows[:20].T @ rows[:20] / 800)
     assert np.isnan(jax.jit(lambda m: inverse(m, 1e-6))(few)).all()
@@ -133,8 +133,8 @@ def test_batched_experiments_end():
     """A batch whose factorisations of both sides are independent of each other ends, also on two cores."""
     code = """
 import jax, jax.numpy as jnp
-from w2s_jax.synthetic import random_features
-from w2s_jax.trials import simulate
+from w2s_jax.studies.synthetic import random_features
+from w2s_jax.studies.simulation import simulate
 family = random_features(jax.random.key(3), 20, 40, 160, exponent=1.0)
 print(float(simulate(jax.random.split(jax.random.key(0), 20), family, 300, 300, 1e-3, 1e-3, batch=5).gap.mean()))
 """

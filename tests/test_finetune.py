@@ -14,17 +14,15 @@ from jax import export
 from scipy.optimize import minimize
 from sklearn.linear_model import LogisticRegression
 
-from w2s_jax import InputError, WeakToStrong, finetune, moments, moments_from_batches, rank_supervisors
-from w2s_jax.experiment import experiment
-from w2s_jax.finetune import (
-    cross_fit_pseudo_labels,
-    weak_to_strong,
-    weak_to_strong_from_moments,
-    weak_to_strong_splits,
-)
-from w2s_jax.folds import deal, lay_out
-from w2s_jax.heads import cross_validate_ridge
-from w2s_jax.losses import confidence_auxiliary, logistic
+from w2s_jax import InputError, WeakToStrong, moments, moments_from_batches, rank_supervisors
+from w2s_jax.experiment import from_moments, pseudo_labels, run
+from w2s_jax.experiment.from_moments import weak_to_strong_from_moments
+from w2s_jax.experiment.pseudo_labels import cross_fit_pseudo_labels
+from w2s_jax.experiment.run import weak_to_strong, weak_to_strong_splits
+from w2s_jax.experiment.single import experiment
+from w2s_jax.heads.losses import confidence_auxiliary, logistic
+from w2s_jax.heads.ridge import cross_validate_ridge
+from w2s_jax.ranking.folds import deal, lay_out
 
 SIZES = (30, 44, 50)  # D~, D^, test
 RIDGES = {"weak_ridge": 0.02, "strong_ridge": 0.05}
@@ -416,8 +414,8 @@ def test_everything_exports():
         return weak_to_strong(*data, loss="logistic", student_loss=confidence_auxiliary(), weak_ridge=beta)
 
     rows = tuple(jnp.asarray(r) for r in deal(44, (10, 20, 10), 2, None, 0))
-    setup, losses = finetune._setup([jnp.asarray(y)], (0, 1), "squared", None, "hard", True, "cv", "cv")
-    core = lambda data, rows: finetune._experiments(*data, rows, (0.0, 0.0), losses, setup)
+    setup, losses = run._setup([jnp.asarray(y)], (0, 1), "squared", None, "hard", True, "cv", "cv")
+    core = lambda data, rows: run._experiments(*data, rows, (0.0, 0.0), losses, setup)
     cross_fit = lambda h, y, beta: cross_fit_pseudo_labels(h, y, beta, folds=3)
     for function, args in (
         (weak_to_strong_from_moments, (*all_moments(data, True), 0.1, 0.2)),
@@ -431,7 +429,7 @@ def test_everything_exports():
 
 def test_new_numbers_compile_nothing(x64):
     """Other penalties, loss parameters, rows and seeds run the same programs."""
-    programs = (experiment, finetune._experiments, finetune._experiment_from_moments, finetune._cross_fit)
+    programs = (experiment, run._experiments, from_moments._experiment_from_moments, pseudo_labels._cross_fit)
     sizes = set()
     for seed, beta in ((0, 0.1), (1, 0.2)):
         data, rest = splits(12, 0, "classes", seed=seed), sample(sum(SIZES), 12, 2, seed=seed)
@@ -468,7 +466,7 @@ def holed(split, part: int):
     return tuple(split)
 
 
-def run(**options):
+def attempt(**options):
     return weak_to_strong(*BAD_DATA, **options)
 
 
@@ -511,16 +509,16 @@ BAD = {
         lambda: weak_to_strong(LABELLED, STUDENT, (*TEST[:2], TEST[2][:, None])),
         r"labels must have the same shape per row in all splits, got \[\(\), \(\), \(1,\)\]",
     ),
-    "loss": (lambda: run(loss="hinge"), "loss must be one of squared, logistic, softmax or a Loss, got 'hinge'"),
-    "student's loss": (lambda: run(student_loss="hinge"), "loss must be one of .*, got 'hinge'"),
-    "labels of a loss": (lambda: run(loss="logistic"), "labels of a classification loss must be between 0 and 1"),
+    "loss": (lambda: attempt(loss="hinge"), "loss must be one of squared, logistic, softmax or a Loss, got 'hinge'"),
+    "student's loss": (lambda: attempt(student_loss="hinge"), "loss must be one of .*, got 'hinge'"),
+    "labels of a loss": (lambda: attempt(loss="logistic"), "labels of a classification loss must be between 0 and 1"),
     "outputs for probabilities": (
         lambda: over_splits(student_loss="logistic"),
         "student_loss must be 'squared' for the outputs of a squared loss, or pseudo_labels 'hard'",
     ),
-    "pseudo-labels": (lambda: run(pseudo_labels="firm"), "pseudo_labels must be 'soft' or 'hard', got 'firm'"),
-    "hard numbers": (lambda: run(pseudo_labels="hard"), "hard pseudo-labels need labels that are classes"),
-    "cv": (lambda: run(weak_ridge="best"), "weak_ridge must be a number, or 'cv' with squared loss, got 'best'"),
+    "pseudo-labels": (lambda: attempt(pseudo_labels="firm"), "pseudo_labels must be 'soft' or 'hard', got 'firm'"),
+    "hard numbers": (lambda: attempt(pseudo_labels="hard"), "hard pseudo-labels need labels that are classes"),
+    "cv": (lambda: attempt(weak_ridge="best"), "weak_ridge must be a number, or 'cv' with squared loss, got 'best'"),
     "cv of another loss": (
         lambda: over_splits(loss="logistic", strong_ridge="cv"),
         "strong_ridge must be a number, or 'cv' with squared loss, got 'cv'",
@@ -529,8 +527,8 @@ BAD = {
         lambda: weak_to_strong(tuple(x[:3] for x in LABELLED), STUDENT, TEST, weak_ridge="cv"),
         r"folds must be between 2 and the number of rows \(3\), got 5",
     ),
-    "negative": (lambda: run(strong_ridge=-1.0), "strong_ridge must be at least 0, got -1"),
-    "many": (lambda: run(weak_ridge=np.ones(3)), r"weak_ridge must be one number, got shape \(3,\)"),
+    "negative": (lambda: attempt(strong_ridge=-1.0), "strong_ridge must be at least 0, got -1"),
+    "many": (lambda: attempt(weak_ridge=np.ones(3)), r"weak_ridge must be one number, got shape \(3,\)"),
     "negative with moments": (
         lambda: weak_to_strong_from_moments(*M[True], -1.0, 0.1),
         "weak_ridge must be at least 0, got -1",

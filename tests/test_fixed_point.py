@@ -10,8 +10,8 @@ import reference
 from conftest import derivative_error, entrywise_error, relative_error
 from jax import export
 
-from w2s_jax._checks import InputError
-from w2s_jax.fixed_point import effective_ridge, effective_ridge_from_spectrum
+from w2s_jax._core.checks import InputError
+from w2s_jax.theory.kappa import effective_ridge, effective_ridge_from_spectrum
 
 
 @pytest.mark.parametrize("ridge", [0.0, 1e-12, 1e-6, 1e-2, 1.0, 1e3])

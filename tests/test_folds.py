@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from w2s_jax import InputError
-from w2s_jax.folds import Layout, deal, lay_out
+from w2s_jax.ranking.folds import Layout, deal, lay_out
 
 N = 47
 RELATED = np.random.default_rng(0).permutation(N) // 2
@@ -155,7 +155,7 @@ def test_the_seed_decides(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_blocks_hold_each_row_once(monkeypatch, kind, size):
     """Blocks give every row weight one, in its own cell, and padding weight zero."""
-    monkeypatch.setattr("w2s_jax.folds.BLOCK_ROWS", size)
+    monkeypatch.setattr("w2s_jax.ranking.folds.BLOCK_ROWS", size)
     place = layout(kind)
     total = np.zeros((place.cells, N))
     for start, stop, index, weight in place.blocks():

@@ -37,7 +37,6 @@ from w2s_jax import (
     gap_norm,
     gradient_flow,
     iterated_tikhonov,
-    lanczos,
     moments,
     overlap,
     overlap_from_kernels,
@@ -48,6 +47,7 @@ from w2s_jax import (
     ridge,
     spectrum,
 )
+from w2s_jax._core import lanczos
 from w2s_jax.overlap import Side
 
 SCALES = [scales for scales in product((1e-15, 1.0, 1e15), repeat=2) if scales != (1.0, 1.0)]

@@ -16,8 +16,7 @@ from scipy.optimize import minimize
 from sklearn.linear_model import LogisticRegression
 
 from w2s_jax import InputError, gradient_flow, moments, principal_kernel
-from w2s_jax.heads import LinearProbe, cross_validate_ridge, ridge_probe, ridge_probe_from_moments, ridge_probe_path
-from w2s_jax.losses import (
+from w2s_jax.heads.losses import (
     confidence_auxiliary,
     confidence_window,
     logistic,
@@ -26,7 +25,14 @@ from w2s_jax.losses import (
     softmax,
     squared,
 )
-from w2s_jax.training import train_probe
+from w2s_jax.heads.ridge import (
+    LinearProbe,
+    cross_validate_ridge,
+    ridge_probe,
+    ridge_probe_from_moments,
+    ridge_probe_path,
+)
+from w2s_jax.heads.trained import train_probe
 
 SHAPES = ((12, 20), (16, 16), (40, 6))  # n <, =, > d
 CASES = [(SHAPES[0], True), (SHAPES[1], False), (SHAPES[2], True), (SHAPES[2], False)]  # with and without bias

@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 from conftest import relative_error
 
-from w2s_jax import InputError, connected_hosts, hosts, moments
-from w2s_jax.hosts import Hosts
+from w2s_jax import InputError, connected_hosts, moments
+from w2s_jax.devices import hosts
+from w2s_jax.devices.hosts import Hosts
 from w2s_jax.sweep import store
 from w2s_jax.sweep.table import read_sweep
 from w2s_jax.sweep.workers import _dealt

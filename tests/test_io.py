@@ -22,17 +22,11 @@ import pytest
 from files import X, assert_same, refused
 from safetensors.numpy import save_file
 
-from w2s_jax import io
-from w2s_jax._checks import InputError, require_finite
-from w2s_jax.formats.paths import EXTENSIONS, matching, short_name, split_key
-from w2s_jax.io import (
-    open_rows,
-    read_groups,
-    read_labels,
-    replacing,
-    write_bytes_atomically,
-    write_text_atomically,
-)
+from w2s_jax._core.checks import InputError, require_finite
+from w2s_jax._core.writing import replacing, write_bytes_atomically, write_text_atomically
+from w2s_jax.files import opening
+from w2s_jax.files.opening import open_rows, read_groups, read_labels
+from w2s_jax.files.paths import EXTENSIONS, matching, short_name, split_key
 
 pytestmark = pytest.mark.usefixtures("unchecked")  # bad input is answered by the package, not by its annotations
 
@@ -377,7 +371,7 @@ def test_what_the_system_says_is_no_damage(tmp_path, monkeypatch):
 
 
 def test_every_extension_has_a_reader():
-    assert tuple(io._READERS) == EXTENSIONS
+    assert tuple(opening._READERS) == EXTENSIONS
 
 
 @pytest.mark.parametrize(
@@ -673,8 +667,8 @@ def test_integers_pass_without_being_read(convert, dtype, monkeypatch):
     def fail(*_):
         raise AssertionError("the array was read")
 
-    monkeypatch.setattr("w2s_jax._checks._all_finite", fail)
-    monkeypatch.setattr("w2s_jax._checks._blocks", fail)
+    monkeypatch.setattr("w2s_jax._core.checks._all_finite", fail)
+    monkeypatch.setattr("w2s_jax._core.checks._blocks", fail)
     require_finite("h", convert(np.ones((2, 2), dtype)))
     with pytest.raises(AssertionError, match="the array was read"):
         require_finite("h", convert(np.ones((2, 2), np.float32)))

@@ -12,9 +12,11 @@ import pytest
 from files import X, assert_same, refused
 from safetensors.numpy import save_file
 
-from w2s_jax import InputError, io, rank_supervisors
+from w2s_jax import InputError, rank_supervisors
 from w2s_jax.cli import main
-from w2s_jax.io import open_rows, read_groups, require_same_ids
+from w2s_jax.files import ids as row_ids
+from w2s_jax.files.ids import require_same_ids
+from w2s_jax.files.opening import open_rows, read_groups
 
 REMEDY = "; its array 'id' names the rows: call it something else if it does not"
 
@@ -97,7 +99,7 @@ def test_the_first_differing_row_and_both_ids_are_named():
 
 
 def test_the_first_row_is_first_among_all_sources_and_blocks(monkeypatch):
-    monkeypatch.setattr(io, "_BLOCK_ROWS", 8)
+    monkeypatch.setattr(row_ids, "_BLOCK_ROWS", 8)
     a, b, c = (np.arange(40) for _ in range(3))
     b[23], c[18] = -1, -2
     with refused("row 18 is 18 in a and -2 in c"):
@@ -111,7 +113,7 @@ def test_text_and_integers_differ():
 
 @pytest.mark.parametrize("rows", [3, 4])
 def test_a_missing_row_is_named(monkeypatch, rows):
-    monkeypatch.setattr(io, "_BLOCK_ROWS", rows)
+    monkeypatch.setattr(row_ids, "_BLOCK_ROWS", rows)
     with refused("row 3 is 13 in a and missing in b"):
         require_same_ids({"a": carrier([10, 11, 12, 13]), "b": carrier([10, 11, 12])})
     with refused("row 3 is missing in a and 13 in b"):

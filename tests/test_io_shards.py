@@ -14,7 +14,7 @@ import pytest
 from files import DATA, X, assert_same, refused
 from safetensors.numpy import save_file
 
-from w2s_jax.io import open_rows, read_groups
+from w2s_jax.files.opening import open_rows, read_groups
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 

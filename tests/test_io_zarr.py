@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from files import X, assert_same, read_or_refused, refused
 
-from w2s_jax.io import open_rows, read_groups
+from w2s_jax.files.opening import open_rows, read_groups
 
 tensorstore = pytest.importorskip("tensorstore")
 

@@ -13,7 +13,7 @@ from conftest import relative_error
 from scipy import stats
 
 from w2s_jax import InputError, WeakToStrong, weak_to_strong_splits
-from w2s_jax.outcome import t_quantile
+from w2s_jax.experiment.outcome import t_quantile
 
 
 @cache

@@ -16,9 +16,11 @@ import pytest
 import reference
 from conftest import computing_in, relative_error
 
-from w2s_jax import InputError, SupervisorTable, rank_supervisors, ranking, sharding
-from w2s_jax.folds import lay_out
-from w2s_jax.scoring import scorer
+from w2s_jax import InputError, SupervisorTable, rank_supervisors
+from w2s_jax.devices import mesh
+from w2s_jax.ranking import rank
+from w2s_jax.ranking.folds import lay_out
+from w2s_jax.ranking.scores import scorer
 
 N = 60
 WIDTHS = {"a": 10, "b": 12, "c": 30}  # one bucket; c has more features than a fold has rows
@@ -336,7 +338,7 @@ def test_any_source_of_rows_is_as_good_as_an_array(tmp_path, wrapper):
 def test_blocks_of_rows_add_up(monkeypatch, case):
     """Rows read in blocks that do not divide their number give the scores of rows read at once."""
     expected = ranked(case)
-    monkeypatch.setattr("w2s_jax.folds.BLOCK_ROWS", 22)
+    monkeypatch.setattr("w2s_jax.ranking.folds.BLOCK_ROWS", 22)
     bound, share = (1e-10, 0.0) if case.dtype == "float64" else (1e-4, 0.1)
     assert tables_differ(ranked.__wrapped__(case), expected, bound, share) == {}
 
@@ -454,7 +456,7 @@ def test_several_groups_of_one_width(monkeypatch):
     """Models that do not fit into memory together get the same scores in several groups."""
     case = Case("all")
     expected = ranked(case)
-    monkeypatch.setattr(ranking, "GROUP_BYTES", 1)
+    monkeypatch.setattr(rank, "GROUP_BYTES", 1)
     assert tables_differ(ranked.__wrapped__(case), expected, 1e-9) == {}
 
 
@@ -571,7 +573,7 @@ def test_progress_wraps_the_work(several):
 
 def programs() -> int:
     names = ("prepare_strong", "_weak_sums", "_cell_sums", "_rotate")
-    return scoring_programs() + sum(getattr(ranking, name)._cache_size() for name in names)
+    return scoring_programs() + sum(getattr(rank, name)._cache_size() for name in names)
 
 
 def scoring_programs() -> int:
@@ -589,7 +591,7 @@ def test_one_bucket_is_one_program():
 
 def test_uneven_groups_of_one_width_are_one_program(monkeypatch):
     """Three models in groups of two: the second group is filled up, and what fills it is in no row of the table."""
-    monkeypatch.setattr(ranking, "GROUP_BYTES", 200_000)
+    monkeypatch.setattr(rank, "GROUP_BYTES", 200_000)
     rng = np.random.default_rng(4)
     rows = {name: rng.standard_normal((N, 36)).astype(np.float32) for name in "abc"}
     sizes = []
@@ -606,7 +608,7 @@ def test_batches_of_an_accelerator_score_the_same(monkeypatch, x64, threshold):
     rows = {name: weak["a"] + rng.standard_normal(weak["a"].shape) for name in "pqrs"}
     expected = rank_supervisors(rows, strong, y, threshold=threshold, **RIDGES)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    monkeypatch.setattr(sharding, "BATCH", 2)
+    monkeypatch.setattr(mesh, "BATCH", 2)
     found = rank_supervisors({name: rows[name] for name in "pqr"}, strong, y, threshold=threshold, **RIDGES)
     for name in "pqr":
         for read in (row, error_row):
@@ -619,10 +621,10 @@ def test_numbers_of_classes_are_taken_as_values_with_a_warning(y):
     with pytest.warns(
         UserWarning, match=r"^labels y are the numbers 0 to 2, taken as values; for classes give one-hot rows"
     ):
-        ranking._targets(y, None, 6, True)
+        rank._targets(y, None, 6, True)
     with warnings.catch_warnings(action="error"):
         for quiet in (np.arange(6) % 2, np.arange(6) / 2, np.arange(6) % 3 + 1, np.eye(3)[np.arange(6) % 3]):
-            ranking._targets(quiet, None, 6, True)
+            rank._targets(quiet, None, 6, True)
 
 
 def test_other_numbers_compile_nothing():

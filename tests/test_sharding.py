@@ -22,8 +22,8 @@ from w2s_jax import (
     spread,
     train_probe,
 )
+from w2s_jax.devices.mesh import put
 from w2s_jax.moments import _adder, _over_rows, block_sums
-from w2s_jax.sharding import put
 
 SHAPES = [(8, 1), (1, 8), (2, 4)]
 ROWS = 203  # of which no mesh gets an even share

@@ -23,7 +23,7 @@ from w2s_jax import (
     spectrum,
     tail_gamma,
 )
-from w2s_jax.spectrum import apply_response
+from w2s_jax._core.response import apply_response
 
 eigenpairs = jax.jit(spectrum)
 

@@ -12,8 +12,8 @@ import pytest
 from conftest import derivative_error, entrywise_error, relative_error
 
 from w2s_jax import InputError, gradient_flow, principal_rank, projection, ridge, spectrum, tail_gamma
-from w2s_jax.spectrum import apply_response, spectrum_of_rows
-from w2s_jax.subspace import (
+from w2s_jax._core.response import apply_response
+from w2s_jax._core.subspace import (
     ROUNDING,
     Dense,
     SecondMoment,
@@ -23,6 +23,7 @@ from w2s_jax.subspace import (
     is_cheaper,
     leading_pairs,
 )
+from w2s_jax.spectrum import spectrum_of_rows
 
 D, K = 512, 16
 I = np.arange(1, D + 1)

@@ -19,9 +19,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from w2s_jax import InputError, io, moments, rank_supervisors, run_sweep
+from w2s_jax import InputError, moments, rank_supervisors, run_sweep
 from w2s_jax.cli import main
-from w2s_jax.hosts import Hosts
+from w2s_jax.devices.hosts import Hosts
+from w2s_jax.files import opening
 from w2s_jax.sweep import inputs, run, store, workers
 from w2s_jax.sweep.cli import _label_sets
 from w2s_jax.sweep.config import read_config, sweep_config
@@ -477,7 +478,7 @@ def test_groups_share_their_reads(monkeypatch):
         if not name.startswith("model"):
             return rows
         reading = lambda start, stop: (read.append(name) if stop > 1 else None) or rows[start:stop]
-        return io.Rows(rows.label, rows.shape, rows.dtype, reading)
+        return opening.Rows(rows.label, rows.shape, rows.dtype, reading)
 
     monkeypatch.setattr(inputs, "open_rows", opened)
     run_sweep({**TABLE, "memory": 256})

@@ -13,8 +13,7 @@ from conftest import derivative_error, entrywise_error, relative_error
 from jax import export
 
 from w2s_jax import InputError
-from w2s_jax.deterministic import Tail, deterministic_equivalent
-from w2s_jax.synthetic import (
+from w2s_jax.studies.synthetic import (
     GaussianFamily,
     ReluFamily,
     benign_overfitting,
@@ -25,6 +24,7 @@ from w2s_jax.synthetic import (
     spiked,
     subspaces,
 )
+from w2s_jax.theory.equivalent import Tail, deterministic_equivalent
 
 KEY = jax.random.key(0)
 FAMILIES = {

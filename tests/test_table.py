@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from w2s_jax import InputError, SupervisorTable
-from w2s_jax.table import LARGER_IS_BETTER, TITLES
+from w2s_jax.ranking.table import LARGER_IS_BETTER, TITLES
 
 VALUES = {
     "cka": np.array([0.5, 0.9, 0.7, 0.2]),

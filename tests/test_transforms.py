@@ -35,7 +35,7 @@ from w2s_jax import (
     spectrum,
     tail_gamma,
 )
-from w2s_jax.spectrum import apply_response
+from w2s_jax._core.response import apply_response
 
 N, D_W, D_S = 12, 5, 16
 PRODUCTS = ("ww", "ss", "sw", "wy", "sy", "yy")

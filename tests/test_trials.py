@@ -13,21 +13,16 @@ from conftest import derivative_error, entrywise_error, relative_error
 from jax import export
 from scipy import stats
 
-from w2s_jax import InputError, trials
-from w2s_jax.deterministic import Tail, deterministic_equivalent
-from w2s_jax.synthetic import (
-    GaussianFamily,
-    ReluFamily,
-    random_features,
-    spiked,
-    subspaces,
-)
-from w2s_jax.trials import Outcome, run_trial, simulate
+from w2s_jax import InputError
+from w2s_jax.studies import simulation
+from w2s_jax.studies.simulation import Outcome, run_trial, simulate
+from w2s_jax.studies.synthetic import GaussianFamily, ReluFamily, random_features, spiked, subspaces
+from w2s_jax.theory.equivalent import Tail, deterministic_equivalent
 
 KEY = jax.random.key(0)
-COLUMNS = jax.jit(trials._tail_columns, static_argnums=(2, 3))
-ELIMINATE = jax.jit(trials._tail_moments, static_argnums=(1, 2))
-FIT = jax.jit(trials._fit, static_argnums=3)
+COLUMNS = jax.jit(simulation._tail_columns, static_argnums=(2, 3))
+ELIMINATE = jax.jit(simulation._tail_moments, static_argnums=(1, 2))
+FIT = jax.jit(simulation._fit, static_argnums=3)
 # (n, m, width): wide tails, as wide as there are rows, narrower, narrower than m, all rows at once, several blocks.
 TAILS = [(40, 5, 300), (40, 5, 40), (40, 5, 25), (40, 5, 3), (4, 4, 9), (1, 1, 1), (300, 3, 2000)]
 
@@ -44,8 +39,8 @@ def gaussian(
 def banded(key: jax.Array, n: int, m: int, width: int, dtype: np.dtype) -> np.ndarray:
     """The tail G (n, n) whose columns beyond n, if any, have been turned away: what `_tail_moments` eliminates."""
     G = np.zeros((n + m, n))
-    for index in range(-(-n // trials._ROWS_PER_DRAW)):
-        c = index * trials._ROWS_PER_DRAW + jnp.arange(trials._ROWS_PER_DRAW)
+    for index in range(-(-n // simulation._ROWS_PER_DRAW)):
+        c = index * simulation._ROWS_PER_DRAW + jnp.arange(simulation._ROWS_PER_DRAW)
         drawn = COLUMNS(jax.random.fold_in(key, index), c, n, m, jnp.asarray(width, dtype))
         for j, column in zip(np.asarray(c), np.asarray(drawn, np.float64), strict=True):
             if j < n:
@@ -110,7 +105,7 @@ def test_heads_without_tail_equal_dense_heads(n, x64):
 @pytest.mark.parametrize("freedom", [1, 2, 3, 17, 1000, 10**7])
 def test_chi_has_the_law_of_chi(freedom):
     """In float32, from one degree of freedom to ten million."""
-    drawn = np.asarray(trials._chi(KEY, jnp.full(20000, freedom, jnp.float32)), np.float64)
+    drawn = np.asarray(simulation._chi(KEY, jnp.full(20000, freedom, jnp.float32)), np.float64)
     # The square about its mean: chi's own spread is 1/sqrt(2), a hundred float32 steps at ten million.
     assert stats.kstest(drawn, lambda x: stats.chi2.cdf(x**2, freedom)).pvalue > 1e-2
 
@@ -118,7 +113,7 @@ def test_chi_has_the_law_of_chi(freedom):
 def test_elimination_without_ridge_is_a_wishart_schur_complement():
     """`1 / Q^T (G G^T)^{-1} Q` is chi squared of `width - n + 1` degrees of freedom, whatever else is drawn."""
     n, width = 60, 75
-    draw = jax.vmap(lambda key: trials._tail_moments(key, n, 1, Tail(float(n), width), jnp.float32(0))[0][0, 0])
+    draw = jax.vmap(lambda key: simulation._tail_moments(key, n, 1, Tail(float(n), width), jnp.float32(0))[0][0, 0])
     schur = 1 / np.asarray(jax.jit(draw)(jax.random.split(KEY, 4000)), np.float64)
     assert stats.kstest(schur, stats.chi2(width - n + 1).cdf).pvalue > 1e-2
 
@@ -175,7 +170,7 @@ def test_the_outcome_is_the_theorem_on_the_trials_moments(x64):
     """The predicted gap is that of moments with `b = beta + gamma`, and with gamma left out `b = beta`."""
     family, sizes, ridges = gaussian(1, Tail(0.01, 500), Tail(0.02, 400), 0.1), (50, 80), (0.1, 0.2)
     trial = jax.jit(run_trial, static_argnums=(2, 3))(KEY, family, *sizes, *ridges)
-    m, found = trial.moments, trials.outcome(trial)
+    m, found = trial.moments, simulation.outcome(trial)
 
     def expected(b_w: float, b_s: float) -> float:
         lost = m.sy - m.sw @ np.linalg.solve(m.ww + b_w * np.eye(3), m.wy)
@@ -230,7 +225,7 @@ TRACED = {
 
 
 def all_of(family: GaussianFamily | ReluFamily, key: jax.Array, ridges: jax.Array) -> jax.Array:
-    return jnp.stack(trials.outcome(run_trial(key, family, 20, 30, ridges[0], ridges[1])))
+    return jnp.stack(simulation.outcome(run_trial(key, family, 20, 30, ridges[0], ridges[1])))
 
 
 def test_batches_change_nothing():
@@ -263,7 +258,7 @@ def test_new_numbers_compile_nothing():
     for seed, (v, width, ridge) in enumerate([(0.01, 900, 0.1), (0.02, 700, 0.3)]):
         family = gaussian(seed, Tail(v, width), Tail(v, width), 0.1 * v)
         simulate(jax.random.split(jax.random.key(seed), 4000), family, 20, 30, ridge, ridge)
-        programs.add(trials._simulate._cache_size())
+        programs.add(simulation._simulate._cache_size())
     assert len(programs) == 1
 
 

@@ -9,9 +9,9 @@ import jax
 import numpy as np
 import pytest
 
-from w2s_jax import verify
 from w2s_jax.cli import main
-from w2s_jax.verify import MEASURED, SETTINGS, Verification, phase_diagram, run_verify
+from w2s_jax.studies import verify
+from w2s_jax.studies.verify import MEASURED, SETTINGS, Verification, phase_diagram, run_verify
 
 SMALL = dict(settings=["low", "proportional"], largest=250, effort=0.0, progress=False)
 

@@ -18,9 +18,10 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from w2s_jax._checks import InputError
-from w2s_jax._factor import numerically_zero
-from w2s_jax.spectrum import evaluate, require_range, tail_gamma
+from w2s_jax._core.checks import InputError, require_range
+from w2s_jax._core.factor import numerically_zero
+from w2s_jax._core.response import evaluate
+from w2s_jax.spectrum import tail_gamma
 
 
 class Filter:

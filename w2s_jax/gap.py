@@ -19,10 +19,11 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from w2s_jax._arrays import matmul
-from w2s_jax._checks import InputError
+from w2s_jax._core.arrays import matmul
+from w2s_jax._core.checks import InputError
+from w2s_jax._core.lanczos import Problem, leading_values, leading_vectors, random_start
+from w2s_jax._core.response import apply_response, evaluate, require_reach
 from w2s_jax.filters import Filter
-from w2s_jax.lanczos import Problem, leading_values, leading_vectors, random_start
 from w2s_jax.overlap import (
     Overlap,
     Side,
@@ -32,7 +33,7 @@ from w2s_jax.overlap import (
     principal_basis,
     representation,
 )
-from w2s_jax.spectrum import apply_response, checked_rank, evaluate, require_reach
+from w2s_jax.spectrum import checked_rank
 
 POINTS_PER_CHUNK = 128
 

@@ -21,7 +21,7 @@ from jax.sharding import PartitionSpec as P
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from w2s_jax._arrays import (
+from w2s_jax._core.arrays import (
     accumulation_dtype,
     as_labels,
     as_matrix,
@@ -33,10 +33,11 @@ from w2s_jax._arrays import (
     outer,
     require_same_rows,
 )
-from w2s_jax._checks import InputError
-from w2s_jax._progress import track
-from w2s_jax.precision import resolved
-from w2s_jax.sharding import put, require_mesh
+from w2s_jax._core.checks import InputError
+from w2s_jax._core.progress import track
+from w2s_jax.devices.hosts import Hosts
+from w2s_jax.devices.mesh import put, require_mesh
+from w2s_jax.devices.precision import resolved
 
 BLOCK_ROWS = 8192
 Tree = TypeVar("Tree")
@@ -375,3 +376,18 @@ def about(m: Moments, shift: Columns | None) -> Sums:
     yy = None if second.yy is None else second.yy + move.y * (first.y + moved.y)
     ww, ss, sw, wy, sy = (product(*pair) for pair in ("ww", "ss", "sw", "wy", "sy"))
     return Sums(n, moved, Products(ww, ss, sw, wy, sy, yy))
+
+
+def merge_moments(m: Moments, hosts: Hosts) -> Moments:
+    """Moments of the rows of all processes, from those of each one's own; every process calls this and has the result.
+
+    `with connected_hosts() as hosts: merge_moments(moments_from_batches(own), hosts)`.
+
+    Raises:
+        InputError: a process has been lost.
+    """
+    if m.shift is None:
+        return Moments(hosts.add(m.sums))
+    # All about the shift of process 0: small, and then one sum.
+    shift = hosts.add(m.shift if hosts.index == 0 else jax.tree.map(jnp.zeros_like, m.shift))
+    return Moments(hosts.add(about(m, shift)), shift)

@@ -18,19 +18,12 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from w2s_jax._arrays import accumulation_dtype, as_labels, as_matrix, matmul, require_same_rows
-from w2s_jax._checks import InputError
-from w2s_jax._factor import numerically_zero
+from w2s_jax._core.arrays import accumulation_dtype, as_labels, as_matrix, matmul, require_same_rows
+from w2s_jax._core.checks import InputError
+from w2s_jax._core.factor import numerically_zero
+from w2s_jax._core.response import apply_response
 from w2s_jax.moments import Moments, moments
-from w2s_jax.spectrum import (
-    Spectrum,
-    apply_response,
-    checked_rank,
-    power_of_two,
-    spectrum,
-    spectrum_of_rows,
-    unit_scale,
-)
+from w2s_jax.spectrum import Spectrum, checked_rank, power_of_two, spectrum, spectrum_of_rows, unit_scale
 
 Ranks = tuple[int | None, int | None]  # of the weak and the strong side; None: all
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -24,10 +23,11 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 from jaxtyping import Float, Int
 
-from w2s_jax._arrays import accumulation_dtype, as_matrix, matmul
-from w2s_jax._checks import InputError
-from w2s_jax._factor import eigh, numerically_zero
-from w2s_jax.subspace import Dense, Operator, Pairs, SecondMoment, leading_pairs, solve_outside
+from w2s_jax._core.arrays import accumulation_dtype, as_matrix, matmul
+from w2s_jax._core.checks import InputError, require_range
+from w2s_jax._core.factor import eigh, numerically_zero
+from w2s_jax._core.response import whole
+from w2s_jax._core.subspace import Dense, Operator, Pairs, SecondMoment, leading_pairs, solve_outside
 
 
 @jax.tree_util.register_dataclass
@@ -56,21 +56,13 @@ class Spectrum:
 
         Sums over a tail that starts within the k are exact, and a principal rank above k says that the k do not reach.
         """
-        return _whole(self.values, self.rest)
+        return whole(self.values, self.rest)
 
     def __repr__(self) -> str:
         if not hasattr(self.vectors, "shape"):
             return "Spectrum(...)"
         *_, d, k = self.vectors.shape
         return f"Spectrum(k={k}, d={d}, n={self.n})"
-
-
-class Response(Protocol):
-    """A function of eigenvalues: `kept` says which eigenvalues it acts on, `curve` what it does to them (0 elsewhere)."""
-
-    def kept(self, values: Array) -> Array: ...
-
-    def curve(self, values: Array, n: Array) -> Any: ...
 
 
 def spectrum(matrix: Float[ArrayLike, "d d"], n: ArrayLike, rank: int | None = None) -> Spectrum:
@@ -215,58 +207,6 @@ def _descending(values: ArrayLike) -> Array:
     return values
 
 
-def apply_response(response: Response, side: Any, x: Array) -> Array:
-    """`f(S) x` in S's eigenbasis: `f * x` for x (..., k, m), differentiated as a function of the whole matrix S.
-
-    `side` has `values` (k,), `coupling` (k, k), `n` and `rest`. Leading axes of f's parameters broadcast against those
-    of x. NaN where f reaches beyond the k values.
-    """
-    return _apply(response, side.values, side.coupling, side.n, side.rest, x)
-
-
-def evaluate(response: Response, values: Array, n: Array, rest: Array | None = None) -> Array:
-    """f (..., k): the response's curve on the eigenvalues it keeps, 0 on the others; NaN if it would keep some of the rest."""
-    f = jnp.where(_kept(response, values, rest), response.curve(_whole(values, rest), n)(values), 0)
-    return f if rest is None else jnp.where(_reaches_beyond(response, values, rest)[..., None], jnp.nan, f)
-
-
-def require_reach(name: str, response: Response, side: Any) -> None:
-    """Raises InputError if a response keeps more eigenvalues than a side has; tracers pass, and give NaN."""
-    if side.rest is None or any(isinstance(x, Tracer) for x in jax.tree.leaves((response, side))):
-        return
-    if jnp.any(_reaches_beyond(response, side.values, side.rest)):
-        k = side.values.shape[0]
-        raise InputError(
-            f"{name} must cut within the {k} leading eigenvalues that were computed, got one that may keep more: "
-            f"raise its threshold, set its rank to at most {k}, or compute more eigenvalues"
-        )
-
-
-def require_number(name: str, value: ArrayLike, low: float, high: float | None = None) -> None:
-    """`require_range` of one number, which has to be there."""
-    if value is None:
-        raise InputError(f"{name} must be one number, got None")
-    shape = np.shape(value) if isinstance(value, list | tuple) else jnp.shape(value)
-    if shape:
-        raise InputError(f"{name} must be one number, got shape {shape}")
-    require_range(name, value, low, high)
-
-
-def require_range(name: str, value: ArrayLike | None, low: float, high: float | None = None) -> None:
-    """Raises InputError unless every entry of a concrete value lies in [low, high]; tracers pass."""
-    # Filters are rebuilt by JAX from tracers and placeholders, which have no value to check.
-    if value is None or isinstance(value, Tracer) or type(value) is object:
-        return
-    try:
-        array = np.asarray(value, dtype=float)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{name} must be a number or an array of numbers, got {value!r}") from error
-    wrong = ~(array >= low) if high is None else ~((array >= low) & (array <= high))
-    if wrong.any():
-        wanted = f"at least {low:g}" if high is None else f"between {low:g} and {high:g}"
-        raise InputError(f"{name} must be {wanted}, got {array[wrong].flat[0]:g}")
-
-
 def _leading_spectrum(operator: Operator, n: Array, rank: int, scale: Array) -> Spectrum:
     """The leading eigenpairs of `scale^2` times an operator of about unit size."""
     k = min(checked_rank(rank), operator.size)
@@ -287,20 +227,6 @@ def _stand_ins(trace: Array, values: Array, d: int) -> Array:
         return tail[None]
     most = jnp.minimum(values[-1], tail)
     return jnp.concatenate([most[None], jnp.full(count - 1, (tail - most) / (count - 1))])
-
-
-def _whole(values: Array, rest: Array | None) -> Array:
-    return values if rest is None else jnp.concatenate([values, rest])
-
-
-def _kept(response: Response, values: Array, rest: Array | None) -> Array:
-    return response.kept(_whole(values, rest))[..., : values.shape[0]]
-
-
-def _reaches_beyond(response: Response, values: Array, rest: Array) -> Array:
-    """Whether the response keeps the most that the next eigenvalue can be, (...,)."""
-    beyond = response.kept(_whole(values, rest))[..., values.shape[0] :]
-    return jnp.any(beyond, -1)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(1,))
@@ -349,37 +275,6 @@ def _once_jvp(primals: tuple, tangents: tuple) -> tuple:
         "second derivatives of a spectrum with respect to its matrix are not implemented; "
         "first derivatives, and second ones with respect to a filter's parameters, are"
     )
-
-
-@jax.custom_jvp
-def _apply(response: Response, values: Array, coupling: Array, n: Array, rest: Array | None, x: Array) -> Array:
-    return evaluate(response, values, n, rest)[..., None] * x
-
-
-@_apply.defjvp
-def _apply_jvp(primals: tuple, tangents: tuple) -> tuple:
-    """With the derivative of an off-diagonal part, which is itself zero: no product with it but in the tangent."""
-    response, values, _, n, rest, x = primals
-    diagonal = lambda response, values, n, rest, x: evaluate(response, values, n, rest)[..., None] * x
-    known = lambda arguments: (*arguments[:2], *arguments[3:])
-    result, change = jax.jvp(diagonal, known(primals), known(tangents))
-    slopes = jax.lax.stop_gradient(_divided_differences(response, values, n, rest))
-    return result, change + matmul(slopes * tangents[2], x)
-
-
-def _divided_differences(response: Response, values: Array, n: Array, rest: Array | None) -> Array:
-    """`(f_i - f_j) / (lambda_i - lambda_j)` (..., k, k), the derivative at the midpoint where the two are close."""
-    f, kept = evaluate(response, values, n, rest), _kept(response, values, rest)
-    gap = values[:, None] - values[None, :]
-    middle = (values[:, None] + values[None, :]) / 2
-    close = jnp.abs(gap) <= jnp.finfo(values.dtype).eps ** (1 / 3) * middle
-    both = kept[..., :, None] & kept[..., None, :]
-    curve = response.curve(_whole(values, rest), n)
-    flat = middle.reshape(-1)
-    _, slope = jax.jvp(curve, (flat,), (jnp.ones_like(flat),))
-    slope = slope.reshape(*slope.shape[:-1], *middle.shape)
-    quotient = (f[..., :, None] - f[..., None, :]) / jnp.where(gap == 0, 1, gap)
-    return jnp.where(close & both, slope, jnp.where(gap == 0, 0, quotient))
 
 
 def _hard_threshold_rank(values: Array, n: Array, d: int) -> Array:

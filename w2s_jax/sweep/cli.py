@@ -11,12 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from w2s_jax._checks import InputError
+from w2s_jax._core.checks import InputError
+from w2s_jax._core.commands import PRECISION_HELP
 
 _LISTS = ("weak", "strong")
 _NUMBERS = ("threshold", "weak_threshold", "strong_threshold", "weak_ridge", "strong_ridge")
 _SINGLE = ("folds", "seed", "prior", "noise", "memory", "precision")
-PRECISION_HELP = "of products over rows: float32, or a split one that the device has (default: the fastest as accurate)"
 _USAGE = (
     "w2s sweep CONFIG.toml, w2s sweep --weak FILE ... --strong FILE ... --output FOLDER, "
     "or w2s sweep export FOLDER --to FILE"
@@ -79,9 +79,9 @@ def run(args: argparse.Namespace) -> None:
     for option, value in alone.items():
         if args.coordinator is None and value is not None:
             raise InputError(f"{option} is for several processes and needs --coordinator")
-    from w2s_jax.compilation import cache_compiled_programs
-    from w2s_jax.hosts import connected_hosts
-    from w2s_jax.sharding import all_devices
+    from w2s_jax.devices.hosts import connected_hosts
+    from w2s_jax.devices.mesh import all_devices
+    from w2s_jax.devices.programs import cache_compiled_programs
     from w2s_jax.sweep.config import read_toml, sweep_config
     from w2s_jax.sweep.run import run_sweep
 
@@ -105,7 +105,7 @@ def run(args: argparse.Namespace) -> None:
 @contextmanager
 def _leaving_at_once() -> Iterator[None]:
     """Ends the process on what the others have not heard of: a normal exit would wait for them, and they for it."""
-    from w2s_jax.hosts import LostError
+    from w2s_jax.devices.hosts import LostError
 
     try:
         yield
@@ -152,7 +152,7 @@ def _with_options(table: dict[str, Any], args: argparse.Namespace, folder: Path)
 
 def _label_sets(given: list[str], here: Any) -> dict[str, str]:
     """Name -> file, of `NAME=FILE` or `FILE`."""
-    from w2s_jax.formats.paths import short_name, split_key
+    from w2s_jax.files.paths import short_name, split_key
 
     found: dict[str, str] = {}
     for text in given:

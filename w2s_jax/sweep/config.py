@@ -17,9 +17,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from w2s_jax._checks import InputError
-from w2s_jax.formats.paths import matching, short_name
-from w2s_jax.spectrum import require_range
+from w2s_jax._core.checks import InputError, require_range
+from w2s_jax.files.paths import matching, short_name
 
 KEYS = (
     *("output", "weak", "strong", "labels", "groups", "normalize", "memory"),

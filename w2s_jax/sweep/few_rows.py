@@ -18,9 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from w2s_jax._arrays import bucket, matmul, outer
-from w2s_jax._factor import numerically_zero
-from w2s_jax.folds import block_size
+from w2s_jax._core.arrays import bucket, matmul, outer
+from w2s_jax._core.factor import numerically_zero
+from w2s_jax.ranking.folds import block_size
 from w2s_jax.spectrum import spectrum
 from w2s_jax.sweep.pairs import Met, Model, batches
 from w2s_jax.sweep.row_cells import BLOCK_BYTES, Merge, RowCells, Source, side_by_side

@@ -17,9 +17,10 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from w2s_jax._checks import InputError, warn_of_classes
-from w2s_jax.hosts import Hosts, SharedError
-from w2s_jax.io import open_rows, read_labels, require_same_ids
+from w2s_jax._core.checks import InputError, warn_of_classes
+from w2s_jax.devices.hosts import Hosts, SharedError
+from w2s_jax.files.ids import require_same_ids
+from w2s_jax.files.opening import open_rows, read_labels
 from w2s_jax.sweep.config import SweepConfig
 from w2s_jax.sweep.row_cells import RowCells, Source, row_cells
 from w2s_jax.sweep.row_digest import chunk_rows

@@ -13,9 +13,8 @@ from jax import Array
 from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
-from w2s_jax.crossfit import Experiments
-from w2s_jax.folds import Layout
-from w2s_jax.sharding import BATCH, spread
+from w2s_jax.devices.mesh import BATCH, spread
+from w2s_jax.ranking.folds import Experiments, Layout
 from w2s_jax.sweep.config import Setting, SweepConfig
 from w2s_jax.sweep.pairs import (
     Cells,

@@ -17,13 +17,14 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from w2s_jax import crossfit
-from w2s_jax._arrays import matmul, outer
-from w2s_jax.crossfit import ExpectedStrong, Experiments, Settings, StrongCells, WeakCells, WeakHeads, pool
+from w2s_jax._core.arrays import matmul, outer
+from w2s_jax.devices.mesh import over_models
 from w2s_jax.filters import ridge
 from w2s_jax.gap import gap_norm, prediction_gap
 from w2s_jax.overlap import Side, whitened
-from w2s_jax.sharding import over_models
+from w2s_jax.ranking import crossfit
+from w2s_jax.ranking.crossfit import ExpectedStrong, Settings, StrongCells, WeakCells, WeakHeads, pool
+from w2s_jax.ranking.folds import Experiments
 from w2s_jax.spectrum import spectrum
 
 Pair = tuple[str, str]  # strong, weak

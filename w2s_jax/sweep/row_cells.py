@@ -18,11 +18,10 @@ from jax import Array
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from w2s_jax._arrays import bucket, host_zeros, label_products, matmul
-from w2s_jax._checks import InputError, require_finite
-from w2s_jax.crossfit import Roles
-from w2s_jax.folds import Layout, block_size, lay_out
+from w2s_jax._core.arrays import bucket, host_zeros, label_products, matmul
+from w2s_jax._core.checks import InputError, require_finite
 from w2s_jax.moments import Tree, add_compensated
+from w2s_jax.ranking.folds import Layout, Roles, block_size, lay_out
 from w2s_jax.sweep.pairs import Cells, Sums
 from w2s_jax.sweep.row_digest import RowDigest
 

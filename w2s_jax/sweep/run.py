@@ -22,11 +22,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from w2s_jax._checks import InputError
-from w2s_jax._progress import track
-from w2s_jax.hosts import Hosts, SharedError
-from w2s_jax.precision import resolved
-from w2s_jax.sharding import require_mesh
+from w2s_jax._core.checks import InputError
+from w2s_jax._core.progress import track
+from w2s_jax.devices.hosts import Hosts, SharedError
+from w2s_jax.devices.mesh import require_mesh
+from w2s_jax.devices.precision import resolved
 from w2s_jax.sweep.config import SweepConfig, read_config, sweep_config
 from w2s_jax.sweep.few_rows import Size, kernel_entries, products
 from w2s_jax.sweep.inputs import Inputs, open_inputs

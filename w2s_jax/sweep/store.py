@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from w2s_jax._checks import InputError
-from w2s_jax.formats.paths import matching, split_key
-from w2s_jax.io import write_bytes_atomically
+from w2s_jax._core.checks import InputError
+from w2s_jax._core.writing import write_bytes_atomically
+from w2s_jax.files.paths import matching, split_key
 
 _REALS = (
     *("gap_op", "gap_fro", "cka", "gap_bound", "predicted_gap", "label_energy"),

@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from w2s_jax._checks import InputError
-from w2s_jax.io import replacing, write_text_atomically
+from w2s_jax._core.checks import InputError
+from w2s_jax._core.text import aligned
+from w2s_jax._core.writing import replacing, write_text_atomically
+from w2s_jax.ranking.table import imported_pandas
 from w2s_jax.sweep.store import COLUMNS, DATABASE, read_results
-from w2s_jax.table import aligned, imported_pandas
 
 FORMATS = (".csv", ".parquet", ".json")
 _KINDS = {"TEXT": "string", "INTEGER": "int64", "REAL": "float64"}

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from w2s_jax.hosts import Hosts, SharedError
+from w2s_jax.devices.hosts import Hosts, SharedError
 from w2s_jax.sweep.config import SweepConfig
 from w2s_jax.sweep.few_rows import StrongRows, in_features, meet_weak, model_of_rows, read_strong
 from w2s_jax.sweep.inputs import Inputs

@@ -1,0 +1,111 @@
+"""What a person waits for: programs compiled and seconds until the first answer, each case in a process of its own.
+
+Nothing has been compiled before and nothing is kept on disk; `compile s` is what the backend's compiler took, `first s` the whole
+first call, `again s` the same call once more. `w2s rank` is a whole command, imports included, with an empty and with a filled
+cache of compiled programs.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+import w2s_jax as w2s
+from benchmarks._common import latent_signal, representation, run_parts
+
+COMPILED = "/jax/core/compile/backend_compile_duration"
+WIDTHS = (24, 40, 64, 96, 128, 160, 200, 256, 320, 384)
+
+
+def unlabelled(quick: bool) -> dict[str, Any]:
+    """28 weak models of 10 widths, 2,000 rows, a strong model of 384 features, no labels."""
+    weak, strong, _ = _models(5 if quick else 28, 200 if quick else 2000)
+    return _first(lambda: w2s.rank_supervisors(weak, strong))
+
+
+def labelled(quick: bool) -> dict[str, Any]:
+    """The same with labels on every row."""
+    weak, strong, y = _models(5 if quick else 28, 200 if quick else 2000)
+    return _first(lambda: w2s.rank_supervisors(weak, strong, y))
+
+
+def labelled_on_top(quick: bool) -> dict[str, Any]:
+    """The same with labels, once the table without them has been made."""
+    weak, strong, y = _models(5 if quick else 28, 200 if quick else 2000)
+    w2s.rank_supervisors(weak, strong)
+    return _first(lambda: w2s.rank_supervisors(weak, strong, y))
+
+
+def many(quick: bool) -> dict[str, Any]:
+    """150 weak models of 32 to 512 features, 2,000 rows, a strong model of 512, no labels."""
+    widths = np.linspace(32, 512, 6 if quick else 150).astype(int)
+    weak, strong, _ = _models(len(widths), 200 if quick else 2000, widths, 512)
+    return _first(lambda: w2s.rank_supervisors(weak, strong))
+
+
+def pair(quick: bool) -> dict[str, Any]:
+    """An overlap of 2,000 rows, 256 and 384 features, and a gap norm."""
+    weak, strong, _ = _models(1, 200 if quick else 2000, (256,))
+
+    def run() -> jax.Array:
+        head = w2s.ridge(1e-3)
+        return w2s.gap_norm(w2s.overlap(weak["0"], strong), head, head)
+
+    return _first(run)
+
+
+def command(quick: bool) -> dict[str, Any]:
+    """`w2s rank` on five models in files, 2,000 rows: seconds of the whole command."""
+    weak, strong, _ = _models(5, 200 if quick else 2000)
+    found = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, rows in {**weak, "strong": strong}.items():
+            np.save(Path(folder) / f"{name}.npy", rows)
+        files = [f"{name}.npy" for name in weak]
+        line = [sys.executable, "-m", "w2s_jax", "rank", "--strong", "strong.npy", "--weak", *files, "--quiet"]
+        environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(Path(folder) / "cache")}
+        environment["PYTHONPATH"] = os.pathsep.join([str(Path(w2s.__file__).parents[1]), environment.get("PYTHONPATH", "")])
+        for cache in ("empty", "filled"):
+            started = time.perf_counter()
+            subprocess.run(line, cwd=folder, env=environment, check=True, stdout=subprocess.DEVNULL)
+            found[f"{cache} cache s"] = time.perf_counter() - started
+    return found
+
+
+def _models(
+    count: int, n: int, widths: Any = WIDTHS, strong_width: int = 384
+) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    latent = latent_signal(rng, n)
+    weak = {str(i): representation(rng, latent, int(widths[i % len(widths)]), 0.5) for i in range(count)}
+    return weak, representation(rng, latent, strong_width, 0.2), latent[:, 0] + 0.3 * rng.normal(size=n)
+
+
+def _first(call: Callable[[], Any]) -> dict[str, Any]:
+    """Programs and seconds of a first call."""
+    seconds: list[float] = []
+    jax.config.update("jax_enable_compilation_cache", False)
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda event, duration, **_: seconds.append(duration) if event == COMPILED else None
+    )
+    started = time.perf_counter()
+    jax.block_until_ready(call())
+    first = time.perf_counter() - started
+    programs, compiling = len(seconds), sum(seconds)
+    started = time.perf_counter()
+    jax.block_until_ready(call())
+    again = time.perf_counter() - started
+    return {"programs": programs, "compile s": compiling, "first s": first, "again s": again}
+
+
+if __name__ == "__main__":
+    run_parts(__doc__, [unlabelled, labelled, labelled_on_top, many, pair, command])

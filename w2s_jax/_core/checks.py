@@ -1,0 +1,124 @@
+"""The one exception for bad input, and the check for NaN and infinity that every way into the package shares.
+
+Data-dependent faults can only be seen where values are concrete, so `require_finite` looks at NumPy arrays
+and at concrete JAX arrays, and passes tracers by: the same entry point works inside and outside `jax.jit`.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jax.typing import ArrayLike
+
+_BLOCK_ENTRIES = 1 << 20  # a NumPy check makes a boolean temporary of about this many bytes
+
+
+class InputError(ValueError):
+    """Bad input, in one sentence: which argument, what was expected, what came."""
+
+
+def require_finite(name: str, array: np.ndarray | jax.Array, first_row: int = 0) -> None:
+    """Raises unless every entry is finite; `first_row` is where in the whole data the array's rows start.
+
+    Integers, booleans and tracers pass without being read.
+
+    Raises:
+        InputError: NaN or infinite entries; it says how many there are and in which row the first one is.
+    """
+    if isinstance(array, Tracer) or not jnp.issubdtype(array.dtype, jnp.inexact):
+        return
+    if isinstance(array, jax.Array):
+        with jax.ensure_compile_time_eval():  # else a constant's verdict is a tracer inside jit
+            faults = None if _all_finite(array) else _device_faults(array)
+    else:
+        faults = None if all(np.isfinite(block).all() for _, block in _blocks(array)) else _host_faults(array)
+    if faults is not None:
+        count, row = int(faults[0]), int(faults[1]) + first_row
+        what = f"{count} NaN or infinite values, the first" if count > 1 else "1 NaN or infinite value,"
+        raise InputError(f"{name} contain {what} in row {row}")
+
+
+@jax.jit
+def _all_finite(array: jax.Array) -> jax.Array:
+    # What is not finite is not zero times zero; sums of floats are several times as fast as those of truth values on a CPU.
+    return jnp.sum(0 * array) == 0
+
+
+@jax.jit
+def _device_faults(array: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Number of bad entries and the first bad row; two scalars, as no host may hold the whole array."""
+    bad = ~jnp.isfinite(jnp.atleast_1d(array))
+    return bad.sum(dtype=jnp.uint32), bad.any(axis=tuple(range(1, bad.ndim))).argmax()
+
+
+def _host_faults(array: np.ndarray) -> tuple[int, int]:
+    count, first = 0, -1
+    for start, block in _blocks(array):
+        rows, *_ = np.nonzero(~np.isfinite(block))
+        if len(rows) and count == 0:
+            first = start + int(rows[0])
+        count += len(rows)
+    return count, first
+
+
+def _blocks(array: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """The rows in blocks, each with the index of its first row."""
+    array = np.atleast_1d(array)
+    size = max(1, _BLOCK_ENTRIES * len(array) // max(1, array.size))
+    return ((start, array[start : start + size]) for start in range(0, len(array), size))
+
+
+def warn_of_classes(name: str, y: np.ndarray) -> None:
+    """Warns if labels (n,), NaN where there are none, are 0, 1, 2, ...: rather numbers of classes than values to regress on."""
+    if y.ndim != 1 or not np.array_equal(y, np.round(y), equal_nan=True):
+        return
+    found = np.unique(y[~np.isnan(y)])
+    if len(found) > 2 and np.array_equal(found, np.arange(len(found))):
+        warnings.warn(
+            f"{name} are the numbers 0 to {len(found) - 1}, taken as values; for classes give one-hot rows (n, {len(found)})",
+            stacklevel=4,
+        )
+
+
+def require_integer(name: str, value: Any, low: int) -> None:
+    """Raises InputError unless it is an integer of at least so much."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < low:
+        raise InputError(f"{name} must be an integer of at least {low}, got {value!r}")
+
+
+def require_number(name: str, value: ArrayLike, low: float, high: float | None = None) -> None:
+    """`require_range` of one number, which has to be there."""
+    if value is None:
+        raise InputError(f"{name} must be one number, got None")
+    shape = np.shape(value) if isinstance(value, list | tuple) else jnp.shape(value)
+    if shape:
+        raise InputError(f"{name} must be one number, got shape {shape}")
+    require_range(name, value, low, high)
+
+
+def require_range(name: str, value: ArrayLike | None, low: float, high: float | None = None) -> None:
+    """Raises InputError unless every entry of a concrete value lies in [low, high]; tracers pass."""
+    # Filters are rebuilt by JAX from tracers and placeholders, which have no value to check.
+    if value is None or isinstance(value, Tracer) or type(value) is object:
+        return
+    try:
+        array = np.asarray(value, dtype=float)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{name} must be a number or an array of numbers, got {value!r}") from error
+    wrong = ~(array >= low) if high is None else ~((array >= low) & (array <= high))
+    if wrong.any():
+        wanted = f"at least {low:g}" if high is None else f"between {low:g} and {high:g}"
+        raise InputError(f"{name} must be {wanted}, got {array[wrong].flat[0]:g}")
+
+
+def reason(error: BaseException) -> str:
+    """The first line of an exception's own words."""
+    words = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
+    return re.sub(r" \[tensorstore_spec=.*| \[source locations=.*", "", words.splitlines()[0]).rstrip(".")

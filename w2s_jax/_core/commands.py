@@ -1,0 +1,30 @@
+"""What the commands share: paths that are checked before any work is done, and words of their help."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from w2s_jax._core.checks import InputError
+
+
+def require_writable(*paths: str | None) -> None:
+    """Fails now rather than after minutes of work."""
+    for path in paths:
+        if path is None:
+            continue
+        folder = Path(path).resolve().parent
+        if not folder.is_dir():
+            raise InputError(f"cannot write {path}: the folder {folder} does not exist")
+        if Path(path).is_dir() or not os.access(folder, os.W_OK):
+            raise InputError(f"cannot write {path}: it is a folder, or its folder is not writable")
+
+
+def require_figure(path: str | None) -> None:
+    if path is not None:
+        from w2s_jax._core.figures import require_figure_path
+
+        require_figure_path(path)
+
+
+PRECISION_HELP = "of products over rows: float32, or a split one that the device has (default: the fastest as accurate)"

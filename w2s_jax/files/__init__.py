@@ -1,0 +1,7 @@
+"""Rows out of files, one reader a format, opened without reading them."""
+
+from w2s_jax.files.ids import require_same_ids
+from w2s_jax.files.opening import open_rows, read_groups, read_labels
+from w2s_jax.files.rows import Rows
+
+__all__ = ["Rows", "open_rows", "read_groups", "read_labels", "require_same_ids"]

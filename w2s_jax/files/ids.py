@@ -1,0 +1,33 @@
+"""Row ids that files carry, held against each other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from w2s_jax._core.checks import InputError
+
+_BLOCK_ROWS = 16384
+
+
+def require_same_ids(sources: Mapping[str, Any]) -> None:
+    """Holds the row ids of named sources against each other, block by block; those without ids pass by.
+
+    Args:
+        sources: what messages call it -> `Rows`, or anything: only what has `.ids` is looked at.
+
+    Raises:
+        InputError: the first row whose ids differ, and both ids.
+    """
+    ids = {name: rows.ids for name, rows in sources.items() if getattr(rows, "ids", None) is not None}
+    for start in range(0, max(map(len, ids.values()), default=0), _BLOCK_ROWS):
+        (first, expected), *others = ((name, rows[start : start + _BLOCK_ROWS].tolist()) for name, rows in ids.items())
+        differing = [(_first_difference(expected, came), name, came) for name, came in others if came != expected]
+        if differing:
+            row, name, came = min(differing, key=lambda found: found[0])
+            here, there = (repr(side[row]) if row < len(side) else "missing" for side in (expected, came))
+            raise InputError(f"row {start + row} is {here} in {first} and {there} in {name}")
+
+
+def _first_difference(a: list, b: list) -> int:
+    return next((row for row, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))

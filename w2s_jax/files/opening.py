@@ -1,0 +1,105 @@
+"""Representations, labels and groups from files of many formats, folders of shards included; whole-or-nothing writes.
+
+`open_rows` reads a file's header and hands back a `Rows`: a shape, a dtype, and row blocks that are read when they are
+sliced, so a file larger than memory is never held. Uncompressed NumPy, safetensors, torch and Arrow data is
+memory-mapped; compressed data is read forwards. Pickles are never loaded, whatever is wrong with a file is one
+`InputError`, and row ids that files carry can be held against each other.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable
+
+import numpy as np
+
+from w2s_jax._core.checks import InputError, reason
+from w2s_jax.files.arrow import open_ipc, open_parquet
+from w2s_jax.files.npy import open_npy, open_npz
+from w2s_jax.files.paths import EXTENSIONS, is_pattern, split_key
+from w2s_jax.files.rows import Kind, Rows, Source
+from w2s_jax.files.safetensors import open_safetensors
+from w2s_jax.files.shards import find_shards, open_shards
+from w2s_jax.files.torch_file import open_torch
+from w2s_jax.files.zarr import is_zarr, open_zarr
+
+
+def open_rows(path: str | os.PathLike, name: str = "array", *, kind: Kind = "numeric") -> Rows:
+    """Opens a file of one row per example without reading its rows; `name` is what messages call the array.
+
+    `file.npz:key` picks one of several arrays, tensors or columns. A folder, or a glob pattern, is all its files (shards)
+    one after the other. Kind "numeric" takes real numbers (n,) or (n, d); "groups" takes integers, booleans or text (n,).
+
+    Raises:
+        InputError: it cannot be read, or holds another kind of array; also when slicing a damaged file.
+    """
+    given = os.fsdecode(path)
+    source = Source(name, given, *split_key(given))
+    if is_pattern(source.file) or (os.path.isdir(source.file) and not _is_zarr(source.file)):
+        return open_shards(source, find_shards(source), lambda shard: _open_file(shard, kind))
+    return _open_file(source, kind)
+
+
+def read_labels(path: str | os.PathLike, name: str = "labels") -> np.ndarray:
+    """Labels (n,) or (n, c), in memory; NaN is kept, it marks an unlabelled row.
+
+    Raises:
+        InputError: the file cannot be read, or has infinite labels.
+    """
+    rows = open_rows(path, name)
+    labels = np.array(rows[:])
+    infinite = np.isinf(labels)
+    if infinite.any():
+        row = int(np.nonzero(infinite)[0][0])
+        raise InputError(f"{rows.label} must be finite, or NaN where unlabelled, got infinity in row {row}")
+    return labels
+
+
+def read_groups(path: str | os.PathLike, name: str = "groups") -> np.ndarray:
+    """Integer group codes (n,): the place of each row's group among the sorted distinct groups.
+
+    Raises:
+        InputError: the file cannot be read, or does not hold integers or text.
+    """
+    return np.unique(open_rows(path, name, kind="groups")[:], return_inverse=True)[1]
+
+
+def _open_file(source: Source, kind: Kind) -> Rows:
+    """Opens one file, or one Zarr folder; opening a pipe would wait for ever, so only a regular file is opened."""
+    if _is_zarr(source.file):
+        return open_zarr(source, kind)
+    try:
+        mode = os.stat(source.file).st_mode
+        if stat.S_ISDIR(mode):
+            raise source.error("it is a directory, expected a file")
+        if not stat.S_ISREG(mode):
+            raise source.error("it is not a regular file")
+        open(source.file, "rb").close()
+    except FileNotFoundError as error:
+        raise source.error("the file does not exist") from error
+    except OSError as error:
+        raise source.error(reason(error)) from error
+    extension = source.extension.lower()
+    if extension not in _READERS:
+        came = f"the extension {extension!r}" if extension else "no extension"
+        raise source.error(f"expected a file that ends in {', '.join(EXTENSIONS)}, got {came}")
+    return _READERS[extension](source, kind)
+
+
+def _is_zarr(path: str) -> bool:
+    """Whether a folder is one Zarr array or group rather than a folder of shards."""
+    return os.path.isdir(path) and (is_zarr(path) or path.rstrip("/").lower().endswith(".zarr"))
+
+
+_READERS: dict[str, Callable[[Source, Kind], Rows]] = {
+    ".npy": open_npy,
+    ".npz": open_npz,
+    ".safetensors": open_safetensors,
+    ".pt": open_torch,
+    ".pth": open_torch,
+    ".parquet": open_parquet,
+    ".arrow": open_ipc,
+    ".feather": open_ipc,
+    ".zarr": open_zarr,
+}

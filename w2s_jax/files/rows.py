@@ -1,0 +1,177 @@
+"""An array in a file as `Rows`, and what the readers of all formats share: which array, of which kind, what is wrong.
+
+Every format's reader takes a `Source` and a kind and returns `Rows` without reading a row. An array called `id` or `ids`
+beside the one asked for names its rows: it is never taken for the representation, and comes along as `Rows.ids`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from types import ModuleType
+from typing import Literal, NamedTuple
+
+import ml_dtypes
+import numpy as np
+
+from w2s_jax._core.checks import InputError, reason
+
+LISTED = 10  # names at most in a message
+Kind = Literal["numeric", "groups"]
+
+ID_KEYS = ("id", "ids")
+FLOATS = tuple(np.dtype(name) for name in (np.float16, np.float32, np.float64, ml_dtypes.bfloat16))
+
+
+class NoRowsError(InputError):
+    """An array without rows, which among shards is none to complain about."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """An array in a file, read block by block: `rows[start:stop]` is a NumPy array of those rows.
+
+    `label` names the array and its file in messages; `dtype` is in native byte order; `ids` (n,) are the ids of the
+    rows, integers or text, where the file carries them.
+    """
+
+    label: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    _read: Callable[[int, int], np.ndarray] = field(repr=False)
+    ids: Rows | None = field(default=None, repr=False)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        if not isinstance(rows, slice) or rows.step not in (None, 1):
+            raise TypeError(f"rows are read as a block such as rows[0:1024], got {rows!r}")
+        start, stop, _ = rows.indices(len(self))
+        if stop <= start:
+            return np.empty((0, *self.shape[1:]), self.dtype)
+        return self._read(start, stop).astype(self.dtype, copy=False)
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the whole array in memory."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+class Source(NamedTuple):
+    """One array asked for: what messages call it, the path as given, and the file and key that means."""
+
+    name: str
+    given: str
+    file: str
+    key: str | None
+
+    @property
+    def extension(self) -> str:
+        return os.path.splitext(self.file.rstrip(os.sep))[1]
+
+    @property
+    def format(self) -> str:
+        """The extension; what is read without one is a Zarr folder."""
+        return self.extension or ".zarr"
+
+    def error(self, why: str) -> InputError:
+        return InputError(f"cannot read {self.name} from {self.given}: {why}")
+
+    def unreadable(self, error: BaseException) -> InputError:
+        """The system refuses the file, or it is not what its extension says, or not all of it."""
+        if isinstance(error, OSError) and error.errno is not None:
+            return self.error(reason(error))
+        return self.error(f"it is damaged, truncated or not a {self.format} file ({reason(error)})")
+
+    @contextmanager
+    def faults(self) -> Iterator[None]:
+        """Whatever a format's library raises on a damaged file, as one sentence."""
+        try:
+            yield
+        except InputError:
+            raise
+        except Exception as error:  # BadZipFile, zlib.error, ArrowInvalid, RuntimeError when encrypted, ...
+            raise self.unreadable(error) from error
+
+    def extra(self, module: str, package: str, extra: str) -> ModuleType:
+        """A module that only this format needs."""
+        try:
+            return importlib.import_module(module)
+        except ImportError as error:
+            needs = f"reading {self.format} files needs the {package} package: pip install 'w2s_jax[{extra}]'"
+            raise self.error(needs) from error
+
+    def rows(self, shape: tuple[int, ...], dtype: np.dtype, read: Callable[[int, int], np.ndarray]) -> Rows:
+        """Rows of native byte order; bytes are text."""
+        if dtype.kind == "S":
+            return self.rows(shape, np.dtype(("U", dtype.itemsize)), lambda *span: self._decoded(read(*span)))
+        return Rows(f"{self.name} ({self.given})", shape, dtype.newbyteorder("="), read)
+
+    def _decoded(self, block: np.ndarray) -> np.ndarray:
+        with self.faults():
+            return np.char.decode(block, "utf-8")
+
+    def pick(self, keys: Sequence[str]) -> str:
+        """The key asked for, or the only one that holds no ids."""
+        if self.key is not None and self.key in keys:
+            return self.key
+        arrays = [key for key in keys if key not in ID_KEYS] or keys
+        if self.key is None and len(arrays) == 1:
+            return arrays[0]
+        if not keys:
+            raise self.error("it holds no arrays")
+        names = listed(sorted(keys))
+        if self.key is None:
+            raise self.error(f"it holds several arrays, name one as {self.file}:KEY, KEY one of {names}")
+        raise self.error(f"it has no array {self.key!r}, only {names}")
+
+    def of_ids(self) -> Source:
+        """The same place, asked for the ids of its rows."""
+        return self._replace(name=f"row ids of {self.name}")
+
+    def with_ids(self, key: str, keys: Sequence[str], kind: Kind, read: Callable[[Source, str, Kind], Rows]) -> Rows:
+        """The array under a key, read by `read`, and the ids beside it."""
+        rows = read(self, key, kind)
+        name = next((name for name in ID_KEYS if name in keys), None)
+        if name is None or key in ID_KEYS:
+            return rows
+        try:
+            ids = read(self.of_ids(), name, "groups")
+        except InputError as error:
+            raise InputError(
+                f"{error}; its array {name!r} names the rows: call it something else if it does not"
+            ) from error
+        if len(ids) != len(rows):
+            raise self.error(f"its array {name!r} holds {len(ids)} row ids, expected {len(rows)}")
+        return replace(rows, ids=ids)
+
+    def require_kind(self, shape: tuple[int, ...], dtype: np.dtype, kind: Kind) -> None:
+        """Refuses arrays that are no representation, label or group file."""
+        if dtype.hasobject:
+            raise self.error("it holds Python objects, and unpickling is refused: save text as array.astype(str)")
+        real = dtype.kind in "biu" or dtype.newbyteorder("=") in FLOATS
+        if dtype.kind == "V" and dtype.names is None and not real:
+            raise self.error("its values have lost their type, as bfloat16 does in .npy: use .safetensors")
+        if not (dtype.kind in "biuUS" if kind == "groups" else real):
+            raise self.wrong_type("a structured array" if dtype.names else dtype.name, kind)
+        if len(shape) not in ((1,) if kind == "groups" else (1, 2)):
+            expected = "shape (n,)" if kind == "groups" else "shape (n,) or (n, d)"
+            raise self.error(f"expected {expected}, got {shape}")
+        if min(shape) < 1:
+            why = self.error(f"expected at least one row and one column, got shape {shape}")
+            raise why if shape[0] else NoRowsError(*why.args)
+
+    def wrong_type(self, came: str, kind: Kind) -> InputError:
+        expected = "integers or text" if kind == "groups" else "real numbers of at most 64 bits"
+        return self.error(f"expected {expected}, got {came}")
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names for a message, not all if there are many."""
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return ", ".join(names[:LISTED]) + more

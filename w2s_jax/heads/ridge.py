@@ -1,0 +1,302 @@
+"""Linear heads on frozen representations, in closed form: ridge, its whole path, and the choice of the penalty.
+
+A head minimises `1/n sum ||theta^T h_i + bias - y_i||^2 + beta ||theta||^2`; the bias carries no penalty, outputs add up.
+Every fit is a pure function of arrays: `vmap` over labels, penalties, weights or representations fits an ensemble in one
+program. training.py fits the same heads by gradients, for any loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+from jax.core import Tracer
+from jax.typing import ArrayLike
+from jaxtyping import Float
+
+from w2s_jax._core.arrays import accumulation_dtype, as_labels, as_matrix, as_weights, label_products, matmul
+from w2s_jax._core.checks import InputError, require_integer, require_number, require_range
+from w2s_jax._core.factor import cholesky, cholesky_solve, numerically_zero
+from w2s_jax._core.response import apply_response
+from w2s_jax.moments import Moments
+from w2s_jax.spectrum import spectrum
+
+
+class LinearProbe(nnx.Module):
+    """A linear head `h -> h kernel + bias`: kernel (d,) or (d, c), bias None, () or (c,)."""
+
+    def __init__(self, kernel: ArrayLike, bias: ArrayLike | None = None) -> None:
+        self.kernel = nnx.Param(kernel)
+        self.bias = None if bias is None else nnx.Param(bias)
+
+    def __call__(self, h: Float[ArrayLike, "n d"]) -> Array:
+        """Outputs (n,) or (n, c) for rows h (n, d), in label units (logits for a classification loss)."""
+        h = as_matrix("representations", h)
+        kernel = self.kernel[...]
+        if h.shape[1] != kernel.shape[0]:
+            raise InputError(f"representations must have {kernel.shape[0]} features, got shape {h.shape}")
+        outputs = matmul(h.astype(accumulation_dtype(h.dtype, kernel.dtype)), kernel)
+        return outputs if self.bias is None else outputs + self.bias[...]
+
+
+class Rows(NamedTuple):
+    """Representation (n, d), labels (n,) or (n, c), weights (n,) that sum to 1."""
+
+    h: Array
+    y: Array
+    weights: Array
+
+
+def ridge_probe(
+    h: Float[ArrayLike, "n d"],
+    y: ArrayLike,
+    beta: ArrayLike,
+    *,
+    bias: bool = True,
+    weights: Float[ArrayLike, " n"] | None = None,
+) -> LinearProbe:
+    """The ridge head `argmin 1/n sum ||theta^T h_i + bias - y_i||^2 + beta ||theta||^2` in closed form.
+
+    Solved by Cholesky on the smaller of the d x d and the n x n side; a numerically singular system has the solution of
+    minimum norm, from an eigensolve that runs only then. Differentiable in all arrays.
+
+    Args:
+        h: representation (n, d).
+        y: labels (n,) or (n, c); the kernel is (d,) or (d, c).
+        beta: penalty; scikit-learn's `alpha` is `n * beta`.
+        bias: with an intercept, not penalised.
+        weights: weight of each row (n,) in the mean; 0 leaves a row out (padding, folds), default all 1.
+
+    Raises:
+        InputError: shapes that do not fit, NaN or infinite entries, a negative penalty.
+
+    Source: Xue et al. 2025, heads of the setting.
+    """
+    require_number("beta", beta, 0)
+    return _ridge(*checked_rows(h, y, weights), beta, bias)
+
+
+def ridge_probe_from_moments(m: Moments, side: str, beta: ArrayLike) -> LinearProbe:
+    """The ridge head of one side's second moments: `(S + beta)^{-1} h^T y / n`, with a bias iff they are centred.
+
+    Args:
+        m: moments with labels.
+        side: "weak" or "strong".
+        beta: penalty of the mean squared loss.
+
+    Raises:
+        InputError: no labels in the moments, another side, a negative penalty.
+
+    Source: Xue et al. 2025, heads of the setting, through their sufficient moments.
+    """
+    if side not in ("weak", "strong"):
+        raise InputError(f"side must be 'weak' or 'strong', got {side!r}")
+    require_number("beta", beta, 0)
+    second, cross = (m.ww, m.wy) if side == "weak" else (m.ss, m.sy)
+    if cross is None:
+        raise InputError("moments must have labels, got moments made without y")
+    return probe_from_moments(m, side, ridge_solver(second, jnp.asarray(beta, second.dtype)))
+
+
+def ridge_probe_path(
+    h: Float[ArrayLike, "n d"],
+    y: ArrayLike,
+    betas: Float[ArrayLike, " b"],
+    *,
+    bias: bool = True,
+    weights: Float[ArrayLike, " n"] | None = None,
+) -> LinearProbe:
+    """Ridge heads for many penalties (b,) from one eigendecomposition: a `LinearProbe` with a leading axis b.
+
+    `jax.vmap(lambda probe: probe(h))(probes)` applies them. Eigenvalues that are numerically zero are left out, so
+    that a penalty of 0 gives the solution of minimum norm. Arguments and errors as in `ridge_probe`.
+
+    Source: Xue et al. 2025, heads of the setting, `theta = V (lambda + beta)^{-1} V^T h^T y / n`.
+    """
+    return _path(*checked_rows(h, y, weights), _checked_penalties(betas), bias)
+
+
+class RidgeChoice(NamedTuple):
+    """Chosen penalty (), and the cross-validated mean squared error of each candidate (b,), in label units squared."""
+
+    beta: Array
+    errors: Array
+
+
+def cross_validate_ridge(
+    h: Float[ArrayLike, "n d"],
+    y: ArrayLike,
+    betas: Float[ArrayLike, " b"],
+    *,
+    folds: int = 5,
+    bias: bool = True,
+    weights: Float[ArrayLike, " n"] | None = None,
+    seed: ArrayLike = 0,
+) -> RidgeChoice:
+    """The penalty of least K-fold cross-validated squared error, from one eigendecomposition per fold.
+
+    Only the given labels are used: a student's penalty is chosen with its weak labels. Outputs add up.
+
+    Args:
+        h, y, weights: as in `ridge_probe`.
+        betas: candidate penalties (b,); the first one wins a tie.
+        folds: number of folds, of equal size up to one row, in random order.
+        seed: number that fixes the folds.
+
+    Raises:
+        InputError: as in `ridge_probe`, or not 2 <= folds <= n.
+    """
+    data = checked_rows(h, y, weights)
+    require_integer("folds", folds, 2)
+    if not 2 <= folds <= data[0].shape[0]:
+        raise InputError(f"folds must be between 2 and the number of rows ({data[0].shape[0]}), got {folds}")
+    return _cross_validate(*data, _checked_penalties(betas), seed, folds, bias)
+
+
+@partial(jax.jit, static_argnames="bias")
+def _ridge(h: Array, y: Array, weights: Array | None, beta: ArrayLike, bias: bool) -> LinearProbe:
+    h, y, mean = _weighted(as_rows(h, y, weights), bias)
+    beta = jnp.asarray(beta, h.dtype)
+    # A second solve, for what the rows say is left, takes back the rounding of the matrix.
+    if h.shape[1] <= h.shape[0]:
+        solve = ridge_solver(matmul(h.T, h), beta)
+        kernel = solve(label_products(h, y))
+        kernel = kernel + solve(label_products(h, y - matmul(h, kernel)) - beta * kernel)
+        return probe_through(kernel, mean)
+    solve = ridge_solver(matmul(h, h.T), beta)
+    dual = solve(y)
+    dual = dual + solve(y - matmul(h, matmul(h.T, dual)) - beta * dual)
+    return probe_through(matmul(h.T, dual), mean)
+
+
+@partial(jax.jit, static_argnames="bias")
+def _path(h: Array, y: Array, weights: Array | None, betas: Array, bias: bool) -> LinearProbe:
+    h, y, mean = _weighted(as_rows(h, y, weights), bias)
+    primal = h.shape[1] <= h.shape[0]
+    side = spectrum(matmul(h.T, h) if primal else matmul(h, h.T), h.shape[0])
+    target = label_products(h, y) if primal else y
+    columns = matmul(side.vectors.T, target.reshape(target.shape[0], -1))
+    solutions = apply_response(_Resolvent(betas.astype(h.dtype)), side, columns)
+    kernels = matmul(side.vectors if primal else matmul(h.T, side.vectors), solutions)
+    return jax.vmap(lambda kernel: probe_through(kernel, mean))(kernels.reshape(-1, h.shape[1], *y.shape[1:]))
+
+
+@partial(jax.jit, static_argnames=("folds", "bias"))
+def _cross_validate(
+    h: Array, y: Array, weights: Array | None, betas: Array, seed: ArrayLike, folds: int, bias: bool
+) -> RidgeChoice:
+    rows = as_rows(h, y, weights)
+    fold = jax.random.permutation(jax.random.key(seed), h.shape[0]) % folds
+
+    def squares(k: Array) -> Array:
+        """The fold's share (b,) of each candidate's mean squared error."""
+        probes = _path(rows.h, rows.y, jnp.where(fold == k, 0, rows.weights), betas, bias)
+        errors = jax.vmap(lambda probe: jnp.square(probe(rows.h) - rows.y).reshape(h.shape[0], -1).sum(1))(probes)
+        return matmul(errors, jnp.where(fold == k, rows.weights, 0))
+
+    errors = jnp.sum(jax.lax.map(squares, jnp.arange(folds)), 0)
+    return RidgeChoice(betas[jnp.argmin(errors)], errors)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class _Resolvent:
+    """`1 / (lambda + b)` on eigenvalues that are not numerically zero; leading axes of b lead the result."""
+
+    strength: Array
+
+    def kept(self, values: Array) -> Array:
+        return values > numerically_zero(values)
+
+    def curve(self, values: Array, n: Array) -> Callable[[Array], Array]:
+        return lambda mu: 1 / (jnp.where(mu > 0, mu, 1) + self.strength[..., None])
+
+
+def ridge_solver(matrix: Array, beta: Array) -> Callable[[Array], Array]:
+    """`b -> (matrix + beta)^{-1} b`, of minimum norm where that is singular; differentiable in all three.
+
+    The matrix is positive semidefinite.
+    """
+    constant, shift = jax.lax.stop_gradient((matrix, beta))
+    shifted = constant + shift * jnp.eye(len(matrix), dtype=matrix.dtype)
+    factor = cholesky(shifted)
+    # What is left of a column once those before it are taken out: rounding, if it depends on them.
+    left = jnp.square(jnp.diagonal(factor))
+    sound = jnp.all(left > 4 * jnp.finfo(matrix.dtype).eps * len(matrix) ** 0.5 * jnp.diagonal(shifted))
+
+    def solve(_: Any, b: Array) -> Array:
+        def by_eigenvectors(state: tuple[Array, Array]) -> tuple[Array, Array]:
+            # The barrier ties the eigensolve to the loop: the compiler would otherwise do it ahead, needed or not.
+            whole, x = jax.lax.optimization_barrier((constant, state[0]))
+            side = spectrum(whole, 1)
+            columns = matmul(side.vectors.T, b.reshape(len(b), -1))
+            solution = matmul(side.vectors, apply_response(_Resolvent(shift), side, columns))
+            return solution.reshape(x.shape), jnp.asarray(True)
+
+        x = cholesky_solve(factor, b)
+        # A loop, not a branch: under vmap too it costs nothing where every system is sound.
+        return jax.lax.while_loop(lambda state: ~state[1], by_eigenvectors, (x, sound))[0]
+
+    product = lambda x: matmul(matrix, x) + beta * x
+    return lambda b: jax.lax.custom_linear_solve(product, b, solve, symmetric=True)
+
+
+def weigh(weights: Array, x: Array) -> Array:
+    """Rows of x (n,) or (n, c) times their weights."""
+    return weights.reshape(-1, *(1,) * (x.ndim - 1)) * x
+
+
+def checked_rows(h: ArrayLike, y: ArrayLike, weights: ArrayLike | None) -> tuple[Array, Array, Array | None]:
+    h = as_matrix("representations", h)
+    y = as_labels("labels", y, h.shape[0])
+    if weights is not None:
+        weights = as_weights(weights, h.shape[0])
+        if not isinstance(weights, Tracer) and not weights.any():
+            raise InputError("weights must not be zero in every row")
+    return h, y, weights
+
+
+def _checked_penalties(betas: ArrayLike) -> Array:
+    require_range("betas", betas, 0)
+    betas = jnp.asarray(betas)
+    betas = betas.astype(jnp.result_type(betas, float))
+    if betas.ndim != 1 or 0 in betas.shape:
+        raise InputError(f"betas must have shape (b,), got {betas.shape}")
+    return betas
+
+
+def as_rows(h: Array, y: Array, weights: Array | None) -> Rows:
+    """Rows in the dtype that they are summed in, weights summing to 1."""
+    dtype = accumulation_dtype(*(x.dtype for x in (h, y, weights) if x is not None))
+    weights = jnp.ones(h.shape[0], dtype) if weights is None else weights.astype(dtype)
+    return Rows(h.astype(dtype), y.astype(dtype), weights / jnp.sum(weights))
+
+
+def _weighted(rows: Rows, bias: bool) -> tuple[Array, Array, tuple[Array, Array] | None]:
+    """Rows and labels, with a bias about their means, times the roots of the weights; and the means."""
+    h, y, weights = rows
+    mean = (matmul(weights, h), matmul(weights, y)) if bias else None
+    if mean is not None:
+        h, y = h - mean[0], y - mean[1]
+    # A weight of 0 has no root to differentiate.
+    root = jnp.where(weights > 0, jnp.sqrt(jnp.where(weights > 0, weights, 1)), 0)
+    return weigh(root, h), weigh(root, y), mean
+
+
+def probe_from_moments(m: Moments, side: str, solve: Callable[[Array], Array]) -> LinearProbe:
+    """The head of one side's moments for a given solve of its ridge system, with a bias iff they are centred."""
+    kernel = solve(jnp.asarray(m.wy if side == "weak" else m.sy))
+    if m.shift is None:
+        return LinearProbe(kernel)
+    return probe_through(kernel, (m.mean.w if side == "weak" else m.mean.s, m.mean.y))
+
+
+def probe_through(kernel: Array, through: tuple[Array, Array] | None) -> LinearProbe:
+    """The probe of this kernel whose outputs pass through a point (rows, outputs), or without bias."""
+    return LinearProbe(kernel, None if through is None else through[1] - matmul(through[0], kernel))

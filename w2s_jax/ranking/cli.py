@@ -1,0 +1,94 @@
+"""`w2s rank`: ranks representations in files."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+from w2s_jax._core.checks import InputError
+from w2s_jax._core.commands import PRECISION_HELP, require_figure, require_writable
+
+_SETTINGS = ("threshold", "prior", "noise", "folds", "seed", "precision")
+
+
+def add_rank(commands: Any) -> argparse.ArgumentParser:
+    """Adds the command to the parser's commands."""
+    rank = commands.add_parser("rank", help="rank weak representations as supervisors of a strong one")
+    rank.set_defaults(run=run)
+    file = (
+        "a .npy, .npz, .safetensors, .pt, .parquet or .arrow file, a .zarr folder, a folder or quoted pattern of shards"
+    )
+    rank.add_argument(
+        "--strong", nargs="+", required=True, metavar="FILE", help=f"strong representations (n, d): {file}"
+    )
+    rank.add_argument(
+        "--weak", nargs="+", required=True, metavar="FILE", help="of the same rows; FILE:KEY picks an array"
+    )
+    rank.add_argument(
+        "--labels", metavar="FILE", help="labels (n,) or (n, outputs), one-hot for classes; NaN rows are unlabelled"
+    )
+    rank.add_argument("--groups", metavar="FILE", help="group of each row (n,): related rows stay in one fold")
+    rank.add_argument(
+        "--ridge", nargs="+", type=float, default=[1e-3], metavar="BETA", help="of both heads, or weak strong"
+    )
+    rank.add_argument(
+        "--threshold", type=float, default=0.0, metavar="ALPHA", help="relative eigenvalue cut of the norms"
+    )
+    rank.add_argument("--prior", type=float, default=2.0, metavar="P", help="label prior theta ~ N(0, S_s^(P-1))")
+    rank.add_argument("--noise", type=float, default=1.0, metavar="NU", help="label noise over label variance")
+    rank.add_argument("--folds", type=int, default=3, metavar="K", help="blocks of rows for cross-fitting and errors")
+    rank.add_argument("--seed", type=int, default=0, help="of the folds")
+    rank.add_argument("--raw", action="store_true", help="neither centre nor rescale the representations")
+    rank.add_argument("--precision", metavar="NAME", help=PRECISION_HELP)
+    rank.add_argument("--sort", metavar="COLUMN", help="sort by this column")
+    rank.add_argument("--json", metavar="FILE", help="also write the table as JSON")
+    rank.add_argument("--plot", metavar="FILE", help="also draw the table")
+    return rank
+
+
+def run(args: argparse.Namespace) -> None:
+    """Ranks; raises InputError with one sentence."""
+    from w2s_jax._core.writing import write_text_atomically
+    from w2s_jax.files.ids import require_same_ids
+    from w2s_jax.files.opening import open_rows, read_groups, read_labels
+
+    if len(args.ridge) > 2:
+        raise InputError(f"--ridge takes one strength or two (weak strong), got {len(args.ridge)}")
+    strong, weak = ({n: open_rows(p, n) for n, p in _named(paths).items()} for paths in (args.strong, args.weak))
+    y = None if args.labels is None else read_labels(args.labels)
+    groups = None if args.groups is None else read_groups(args.groups)
+    carriers = {f"strong representation {name!r}": rows for name, rows in strong.items()}  # weak ones: rank_supervisors
+    carriers |= {} if args.labels is None else {"labels": open_rows(args.labels, "labels")}
+    carriers |= {} if args.groups is None else {"groups": open_rows(args.groups, "groups", kind="groups")}
+    require_same_ids(carriers)
+    require_writable(args.json, args.plot)
+    require_figure(args.plot)
+    from w2s_jax.devices.mesh import all_devices
+    from w2s_jax.devices.programs import cache_compiled_programs
+    from w2s_jax.ranking.rank import rank_supervisors
+
+    cache_compiled_programs()
+    settings: dict[str, Any] = {name: getattr(args, name) for name in _SETTINGS}
+    settings |= {"weak_ridge": args.ridge[0], "strong_ridge": args.ridge[-1], "normalize": not args.raw}
+    table = rank_supervisors(weak, strong, y, groups=groups, progress=not args.quiet, mesh=all_devices(), **settings)
+    table = table if args.sort is None else table.sort_by(args.sort)
+    if args.plot is not None:
+        from w2s_jax.ranking.figures import plot_table
+
+        plot_table(table, args.plot)
+    if args.json is not None:
+        write_text_atomically(args.json, table.to_json())
+    print(table)
+
+
+def _named(paths: Sequence[str]) -> dict[str, str]:
+    """Short names for files: the stem (with the key), or the whole path for patterns and where two stems agree."""
+    from w2s_jax.files.paths import is_pattern, short_name, split_key
+
+    stems = [path if is_pattern(split_key(path)[0]) else short_name(path) for path in paths]
+    short = [stem if stems.count(stem) == 1 else path for stem, path in zip(stems, paths, strict=True)]
+    named = dict(zip(short, paths, strict=True))
+    if len(named) < len(paths):
+        raise InputError(f"every representation must be given once, got {max(paths, key=list(paths).count)} twice")
+    return named

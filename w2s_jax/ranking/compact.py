@@ -1,0 +1,68 @@
+"""Representations of fewer rows than features, turned without loss into as many features as rows.
+
+Heads, kernels and spectra see nothing of a representation but the products of its rows. Those of H (n, d) are the products
+of a square root L (n, n) of its kernel, `H H^T = L L^T`, also after any step that is linear in the rows: centring, scaling,
+a choice of rows.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from w2s_jax._core.checks import InputError, require_finite
+
+
+class CompactRows:
+    """Rows (n, n) in place of n < d rows of d features, which are read whole when rows are first asked for.
+
+    `label` names them in messages; `center`: about the first row, so that a large mean costs no digits; `keep`: for more than
+    one pass over the rows, otherwise they are let go with the last one.
+    """
+
+    def __init__(self, rows: Any, label: str, dtype: Any, center: bool, keep: bool) -> None:
+        self._rows, self._label, self._center, self._keep = rows, label, center, keep
+        self._held: np.ndarray | None = None
+        self.shape, self.dtype = (rows.shape[0], rows.shape[0]), np.dtype(dtype)
+
+    def __getitem__(self, wanted: slice) -> np.ndarray:
+        """Some of the rows.
+
+        Raises:
+            InputError: NaN or infinite entries, or such that overflow the dtype.
+        """
+        if self._held is None:
+            self._held = self._compact()
+        found = self._held[wanted]
+        if not self._keep and wanted.stop is not None and wanted.stop >= len(self._held):
+            self._held = None
+        return found
+
+    def _compact(self) -> np.ndarray:
+        rows = np.asarray(self._rows[0 : self.shape[0]])
+        require_finite(f"the values of {self._label}", rows)
+        # In double precision: single would leave errors in trials six times those of moments of all features.
+        rows = rows.astype(np.float64)
+        with np.errstate(over="ignore", invalid="ignore"):
+            found = _square_root(rows - rows[0] * self._center, self.dtype).astype(self.dtype)
+        if not np.isfinite(found).all():
+            raise InputError(f"{self._label} is too large: its squares overflow {self.dtype}")
+        return found
+
+
+def _square_root(rows: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """A triangle (n, n) whose rows have the products of rows (n, d), to the precision of a dtype.
+
+    To double precision by QR; to single by Cholesky of the products in double, which takes less than half the time.
+    """
+    if dtype == np.float64:
+        return np.asarray(np.linalg.qr(rows.T, mode="r")).T
+    size = np.max(np.abs(rows))
+    if not 0 < size < np.inf:  # rows that are constant or overflow, of which there is none
+        return np.full((len(rows), len(rows)), size)
+    scaled = rows / size
+    kernel = scaled @ scaled.T
+    # More than the rounding of the products, so that none of them is negative, and nothing in single precision.
+    ridge = len(kernel) * np.finfo(np.float64).eps * np.trace(kernel)
+    return size * np.linalg.cholesky(kernel + ridge * np.eye(len(kernel)))

@@ -1,0 +1,178 @@
+"""The weak-to-strong experiment, cross-fitted from second moments per cell of rows: expected over labels, or with them.
+
+A cell is a set of rows that stay together: a fold, or the labelled or unlabelled part of one. Roles say which cells fit
+the weak head, which train the student and which test it; the experiment is then a handful of ridge solves, and the rows
+are never needed again. The strong side is expressed in the eigenbasis of its pooled second moment.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from w2s_jax._core.arrays import matmul, outer
+from w2s_jax._core.factor import inverse, numerically_zero, sound_strength
+from w2s_jax.heads.from_moments import mean_square, ridge_heads
+from w2s_jax.moments import Columns, Moments, Products, Sums
+from w2s_jax.ranking.folds import Experiments, Roles
+from w2s_jax.spectrum import spectrum
+
+
+class StrongCells(NamedTuple):
+    """Sums per cell of strong rows z: n (J,), z (J, d_s), zz (J, d_s, d_s), with labels zy (J, d_s, c), y (J, c), yy (J, c)."""
+
+    n: Array
+    z: Array
+    zz: Array
+    zy: Any = None
+    y: Any = None
+    yy: Any = None
+
+
+class WeakCells(NamedTuple):
+    """Sums per cell of weak rows h: h (J, d_w), hh (J, d_w, d_w), zh (J, d_s, d_w), with labels hy (J, d_w, c)."""
+
+    h: Array
+    hh: Array
+    zh: Array
+    hy: Any = None
+
+
+class Settings(NamedTuple):
+    """Ridge strengths of the two heads, relative threshold of the norms, label prior p, noise-to-signal ratio nu."""
+
+    weak_ridge: Array
+    strong_ridge: Array
+    threshold: Array
+    prior: Array
+    noise: Array
+
+
+class Score(NamedTuple):
+    """A score and its standard error over blocks of rows."""
+
+    value: Array
+    error: Array
+
+
+class ExpectedStrong(NamedTuple):
+    """What every weak model's expected experiment shares, per experiment: see `prepare_expected`."""
+
+    student: Array
+    target: Array
+    ceiling: Array
+    prior: Array
+
+
+class WeakHeads(NamedTuple):
+    """Ridge heads on sets of rows: the strengths used (F,) and `(S_w + strength)^{-1}` (F, d_w, d_w)."""
+
+    strength: Array
+    inverse: Array
+
+
+def pool(roles: Array, sums: Array, n: Array) -> Array:
+    """Means over the rows of a role's cells of what `sums` (J, ...) adds up, for one role (J,) or several (..., J)."""
+    weights = roles / matmul(roles, n)[..., None]
+    return matmul(weights, sums.reshape(len(n), -1)).reshape(*roles.shape[:-1], *sums.shape[1:])
+
+
+def weak_heads(weak: WeakCells, n: Array, fits: Array, strength: Array) -> WeakHeads:
+    """The ridge heads that the cells of `fits` (F, J) make; all in one call, which compiles a factorisation but once."""
+    fitted = pool(fits, weak.hh, n)
+    used = jax.vmap(partial(sound_strength, strength=strength))(fitted)
+    return WeakHeads(used, jax.vmap(inverse)(fitted, used))
+
+
+def prepare_expected(
+    cells: StrongCells, values: Array, roles: Roles, settings: Settings, test_rows: int | None = None
+) -> ExpectedStrong:
+    """The strong model's part of `expected_experiment`: `(S^C)^{1/2}` times the student's map, itself, and times the ceiling's,
+    and the prior's variances (d_s,).
+
+    `values` (d_s,): eigenvalues of the pooled second moment. The prior is `theta ~ N(0, S_s^{p-1})`, scaled so that the
+    labels `h_s^T theta` have mean square 1. `test_rows`: no more than so many eigenvalues of `S^C` are not zero.
+    """
+    nonzero = values > numerically_zero(values)
+    # Powers of shares of the largest overflow at no scale and for no p. p = 1 is flat, also where an eigenvalue is zero;
+    # any other power leaves those directions out.
+    power = jnp.where(nonzero, values / values[0], 1) ** (settings.prior - 1)
+    prior = jnp.where(nonzero | (settings.prior == 1), power, 0)
+
+    def one(role: tuple[Array, Array]) -> tuple[Array, Array, Array]:
+        S_student, S_test = (pool(r, cells.zz, cells.n) for r in role)
+        eigen = spectrum(S_test, 1)
+        half = (jnp.sqrt(eigen.values)[:, None] * eigen.vectors.T)[:test_rows]
+        response = matmul(half, inverse(S_student, settings.strong_ridge))
+        return response, half, matmul(response, S_student)
+
+    student, target, ceiling = jax.lax.map(one, (roles.student, roles.test))
+    return ExpectedStrong(student, target, ceiling, prior / jnp.sum(prior * values))
+
+
+def expected_experiment(
+    strong: ExpectedStrong, weak: WeakCells, heads: WeakHeads, n: Array, roles: Roles, noise: Array
+) -> tuple[Score, Score]:
+    """Expected student error and prediction gap over random labels: no labels are used.
+
+    Labels are `h_s^T theta`, of mean square 1, plus noise of variance `noise`. On cells A (weak head),
+    B (student), C (test): `T = (S_w^A + beta_w)^{-1} S_ws^A G` are the weak heads, `Q = (S_s^B + beta_s)^{-1} S_sw^B T` the
+    students, `||(S_s^C)^{1/2} (Q - G)||_F^2` the error and `||(S_s^C)^{1/2} (Q - R)||_F^2` the gap, R the ceiling, each plus
+    the response to the noise that the weak heads pick up. Errors are in units of the labels' mean square. The first of
+    `heads` are those of `roles.fit`.
+    """
+    heads = jax.tree.map(lambda x: x[: len(roles.fit)], heads)
+    beta = heads.strength[:, None, None]
+    uncarried = matmul(strong.student, pool(roles.student, weak.zh, n))
+    carried = matmul(uncarried, heads.inverse)
+    taught = matmul(carried, jnp.swapaxes(pool(roles.fit, weak.zh, n), 1, 2))
+    # `S_w (S_w + beta_w)^{-1} = I - beta_w (S_w + beta_w)^{-1}`.
+    picked_up = noise / matmul(roles.fit, n) * jnp.sum((uncarried - beta * carried) * carried, (1, 2))
+    away = lambda x: matmul(jnp.sum(jnp.square(taught - x), 1), strong.prior)
+    return _over_blocks(away(strong.target) + picked_up), _over_blocks(away(strong.ceiling) + picked_up)
+
+
+def prepare_trial(cells: StrongCells, roles: Roles, settings: Settings) -> Array:
+    """The student's ridge inverses (blocks x experiments, d_s, d_s), shared by all weak models."""
+    students = roles.student.reshape(-1, len(cells.n))
+    return jax.lax.map(lambda role: inverse(pool(role, cells.zz, cells.n), settings.strong_ridge), students)
+
+
+def trial(
+    inverses: Array, strong: StrongCells, weak: WeakCells, heads: WeakHeads, experiments: Experiments, intercept: bool
+) -> Score:
+    """Cross-validated mean squared error of the real experiment (teaching.py), summed over outputs.
+
+    `inverses` from `prepare_trial`, `heads` on `experiments.fits`. With an intercept labels are taken about their mean on
+    A. The standard error is over blocks.
+    """
+
+    def one(args: tuple[Roles, Array, Array]) -> Array:
+        (fit, student, test), head, inverse_student = args
+        mean = pool(fit, strong.y, strong.n) * intercept
+        labelled, taught, tested = (_moments(role, strong, weak, mean) for role in (fit, student, test))
+        solve_weak, solve_strong = partial(matmul, heads.inverse[head]), partial(matmul, inverse_student)
+        return mean_square(tested, strong=ridge_heads(labelled, taught, solve_weak, solve_strong).student, y=-1.0)
+
+    roles = Roles(*(role.reshape(-1, len(strong.n)) for role in experiments.trial))
+    errors = jax.lax.map(one, (roles, experiments.heads.reshape(-1), inverses))
+    return _over_blocks(errors.reshape(experiments.heads.shape).mean(1))
+
+
+def _moments(role: Array, strong: StrongCells, weak: WeakCells, mean: Array) -> Moments:
+    """Moments of the rows of a role's cells, labels about `mean` (c,); what is not used of them costs nothing under jit."""
+    of = lambda sums: pool(role, sums, strong.n)
+    h, z, y = of(weak.h), of(strong.z), of(strong.y)
+    wy, sy = of(weak.hy) - outer(h, mean), of(strong.zy) - outer(z, mean)
+    yy = of(strong.yy) - 2 * mean * y + mean * mean
+    products = Products(of(weak.hh), of(strong.zz), of(weak.zh), wy, sy, yy)
+    return Moments(Sums(jnp.ones_like(role[0]), Columns(h, z, y - mean), products))
+
+
+def _over_blocks(estimates: Array) -> Score:
+    """Mean of one estimate per block, and its standard error."""
+    return Score(jnp.mean(estimates), jnp.std(estimates, ddof=1) / jnp.sqrt(estimates.shape[0]))

@@ -1,0 +1,214 @@
+"""Which rows stay together and which part they play: folds, cells, roles, splits, and blocks of rows in cell order.
+
+A cell is a fold, or with a label mask the labelled or the unlabelled part of one. Rows are read in blocks and laid out
+as (cells, rows, features), padded with weight 0, so that one product per block gives the moments of every cell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from w2s_jax._core.checks import InputError
+
+BLOCK_ROWS = 16384
+
+
+class Roles(NamedTuple):
+    """0/1 weights (experiments, J): the cells that fit the weak head, train the student, and test it."""
+
+    fit: Any
+    student: Any
+    test: Any
+
+
+class Experiments(NamedTuple):
+    """All experiments of a layout: those of the expected one, and of the trial (blocks x experiments of one block) or None.
+
+    `fits` (F, J): the sets of cells that weak heads are fitted on, each once and first the expected experiment's; `heads`
+    (blocks, experiments): which of them the trial's are.
+    """
+
+    expected: Roles
+    trial: Any
+    fits: Any
+    heads: Any
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Rows by cell: `cell` (n,), how many cells, folds and rows per cell and block (`capacity`), and all roles."""
+
+    cell: np.ndarray
+    cells: int
+    folds: int
+    capacity: int
+    expected: Roles
+    trial: Roles | None
+    labelled: np.ndarray
+
+    def experiments(self, dtype: Any) -> Experiments:
+        """All roles on the device, and what the weak heads of all experiments are fitted on."""
+        on_device = lambda roles: roles and Roles(*(jnp.asarray(role, dtype) for role in roles))
+        tried = [] if self.trial is None else self.trial.fit
+        fits = list(dict.fromkeys(map(tuple, [*self.expected.fit, *np.reshape(tried, (-1, self.cells))])))
+        heads = jnp.asarray([[fits.index(tuple(fit)) for fit in block] for block in tried], int)
+        return Experiments(on_device(self.expected), on_device(self.trial), jnp.asarray(fits, dtype), heads)
+
+    def blocks(self) -> Iterator[tuple[int, int, np.ndarray, np.ndarray]]:
+        """Blocks of rows: start, stop, and for each cell the rows within the block (cells, capacity) and their weights."""
+        n = len(self.cell)
+        size = block_size(n, BLOCK_ROWS)
+        for start in range(0, n, size):
+            stop = min(start + size, n)
+            index = np.zeros((self.cells, self.capacity), int)
+            weight = np.zeros((self.cells, self.capacity), np.float32)
+            for cell in range(self.cells):
+                rows = np.nonzero(self.cell[start:stop] == cell)[0]
+                index[cell, : len(rows)], weight[cell, : len(rows)] = rows, 1
+            yield start, stop, index, weight
+
+
+def block_size(n: int, limit: int) -> int:
+    """Rows of a block: as few blocks as the limit allows, equally long, as the last is filled up to the length of the others."""
+    return -(-n // -(-n // limit))
+
+
+def lay_out(n: int, folds: int, labelled: np.ndarray | None, groups: np.ndarray | None, seed: int) -> Layout:
+    """Folds for n rows, in random order and equally long; rows of one group stay in one fold.
+
+    `labelled` (n,) bool or None (no labels). With all rows labelled they play all parts in turn; otherwise the labelled
+    rows fit the weak head and test, and the unlabelled ones train the student.
+
+    Raises:
+        InputError: too few rows or groups for so many folds.
+    """
+    if not isinstance(folds, int | np.integer) or folds < 3:
+        raise InputError(f"folds must be an integer of at least 3 (weak head, student, test), got {folds!r}")
+    if folds > n:
+        raise InputError(f"folds must be at most the number of rows ({n}), got {folds}")
+    mask = np.zeros(n, bool) if labelled is None else labelled
+    mixed = bool(mask.any() and not mask.all())
+    if groups is None:
+        fold = _stratified(n, folds, mask, np.random.default_rng(seed))
+    else:
+        fold = grouped_folds(groups, folds, np.random.default_rng(seed))
+    cell = fold + folds * mask if mixed else fold
+    cells = 2 * folds if mixed else folds
+    counts = np.bincount(cell, minlength=cells)
+    if counts.min() < 2:
+        kind = "" if not mixed else "labelled " if counts.argmin() >= folds else "unlabelled "
+        more = "rows" if groups is None else "groups of rows"
+        raise InputError(
+            f"every fold must hold at least 2 {kind}rows, got {counts.min()}: fewer folds or more {kind}{more}"
+        )
+    size = block_size(n, BLOCK_ROWS)
+    largest = max(np.bincount(cell[i : i + size], minlength=cells).max() for i in range(0, n, size))
+    trial = None if not mask.any() else _mixed_trial(folds, groups is not None) if mixed else _turns(folds, swap=True)
+    expected = Roles(*(role[:, 0] for role in _turns(folds, swap=False)))
+    if mixed:
+        expected = Roles(*(np.concatenate([role, role], -1) for role in expected))
+    return Layout(cell, cells, folds, -(-int(largest) // 8) * 8, expected, trial, mask)
+
+
+def _stratified(n: int, folds: int, mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Every `folds` consecutive rows of a kind go to different folds, in random order."""
+    fold = np.empty(n, int)
+    for kind in (mask, ~mask):
+        rows = np.nonzero(kind)[0]
+        tuples = -(-len(rows) // folds)
+        fold[rows] = rng.permuted(np.tile(np.arange(folds), (tuples, 1)), axis=1).reshape(-1)[: len(rows)]
+    return fold
+
+
+def as_groups(groups: Any, n: int) -> np.ndarray | None:
+    """The number (n,) of each row's group, from names or numbers; None without groups.
+
+    Raises:
+        InputError: another shape, or entries that cannot be compared.
+    """
+    if groups is None:
+        return None
+    groups = np.asarray(groups)
+    if groups.shape != (n,):
+        raise InputError(f"groups must have shape ({n},), one entry per row, got {groups.shape}")
+    try:
+        return np.unique(groups, return_inverse=True)[1]
+    except TypeError as error:
+        raise InputError("groups must be all numbers or all text, got both or None") from error
+
+
+def grouped_folds(groups: np.ndarray, folds: int, rng: np.random.Generator) -> np.ndarray:
+    """Fold of each row (n,), rows of a group in one: largest group first, each to the fold with the fewest rows so far."""
+    _, code, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    if len(sizes) < folds:
+        raise InputError(f"groups must name at least as many groups as folds ({folds}), got {len(sizes)}")
+    order = rng.permutation(len(sizes))
+    order = order[np.argsort(-sizes[order], kind="stable")]
+    filled, fold_of = np.zeros(folds, int), np.empty(len(sizes), int)
+    for group in order:
+        fold_of[group] = np.argmin(filled)
+        filled[fold_of[group]] += sizes[group]
+    return fold_of[code.reshape(-1)]
+
+
+def deal(
+    n: int, sizes: tuple[int, int, int], repeats: int, groups: np.ndarray | None, seed: int
+) -> tuple[np.ndarray, ...]:
+    """Row numbers (repeats, size) of three splits, random every time; rows of one group go to one split or to none.
+
+    Raises:
+        InputError: groups so large that a split gets none.
+    """
+    rng = np.random.default_rng(seed)
+    ends = np.cumsum(sizes)
+    if groups is None:
+        rows = np.stack([rng.permutation(n)[: ends[2]] for _ in range(repeats)])
+        return tuple(np.split(rows, ends[:2], 1))
+    _, code, counts = np.unique(groups, return_inverse=True, return_counts=True)
+    dealt = [_deal_groups(code.reshape(-1), counts, sizes, rng) for _ in range(repeats)]
+    fewest = [min(len(rows[i]) for rows in dealt) for i in range(3)]
+    if min(fewest) < 1:
+        raise InputError(f"groups must leave each split at least one row, got {fewest} rows for {list(sizes)}")
+    return tuple(np.stack([rows[i][: fewest[i]] for rows in dealt]) for i in range(3))
+
+
+def _deal_groups(
+    code: np.ndarray, counts: np.ndarray, sizes: tuple[int, int, int], rng: np.random.Generator
+) -> list[np.ndarray]:
+    """Groups in random order fill one split after another; one that no longer fits goes to a later split or to none."""
+    room, taken = np.array(sizes), np.full(len(counts), -1)
+    for group in rng.permutation(len(counts)):
+        fitting = np.nonzero(room >= counts[group])[0]
+        if len(fitting):
+            taken[group] = fitting[0]
+            room[fitting[0]] -= counts[group]
+    split = taken[code]
+    return [rng.permutation(np.nonzero(split == i)[0]) for i in range(3)]
+
+
+def _turns(folds: int, swap: bool) -> Roles:
+    """Each fold tests once; the ones after it, in turn, fit the weak head (first half) and train the student (second).
+
+    Roles are (folds, 1 or 2, cells): with `swap` also the two halves exchanged.
+    """
+    test = np.eye(folds)
+    fit = sum(np.roll(test, -shift, 0) for shift in range(1, 1 + folds // 2))
+    student = 1 - test - fit
+    pairs = [(fit, student), (student, fit)] if swap else [(fit, student)]
+    return Roles(*(np.stack(parts, 1) for parts in ([p[0] for p in pairs], [p[1] for p in pairs], [test] * len(pairs))))
+
+
+def _mixed_trial(folds: int, related: bool) -> Roles:
+    """Labelled rows out of the fold fit the weak head, those in it test; unlabelled rows train the student.
+
+    Where rows are related, unlabelled rows of the fold are left out too. Cells: unlabelled folds, then labelled ones.
+    """
+    test, none = np.eye(folds), np.zeros((folds, folds))
+    student = 1 - test if related else np.ones((folds, folds))
+    parts = ((none, 1 - test), (student, none), (none, test))
+    return Roles(*(np.concatenate(part, -1)[:, None] for part in parts))

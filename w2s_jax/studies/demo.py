@@ -1,0 +1,476 @@
+"""`w2s demo`: predicts which weak model teaches best, then runs every experiment and compares.
+
+Small encoders, each held back in its own way, and a bigger one learn to read digits (scikit-learn). Their
+representations of images that none of them saw are ranked with `rank_supervisors`, without labels and with
+those of D~. Then weak heads, students and ceilings are really fitted, over several splits into D~ and D^ and
+with one test set, on a task the encoders were not trained for (even or odd). Every number is computed.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from functools import partial
+from os import PathLike
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jaxtyping import Float, Int
+
+from w2s_jax._core.checks import InputError, require_integer
+from w2s_jax._core.figures import new_figure, save_figure
+from w2s_jax._core.progress import track
+from w2s_jax.experiment.run import weak_to_strong
+from w2s_jax.ranking.rank import rank_supervisors
+from w2s_jax.ranking.table import SupervisorTable
+
+SIDE = 8  # pixels; scikit-learn's digits are 8 x 8
+MARKERS = {"full": "o", "coarse": "s", "half": "^", "few": "D", "brief": "v"}
+Splits = tuple[np.ndarray, np.ndarray, np.ndarray]  # row numbers of D~, D^ and the test split
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7")  # Okabe and Ito, told apart by the colour-blind
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """Sizes of the demo: images per split, encoders and their training, ridge strength of all heads."""
+
+    encoder_images: int = 500
+    test_images: int = 497
+    teaching_images: int = 300
+    splits: int = 5
+    widths: tuple[int, ...] = (8, 24, 64)
+    hidden: int = 64
+    strong_width: int = 128
+    strong_hidden: int = 512
+    steps: int = 300
+    brief_steps: int = 10
+    few_images: int = 60
+    learning_rate: float = 1e-3
+    ridge: float = 1e-3
+
+
+class Measured(NamedTuple):
+    """What was measured on test rows; errors and the gap are mean squares, in label units squared."""
+
+    weak_error: Any
+    student_error: Any
+    ceiling_error: Any
+    gap: Any
+    weak_accuracy: Any
+    student_accuracy: Any
+    ceiling_accuracy: Any
+
+
+class Correlation(NamedTuple):
+    """Spearman correlation of one score with the measured student error and gap over weak models."""
+
+    score: str
+    with_error: float
+    with_gap: float
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """Predictions and measurements of the demo; prints as a report.
+
+    `measured` holds arrays (models, splits) in the order of `names`; the tables keep their own order.
+    """
+
+    config: DemoConfig
+    seed: int
+    names: tuple[str, ...]
+    label_free: SupervisorTable
+    labelled: SupervisorTable
+    measured: Measured
+
+    @property
+    def mean(self) -> Measured:
+        """Means over splits, (models,) each."""
+        return Measured(*(values.mean(1) for values in self.measured))
+
+    @property
+    def se(self) -> Measured:
+        """Standard errors over splits into D~ and D^, (models,) each, for these encoders and test images."""
+        return Measured(*(values.std(1, ddof=1) / np.sqrt(values.shape[1]) for values in self.measured))
+
+    @property
+    def pgr(self) -> np.ndarray:
+        """Performance gap recovered (models,), a ratio of differences of mean errors (Burns et al. 2023)."""
+        weak, student, ceiling = self.mean[:3]
+        return (weak - student) / (weak - ceiling)
+
+    def score(self, column: str) -> tuple[np.ndarray, np.ndarray]:
+        """A score and its standard errors in the order of `names`, label-free where it can be."""
+        table = self.label_free if column in self.label_free.columns else self.labelled
+        order = [list(table.names).index(name) for name in self.names]
+        return np.asarray(table[column])[order], np.asarray(table.se(column))[order]
+
+    def correlations(self) -> tuple[list[Correlation], list[Correlation]]:
+        """One per score: those of the label-free table, then those that only the labelled table has."""
+        free = list(self.label_free.columns)
+        return (
+            [self._correlation(column) for column in free],
+            [self._correlation(column) for column in self.labelled.columns if column not in free],
+        )
+
+    def _correlation(self, column: str) -> Correlation:
+        score, mean = self.score(column)[0], self.mean
+        return Correlation(column, _spearman(score, mean.student_error), _spearman(score, mean.gap))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything that is reported, as plain lists and numbers."""
+        free, labelled = self.correlations()
+        return {
+            "config": asdict(self.config),
+            "seed": self.seed,
+            "names": list(self.names),
+            "label_free": self.label_free.to_dict(),
+            "labelled": self.labelled.to_dict(),
+            "mean": {key: values.tolist() for key, values in self.mean._asdict().items()},
+            "se": {key: values.tolist() for key, values in self.se._asdict().items()},
+            "pgr": self.pgr.tolist(),
+            "correlations": {row.score: row._asdict() for row in free + labelled},
+        }
+
+    def report(self) -> str:
+        """Predicted and measured for every weak model, then the rank correlations; fits 100 columns."""
+        parts = _heading(self), _model_lines(self), _table_lines(self), _correlation_lines(self), _choices(self)
+        return "\n\n".join("\n".join(lines) for lines in parts)
+
+    def figure(self, path: str | PathLike[str]) -> None:
+        """Writes predicted against measured as a figure; the path's ending chooses the format.
+
+        Raises:
+            InputError: matplotlib is not installed, or the path cannot be written.
+        """
+        figure = new_figure(10.5, 8.6)
+        axes = figure.subplots(2, 2)
+        _scatter(axes[0, 0], self, "expected_error", "Expected error of the student (no labels)")
+        _scatter(axes[0, 1], self, "gap_op", "Operator norm of $P_s(I - P_w)$ (no labels)")
+        _scatter(axes[1, 0], self, "trial_error", "Trial error of the student (labels of D~)")
+        axes[1, 0].axline((0.5, 0.5), slope=1, color="0.6", linestyle="--", zorder=0, label="as predicted")
+        axes[1, 0].legend(loc="lower right", frameon=False)
+        _ladder(axes[1, 1], self)
+        figure.legend(handles=_legend(self), loc="outside lower center", ncols=8, frameon=False)
+        save_figure(figure, path)
+
+    __repr__ = __str__ = report
+
+
+def run_demo(seed: int = 0, progress: bool = True, config: DemoConfig = DemoConfig()) -> DemoResult:
+    """Trains the encoders, ranks the weak ones as supervisors of the strong one, and measures who was right.
+
+    Args:
+        seed: of the splits, the encoders and the ranking.
+        progress: show progress bars where tqdm is installed.
+        config: sizes; the defaults take under a minute on two CPU cores.
+
+    Raises:
+        InputError: scikit-learn or matplotlib is not installed.
+    """
+    pixels, digits = _extra("sklearn.datasets").load_digits(return_X_y=True)
+    _extra("matplotlib.figure")  # or `figure` would fail a minute later
+    require_integer("seed", seed, 0)
+    rng = np.random.default_rng(seed)
+    held_out = rng.permutation(len(pixels))
+    encoder_rows, held_out = np.split(held_out, [config.encoder_images])
+    weak, strong = _train_encoders(config, seed, pixels / 16, digits, encoder_rows, held_out, progress)
+
+    labels = np.where(digits[held_out] % 2 == 0, 1.0, -1.0)
+    test, pool = np.split(np.arange(len(held_out)), [config.test_images])
+    shuffled = np.stack([rng.permutation(pool) for _ in range(config.splits)])
+    teach, learn = np.split(shuffled, [config.teaching_images], axis=1)
+    splits = [(a, b, test) for a, b in zip(teach, learn, strict=True)]
+    measured = _measured(weak, strong, labels, splits, config.ridge)
+
+    seen = {name: h[pool] for name, h in weak.items()}, strong[pool]
+    ridges = {"weak_ridge": config.ridge, "strong_ridge": config.ridge}
+    rank = partial(rank_supervisors, **ridges, seed=seed, progress=progress)
+    label_free = rank(*seen)
+    labelled = np.isin(pool, teach[0])
+    # NaN, so that no label outside D~ can be used even by mistake.
+    trial = rank(*seen, np.where(labelled, labels[pool], np.nan), labelled=labelled)
+    return DemoResult(config, seed, tuple(weak), label_free, trial, measured)
+
+
+def _measured(
+    weak: dict[str, np.ndarray], strong: np.ndarray, labels: np.ndarray, splits: Iterable[Splits], ridge: float
+) -> Measured:
+    """The real experiments, (models, splits) each; representations are scaled over the split's D~ and D^ as in the ranking."""
+    width = max(h.shape[1] for h in weak.values())
+    padded = [np.pad(h, ((0, 0), (0, width - h.shape[1]))) for h in weak.values()]  # one compiled program for all
+
+    def outcome(h_w: np.ndarray, splits: Splits) -> list[float]:
+        seen = np.concatenate(splits[:2])
+        h_w, h_s = (h / np.sqrt(h[seen].var(0).sum()) for h in (h_w, strong))
+        found = weak_to_strong(*((h_w[i], h_s[i], labels[i]) for i in splits), weak_ridge=ridge, strong_ridge=ridge)
+        return [float(getattr(found, name)) for name in Measured._fields]
+
+    found = np.array([[outcome(h, rows) for rows in splits] for h in padded])
+    return Measured(*np.moveaxis(found, -1, 0))
+
+
+# Encoders
+
+
+class Handicap(NamedTuple):
+    """How an encoder is held back: pixels @ view is what it sees, of so many images, for so many steps."""
+
+    view: np.ndarray
+    images: int
+    steps: int
+    meaning: str = ""
+
+
+def _handicaps(config: DemoConfig) -> dict[str, Handicap]:
+    whole, images, steps = np.eye(SIDE * SIDE), config.encoder_images, config.steps
+    upper = np.diag(np.arange(SIDE * SIDE) < SIDE * SIDE // 2).astype(float)
+    pair = np.kron(np.eye(SIDE // 2), np.full((2, 2), 0.5))
+    return {
+        "full": Handicap(whole, images, steps, "in nothing but its width"),
+        "coarse": Handicap(np.kron(pair, pair), images, steps, "saw 4 x 4 pixels"),
+        "half": Handicap(upper, images, steps, "saw the upper half"),
+        "few": Handicap(whole, config.few_images, steps, f"trained on {config.few_images} images"),
+        "brief": Handicap(whole, images, config.brief_steps, f"trained for {config.brief_steps} steps"),
+    }
+
+
+def _train_encoders(
+    config: DemoConfig,
+    seed: int,
+    pixels: np.ndarray,
+    digits: np.ndarray,
+    train: np.ndarray,
+    held_out: np.ndarray,
+    progress: bool,
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Weak representations by name, each (n, width), and the strong one, of the held-out rows."""
+    handicaps = _handicaps(config)
+    biggest = config.strong_hidden, config.strong_width, {"strong": handicaps["full"]}
+    families = [
+        (config.hidden, width, {f"mlp{width}/{key}": handicap for key, handicap in handicaps.items()})
+        for width in config.widths
+    ]
+    keys = jax.random.split(jax.random.key(seed), len(families) + 1)
+    found: dict[str, np.ndarray] = {}
+    data = pixels[train], digits[train], pixels[held_out]
+    jobs = list(zip(keys, [*families, biggest], strict=True))
+    for key, (hidden, width, members) in track(jobs, progress, "encoders"):
+        views, images, steps = (np.stack(each) for each in list(zip(*members.values(), strict=True))[:3])
+        sizes = hidden, width, config.steps, config.learning_rate
+        family = _train_family(sizes, key, views, images, steps, *data)
+        found |= dict(zip(members, np.asarray(family), strict=True))
+    strong = found.pop("strong")
+    return found, strong
+
+
+@partial(jax.jit, static_argnums=0)
+def _train_family(
+    sizes: tuple[int, int, int, float],
+    key: Array,
+    views: Float[Array, "members pixels pixels"],
+    images: Int[Array, " members"],
+    steps: Int[Array, " members"],
+    pixels: Float[Array, "n pixels"],
+    digits: Int[Array, " n"],
+    held_out: Float[Array, "rows pixels"],
+) -> Float[Array, "members rows width"]:
+    """Trains encoders that differ in what holds them back, side by side; represents the held-out images."""
+    import optax
+    from flax import nnx
+
+    hidden, width, all_steps, learning_rate = sizes
+    optimizer = optax.adam(learning_rate)
+
+    def network(key: Array) -> nnx.Sequential:
+        rngs = nnx.Rngs(key)
+        layers = nnx.Linear(SIDE * SIDE, hidden, rngs=rngs), nnx.Linear(hidden, width, rngs=rngs)
+        body = nnx.Sequential(layers[0], nnx.relu, layers[1], nnx.relu)
+        return nnx.Sequential(body, nnx.Linear(width, 10, rngs=rngs))
+
+    def member(key: Array, view: Array, images: Array, steps: Array) -> Array:
+        graph, start = nnx.split(network(key))
+        seen = jnp.arange(pixels.shape[0]) < images
+
+        def loss(parameters):
+            logits = nnx.merge(graph, parameters)(pixels @ view)
+            return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, digits), where=seen)
+
+        def step(carry, i):
+            parameters, state = carry
+            updates, state = optimizer.update(jax.grad(loss)(parameters), state)
+            updates = jax.tree.map(lambda update: jnp.where(i < steps, update, 0), updates)
+            return (optax.apply_updates(parameters, updates), state), None
+
+        (trained, _), _ = jax.lax.scan(step, (start, optimizer.init(start)), jnp.arange(all_steps))
+        return nnx.merge(graph, trained).layers[0](held_out @ view)
+
+    return jax.vmap(member)(jax.random.split(key, views.shape[0]), views, images, steps)
+
+
+# Report
+
+
+def _spearman(a: np.ndarray, b: np.ndarray) -> float:
+    from scipy.stats import rankdata  # takes a second to import, and nothing else here needs it
+
+    return float(np.corrcoef(rankdata(a), rankdata(b))[0, 1])
+
+
+def _heading(result: DemoResult) -> list[str]:
+    config, mean, kinds = result.config, result.mean, _handicaps(result.config)
+    pool, taught = result.label_free.settings["rows"], config.teaching_images
+    ceiling, accuracy = mean.ceiling_error[0], mean.ceiling_accuracy[0]
+    return [
+        "Which weak model should teach? Digits (scikit-learn), task: even or odd (+-1), squared error.",
+        f"{len(result.names)} weak encoders (mlp8: width 8) and a strong one ({config.strong_width}) were",
+        f"trained to read the digits of {config.encoder_images} images; each weak one was held back:",
+        *(f"  {name:<8}{handicap.meaning}" for name, handicap in kinds.items()),
+        f"Ridge heads (beta {config.ridge:g}) on {pool} other images, {taught} in D~, {pool - taught} in D^.",
+        f"Measured on {config.test_images} test images, mean ± standard error over {config.splits} splits.",
+        "Predicted from the first split; the trial holds out a third of D~, so it runs high.",
+        f"Seed {result.seed}. Ceiling (true labels of D^): error {ceiling:.3f}, accuracy {accuracy:.1%}.",
+    ]
+
+
+def _model_lines(result: DemoResult) -> list[str]:
+    """A line per weak model, the best expected error first."""
+    mean, se, pgr = result.mean, result.se, result.pgr
+    expected, trial = result.score("expected_error"), result.score("trial_error")
+
+    def line(i: int) -> str:
+        predicted = _plus_minus(expected[0][i], expected[1][i]) + _plus_minus(trial[0][i], trial[1][i])
+        student = _plus_minus(mean.student_error[i], se.student_error[i])
+        accuracy = f"{mean.weak_accuracy[i]:.1%}, {mean.student_accuracy[i]:.1%}"
+        errors = f"{student}{mean.weak_error[i]:>7.3f}{mean.gap[i]:>7.3f}"
+        return f"{result.names[i]:<12}{predicted} |{errors}{accuracy:>15}{pgr[i]:>6.2f}"
+
+    return [
+        "                       predicted             |             measured on test images",
+        "              expected error     trial error |         student   weak              accuracy",
+        "                   no labels    labels of D~ |           error  error    gap  weak, student   PGR",
+        *(line(i) for i in np.argsort(expected[0]).tolist()),
+        "(The expected error averages over tasks that the strong model could be given: its order counts.)",
+    ]
+
+
+def _plus_minus(value: float, se: float) -> str:
+    text = f"{value:.4f} ±{se:.4f}"
+    return f"{text:>16}"
+
+
+def _table_lines(result: DemoResult) -> list[str]:
+    """Every score of every model beside the measured error and gap, the best expected error first."""
+    columns = [*result.label_free.columns, *(c for c in result.labelled.columns if c not in result.label_free.columns)]
+    scores, mean = {column: result.score(column)[0] for column in columns}, result.mean
+    words = [[*column.split("_"), ""][:2] for column in columns]
+    headings = [name + "".join(f"{word[i]:>10}" for word in words) for i, name in enumerate(("Every score ", " " * 12))]
+    lines = [
+        f"{result.names[i]:<12}"
+        + "".join(f"{scores[column][i]:>10.4f}" for column in columns)
+        + f" |{mean.student_error[i]:>8.4f}{mean.gap[i]:>8.4f}"
+        for i in np.argsort(scores["expected_error"]).tolist()
+    ]
+    return [f"{headings[0]} |     measured", f"{headings[1]} |   error     gap", *lines]
+
+
+def _correlation_lines(result: DemoResult) -> list[str]:
+    free, labelled = result.correlations()
+    mean = result.mean
+    own = [_spearman(mean.weak_error, measured) for measured in (mean.student_error, mean.gap)]
+    weak = [Correlation("measured weak error", *own)]
+    groups = {"no labels": free, "labels of D~": labelled, "test labels": weak}
+    return [
+        f"Spearman correlation, over the {len(result.names)} weak models, with the measured",
+        f"{'':<22}{'needs':<14}{'student error':>14}{'gap':>8}",
+        *(
+            f"{row.score:<22}{needs:<14}{row.with_error:>14.2f}{row.with_gap:>8.2f}"
+            for needs, rows in groups.items()
+            for row in rows
+        ),
+        "(cka is a similarity: good teachers have a large one, so a good correlation is negative.)",
+    ]
+
+
+def _choices(result: DemoResult) -> list[str]:
+    """What following each prediction would have given."""
+    student = result.mean.student_error
+    rules = {
+        "the expected error (no labels)": result.score("expected_error")[0],
+        "the trial (labels of D~)": result.score("trial_error")[0],
+        "hindsight": student,
+    }
+    picks = {rule: int(np.argmin(score)) for rule, score in rules.items()}
+    return [
+        "Measured error of the student if its teacher is chosen by",
+        *(f"  {rule:<32}{student[pick]:.4f}  {result.names[pick]}" for rule, pick in picks.items()),
+        f"  {'chance (mean over all)':<32}{student.mean():.4f}",
+    ]
+
+
+# Figure
+
+
+def _style(result: DemoResult, name: str) -> tuple[str, str]:
+    """Colour of the model's width, marker of its handicap."""
+    width, handicap = name.removeprefix("mlp").split("/")
+    return COLOURS[result.config.widths.index(int(width)) % len(COLOURS)], MARKERS[handicap]
+
+
+def _scatter(ax: Any, result: DemoResult, column: str, label: str) -> None:
+    score, score_se = result.score(column)
+    for i, name in enumerate(result.names):
+        colour, marker = _style(result, name)
+        x, y = score[i], result.mean.student_error[i]
+        bars = {"xerr": score_se[i], "yerr": result.se.student_error[i], "elinewidth": 0.8}
+        marks = {"markersize": 7, "markeredgecolor": "white", "markeredgewidth": 0.6, "alpha": 0.85}
+        ax.errorbar(x, y, **bars, **marks, fmt=marker, color=colour)
+    rho = _spearman(score, result.mean.student_error)
+    ax.set(xlabel=label, ylabel="Measured student error", title=f"Spearman {rho:.2f}")
+    _clean(ax)
+
+
+def _ladder(ax: Any, result: DemoResult) -> None:
+    """Weak error, student error and ceiling of every model, the best student on top."""
+    mean, order = result.mean, np.argsort(-result.mean.student_error)
+    ax.axvline(mean.ceiling_error[0], color="0.3", linestyle="--", linewidth=1, label="strong ceiling")
+    for place, i in enumerate(order):
+        colour, marker = _style(result, result.names[i])
+        ax.hlines(place, mean.weak_error[i], mean.student_error[i], color=colour, linewidth=1, zorder=1)
+        ax.plot(mean.weak_error[i], place, marker, color=colour, markerfacecolor="white", markersize=6)
+        ax.plot(mean.student_error[i], place, marker, color=colour, markersize=6)
+    ax.plot([], [], "o", color="0.3", markerfacecolor="white", label="weak model")
+    ax.plot([], [], "o", color="0.3", label="its student")
+    ax.set_yticks(range(len(order)), [result.names[i] for i in order])
+    ax.set(xlabel="Measured error", title="Student against teacher")
+    ax.legend(loc="upper right", facecolor="white", edgecolor="none", framealpha=1)
+    _clean(ax)
+
+
+def _clean(ax: Any) -> None:
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.grid(color="0.92")
+    ax.set_axisbelow(True)
+
+
+def _legend(result: DemoResult) -> list[Any]:
+    line = _extra("matplotlib.lines").Line2D
+    widths = [
+        line([], [], color=COLOURS[i % len(COLOURS)], linewidth=5, label=f"width {width}")
+        for i, width in enumerate(result.config.widths)
+    ]
+    style = {"color": "0.3", "linestyle": ""}
+    names = _handicaps(result.config)
+    return widths + [line([], [], marker=MARKERS[name], label=name, **style) for name in names]
+
+
+def _extra(module: str) -> ModuleType:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise InputError("w2s demo needs scikit-learn and matplotlib: pip install 'w2s_jax[demo]'") from error

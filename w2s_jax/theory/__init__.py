@@ -1,0 +1,23 @@
+"""Closed forms beside the spine: kappa, the deterministic equivalent, the expected experiment, decomposability."""
+
+from w2s_jax.theory.decomposability import DecomposabilityReport, decomposability, decomposability_from_moments
+from w2s_jax.theory.equivalent import Equivalent, Population, Tail, deterministic_equivalent
+from w2s_jax.theory.equivalent_errors import EquivalentErrors, equivalent_errors, equivalent_errors_from_moments
+from w2s_jax.theory.expected import expected_experiment
+from w2s_jax.theory.kappa import effective_ridge, effective_ridge_from_spectrum
+
+__all__ = [
+    "DecomposabilityReport",
+    "Equivalent",
+    "EquivalentErrors",
+    "Population",
+    "Tail",
+    "decomposability",
+    "decomposability_from_moments",
+    "deterministic_equivalent",
+    "effective_ridge",
+    "effective_ridge_from_spectrum",
+    "equivalent_errors",
+    "equivalent_errors_from_moments",
+    "expected_experiment",
+]
