@@ -73,7 +73,9 @@ def command(quick: bool) -> dict[str, Any]:
         files = [f"{name}.npy" for name in weak]
         line = [sys.executable, "-m", "w2s_jax", "rank", "--strong", "strong.npy", "--weak", *files, "--quiet"]
         environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(Path(folder) / "cache")}
-        environment["PYTHONPATH"] = os.pathsep.join([str(Path(w2s.__file__).parents[1]), environment.get("PYTHONPATH", "")])
+        environment["PYTHONPATH"] = os.pathsep.join(
+            [str(Path(w2s.__file__).parents[1]), environment.get("PYTHONPATH", "")]
+        )
         for cache in ("empty", "filled"):
             started = time.perf_counter()
             subprocess.run(line, cwd=folder, env=environment, check=True, stdout=subprocess.DEVNULL)
@@ -95,7 +97,7 @@ def _first(call: Callable[[], Any]) -> dict[str, Any]:
     seconds: list[float] = []
     jax.config.update("jax_enable_compilation_cache", False)
     jax.monitoring.register_event_duration_secs_listener(
-        lambda event, duration, **_: seconds.append(duration) if event == COMPILED else None
+        lambda event, duration_secs, **_: seconds.append(duration_secs) if event == COMPILED else None
     )
     started = time.perf_counter()
     jax.block_until_ready(call())

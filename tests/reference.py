@@ -190,16 +190,14 @@ def gap_bound(h_w: np.ndarray, h_s: np.ndarray, y: np.ndarray, weak: Filter, str
 # Moments, normalization, similarity
 
 
-def moments(
-    h_w: np.ndarray, h_s: np.ndarray, y: np.ndarray | None = None, center: bool = False
-) -> dict[str, np.ndarray]:
+def moments(h_w: np.ndarray, h_s: np.ndarray, y: np.ndarray | None = None, bias: bool = False) -> dict[str, np.ndarray]:
     """H^T H / n, H^T y / n, y^T y / n and means (Xue et al. 2025, sample covariances)."""
     h_w, h_s, n = _f64(h_w), _f64(h_s), len(h_w)
     y = None if y is None else _f64(y)
     means = {"mean_w": h_w.mean(axis=0), "mean_s": h_s.mean(axis=0)}
     if y is not None:
         means["mean_y"] = np.asarray(y.mean(axis=0))
-    if center:
+    if bias:
         h_w, h_s = h_w - means["mean_w"], h_s - means["mean_s"]
         y = None if y is None else y - means["mean_y"]
     second = {"ww": h_w.T @ h_w / n, "ss": h_s.T @ h_s / n, "sw": h_s.T @ h_w / n}
@@ -216,7 +214,7 @@ def normalized(h: np.ndarray) -> np.ndarray:
 
 def linear_cka(h_w: np.ndarray, h_s: np.ndarray) -> np.ndarray:
     """||S_sw||_F^2 / (||S_s||_F ||S_w||_F) on centred columns (linear CKA, Kornblith et al. 2019)."""
-    m = moments(h_w, h_s, center=True)
+    m = moments(h_w, h_s, bias=True)
     norm = {key: np.linalg.norm(m[key], "fro") for key in ("ww", "ss", "sw")}
     return np.asarray(norm["sw"] ** 2 / (norm["ss"] * norm["ww"]))
 
@@ -340,11 +338,11 @@ def with_tails(m: dict[str, np.ndarray], weak: tuple[float, int], strong: tuple[
 
 
 def equivalent_errors(
-    h_s: np.ndarray, y: np.ndarray, weak_outputs: np.ndarray, beta: float, center: bool = False
+    h_s: np.ndarray, y: np.ndarray, weak_outputs: np.ndarray, beta: float, bias: bool = False
 ) -> np.ndarray:
     """Student error, ceiling error and gap per output, with e(t) = (kappa/beta) r(t) for t (equivalent from data)."""
     h_s, y, f_w, n = _f64(h_s), _f64(y), _f64(weak_outputs), len(h_s)
-    constants = np.full((n, n), float(center) / n)
+    constants = np.full((n, n), float(bias) / n)
     h_s = h_s - constants @ h_s
     shrink = beta * np.linalg.inv(h_s @ h_s.T / n + beta * np.eye(n)) @ (np.eye(n) - constants)
     fresh = lambda t: n / np.trace(shrink) * shrink @ t
@@ -356,20 +354,20 @@ def equivalent_errors(
 
 
 def decomposability(
-    h_train: np.ndarray,
+    h_labelled: np.ndarray,
     h_student: np.ndarray,
     k: int,
-    y_train: np.ndarray,
+    y_labelled: np.ndarray,
     y_student: np.ndarray,
     population: np.ndarray | None = None,
-    center: bool = False,
+    bias: bool = False,
 ) -> dict[str, np.ndarray]:
     """Measured conditions for V = leading k directions, over ||Sigma|| (Xue et al. 2025, decomposability).
 
     Sigma is the population covariance, or the pooled second moment, whose tail then keeps its share gamma / mu_j of V.
     """
-    arrays = [_f64(x) for x in (h_train, h_student, y_train, y_student)]
-    arrays = [x - x.mean(axis=0) for x in arrays] if center else arrays
+    arrays = [_f64(x) for x in (h_labelled, h_student, y_labelled, y_student)]
+    arrays = [x - x.mean(axis=0) for x in arrays] if bias else arrays
     a, b, *labels = arrays
     y_a, y_b = (y.reshape(len(y), -1) for y in labels)
     n, m = len(a), len(b)
@@ -381,7 +379,7 @@ def decomposability(
     tail = np.eye(len(mu)) - on_v @ on_v.T + on_v @ np.diag(np.sqrt(gamma_pooled / mu[:k])) @ on_v.T
     s_a, s_b, t_a, t_b = a.T @ a / n, b.T @ b / m, a @ tail, b @ tail
     gammas = [np.trace(t @ t.T) / len(t) ** 2 for t in (t_a, t_b)]
-    isotropy = [np.linalg.norm(_isotropy_residual(t, g, center), 2) for t, g in zip((t_a, t_b), gammas, strict=True)]
+    isotropy = [np.linalg.norm(_isotropy_residual(t, g, bias), 2) for t, g in zip((t_a, t_b), gammas, strict=True)]
     shares = [np.sqrt(m / (n + m)), np.sqrt(n / (n + m))]
     if population is None:
         off = [share * np.linalg.norm(on_v.T @ (s_a - s_b) @ on_v, 2) if k else 0.0 for share in shares]
@@ -405,10 +403,10 @@ def decomposability(
     }
 
 
-def _isotropy_residual(tail: np.ndarray, gamma: float, center: bool) -> np.ndarray:
+def _isotropy_residual(tail: np.ndarray, gamma: float, bias: bool) -> np.ndarray:
     """(1/n) K(tail) - gamma I, on vectors of mean zero if centred (Xue et al. 2025, kernel-wise isotropy)."""
     n = len(tail)
-    seen = np.eye(n) - np.ones((n, n)) / n if center else np.eye(n)
+    seen = np.eye(n) - np.ones((n, n)) / n if bias else np.eye(n)
     return seen @ (tail @ tail.T / n - gamma * np.eye(n)) @ seen
 
 

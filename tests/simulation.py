@@ -92,7 +92,7 @@ def trials(family: str, count: int, intercept: bool = False) -> tuple[np.ndarray
             [error("w", T, bias), error("s", Q, q), error("s", R, r), error("s", Q - R, q - r, target=False)]
         )
         rows.append(h_s), seen.append(y), outputs.append(h_w @ T + bias)
-    found = jax.jit(jax.vmap(lambda h, y, f: jnp.stack(equivalent_errors(h, y, f, b_s, center=intercept))))
+    found = jax.jit(jax.vmap(lambda h, y, f: jnp.stack(equivalent_errors(h, y, f, b_s, bias=intercept))))
     return np.array(outcomes), np.asarray(found(np.stack(rows), np.stack(seen), np.stack(outputs)))
 
 

@@ -32,12 +32,12 @@ def test_a_ranking_is_that_of_all_features(x64, monkeypatch, normalize, threshol
 def test_products_of_rows_stay(x64):
     """They are those of the features, about the first row if centred; in single precision a large mean costs nothing then."""
     h = WIDE[70]
-    plain = CompactRows(h, "h", np.float64, center=False, keep=True)
+    plain = CompactRows(h, "h", np.float64, bias=False, keep=True)
     assert plain.shape == (N, N)
     np.testing.assert_allclose(plain[0:N] @ plain[0:N].T, h @ h.T, rtol=1e-12)
     np.testing.assert_array_equal(np.concatenate([plain[0:17], plain[17:N]]), plain[0:N])
     about_first = (h - h[0]) @ (h - h[0]).T
-    moved = CompactRows(h + 1e6, "h", np.float32, center=True, keep=True)[0:N]
+    moved = CompactRows(h + 1e6, "h", np.float32, bias=True, keep=True)[0:N]
     assert moved.dtype == np.float32
     np.testing.assert_allclose(moved @ moved.T, about_first, atol=1e-6 * np.max(about_first))
 
@@ -54,7 +54,7 @@ def test_rows_are_kept_for_more_than_one_pass(keep, reads):
             calls.append(wanted)
             return WIDE[70][wanted]
 
-    rows = CompactRows(Counted(), "h", np.float64, center=True, keep=keep)
+    rows = CompactRows(Counted(), "h", np.float64, bias=True, keep=keep)
     for _ in range(2):
         for start in (0, 25):
             assert len(rows[start : start + 25]) == min(25, N - start)

@@ -82,15 +82,15 @@ def test_a_ranking_in_the_same_buckets_compiles_nothing(threshold):
     assert np.isfinite(table["expected_error"]).all()
 
 
-@pytest.mark.parametrize("center", [False, True])
-def test_batches_of_one_length_compile_once(center):
+@pytest.mark.parametrize("bias", [False, True])
+def test_batches_of_one_length_compile_once(bias):
     """The first batch compiles; further ones, of any number, and a second pass over other rows do not."""
     batches = [(see(7, n=30), see(9, n=30)) for _ in range(3)]
     with compilations() as seen:
-        moments_from_batches(batches[:1], center=center)
+        moments_from_batches(batches[:1], bias=bias)
     assert seen != []
     with compilations() as seen:
-        moments_from_batches(batches, center=center)
+        moments_from_batches(batches, bias=bias)
     assert seen == []
 
 

@@ -12,12 +12,12 @@ import reference
 from conftest import entrywise_error, relative_error
 from jax import export
 
-from w2s_jax import InputError, moments, principal_rank
+from w2s_jax import InputError, model_moments, moments, principal_rank
 from w2s_jax.theory.conditions import Quantities, measure, prepare_kernel, prepare_rows
 from w2s_jax.theory.decomposability import DecomposabilityReport, decomposability, decomposability_from_moments
 
 RANKS = np.array([0, 1, 3, 6])
-# n, m, d, center: more features than rows in all, as many as one split has rows, fewer.
+# n, m, d, bias: more features than rows in all, as many as one split has rows, fewer.
 SHAPES = [(24, 40, 100, True), (24, 40, 24, False), (64, 40, 12, True)]
 
 
@@ -36,12 +36,12 @@ def covariance(d: int, seed: int = 0) -> np.ndarray:
     return mixing.T @ mixing
 
 
-def measured(h_train, h_student, y_train, y_student, sigma=None, center=False) -> Quantities:
+def measured(h_labelled, h_student, y_labelled, y_student, sigma=None, bias=False) -> Quantities:
     """The numeric core at all ranks of RANKS."""
-    (n, d), m = h_train.shape, h_student.shape[0]
+    (n, d), m = h_labelled.shape, h_student.shape[0]
     through = prepare_kernel if d > n + m and sigma is None else prepare_rows
-    prepared = through(h_train, h_student, (y_train, y_student), sigma, center)
-    return measure(prepared, RANKS, (n - center, m - center), sigma is not None)
+    prepared = through(h_labelled, h_student, (y_labelled, y_student), sigma, bias)
+    return measure(prepared, RANKS, (n - bias, m - bias), sigma is not None)
 
 
 def expected(*data, **options) -> Quantities:
@@ -62,11 +62,11 @@ def compare(found: Quantities, wanted: Quantities, bound: float) -> None:
     assert max(errors.values()) <= bound, errors
 
 
-@pytest.mark.parametrize(("n", "m", "d", "center"), SHAPES)
-def test_quantities_are_those_of_the_reference(n, m, d, center, x64):
+@pytest.mark.parametrize(("n", "m", "d", "bias"), SHAPES)
+def test_quantities_are_those_of_the_reference(n, m, d, bias, x64):
     """Every number of every condition is that of n x n kernels and projections, on either side of n = d."""
     data = decaying(n, m, d)
-    compare(measured(*data, center=center), expected(*data, center=center), 1e-10)
+    compare(measured(*data, bias=bias), expected(*data, bias=bias), 1e-10)
 
 
 def test_single_precision_is_enough():
@@ -132,7 +132,7 @@ def test_a_wide_isotropic_tail_is_decomposable_with_its_gamma(seed):
     """Spikes in a tail 200 n wide: V is the spikes, all conditions hold, delta is 0, gamma is that of the tail."""
     report = report_of_spikes(seed, 200.0)
     assert report.broken == () and report.holds and report.rank == 2 and report.delta == 0
-    for gamma in (report.gamma_train, report.gamma_student):
+    for gamma in (report.gamma_labelled, report.gamma_student):
         assert relative_error(gamma * report.scale, 0.2) <= 0.02
 
 
@@ -164,7 +164,7 @@ def test_low_intrinsic_dimension_is_decomposable_without_gamma(seed):
     """Six directions, 2000 rows: V is everything, gamma and delta are 0."""
     report = decomposability(*low_dimensional(seed, 2000, 2000))
     assert report.broken == () and report.rank == 6 and report.delta == 0
-    assert report.gamma_train == report.gamma_student == 0
+    assert report.gamma_labelled == report.gamma_student == 0
 
 
 def test_a_proportional_tail_is_not_isotropic():
@@ -268,20 +268,20 @@ def test_named_rules_choose_the_rank_of_the_pooled_spectrum(rule, level):
 
 def test_moments_are_as_good_as_rows():
     """Centred second moments of both splits give the same report as the rows."""
-    center = True
-    h_train, h_student, y_train, y_student = (x.astype(np.float32) for x in decaying(64, 40, 12))
-    train, student = (moments(h[:, :3], h, y, center=center) for h, y in ((h_train, y_train), (h_student, y_student)))
-    report = decomposability_from_moments(train, student)
-    wanted = decomposability(h_train, h_student, y_train, y_student, center=center)
+    bias = True
+    h_labelled, h_student, y_labelled, y_student = (x.astype(np.float32) for x in decaying(64, 40, 12))
+    labelled, student = (model_moments(h, y, bias=bias) for h, y in ((h_labelled, y_labelled), (h_student, y_student)))
+    report = decomposability_from_moments(labelled, student)
+    wanted = decomposability(h_labelled, h_student, y_labelled, y_student, bias=bias)
     assert (report.rank, report.broken, report.rows) == (wanted.rank, wanted.broken, wanted.rows)
     assert report.scale == pytest.approx(wanted.scale, rel=1e-5)
     for one, other in zip(report.conditions, wanted.conditions, strict=True):
         assert one.parts == pytest.approx(other.parts, rel=2e-5)
 
 
-def core(h_train, h_student, y_train, y_student):
+def core(h_labelled, h_student, y_labelled, y_student):
     """The numeric core as one function of arrays."""
-    return measured(h_train, h_student, y_train, y_student)
+    return measured(h_labelled, h_student, y_labelled, y_student)
 
 
 def test_vmap_equals_a_loop():
@@ -316,20 +316,20 @@ def test_a_report_prints_a_sentence_per_condition():
 
 H = np.random.default_rng(0).standard_normal((12, 3)).astype(np.float32)
 BAD = {
-    "h_train and h_student must have the same number of features, got 3 and 2": dict(h_student=H[:, :2]),
-    r"h_train must be 2-D \(rows, features\), got shape \(12,\)": dict(h_train=H[:, 0]),
+    "h_labelled and h_student must have the same number of features, got 3 and 2": dict(h_student=H[:, :2]),
+    r"h_labelled must be 2-D \(rows, features\), got shape \(12,\)": dict(h_labelled=H[:, 0]),
     "h_student contain 1 NaN or infinite value, in row 2": dict(
         h_student=np.where(np.arange(36).reshape(12, 3) == 7, np.nan, H)
     ),
-    "y_train and y_student must both be given or neither": dict(y_train=H[:, 0]),
-    "y_train and y_student must have the same outputs": dict(y_train=H[:, 0], y_student=H),
+    "y_labelled and y_student must both be given or neither": dict(y_labelled=H[:, 0]),
+    "y_labelled and y_student must have the same outputs": dict(y_labelled=H[:, 0], y_student=H),
     r"population must be a covariance \(3, 3\), got shape \(12, 3\)": dict(population=H),
     "rule must be tightest, threshold, rank, explained_variance or hard_threshold, got 'best'": dict(rule="best"),
     "rule 'threshold' needs a level, got None": dict(rule="threshold"),
     "ridge must be at least 0, got -1": dict(ridge=-1.0),
     "tolerance must be positive, got 0": dict(tolerance=0.0),
-    "representations must vary, got a covariance of zeros": dict(h_train=H * 0 + 1, h_student=H * 0 + 1, center=True),
-    "each split must have at least two rows to be centred, got 1 and 12": dict(h_train=H[:1], center=True),
+    "representations must vary, got a covariance of zeros": dict(h_labelled=H * 0 + 1, h_student=H * 0 + 1, bias=True),
+    "each split must have at least two rows to be centred, got 1 and 12": dict(h_labelled=H[:1], bias=True),
 }
 
 
@@ -337,16 +337,16 @@ BAD = {
 def test_bad_input_is_answered_in_one_sentence(message, unchecked):
     """The argument, what was expected and what came."""
     with pytest.raises(InputError, match=message):
-        decomposability(**dict(h_train=H, h_student=H) | BAD[message])
+        decomposability(**dict(h_labelled=H, h_student=H) | BAD[message])
 
 
 def test_bad_moments_are_answered_in_one_sentence(unchecked):
-    """Widths, kinds and side."""
-    m = moments(H, H)
+    """Widths, kinds, and a pair in the place of one side."""
+    m = model_moments(H)
     for message, arguments in {
-        "side must be 'weak' or 'strong', got 'both'": (m, m, "both"),
-        "must have the same width, got 3 and 2 features": (m, moments(H, H[:, :2])),
-        "must both have labels or none, and both be centred or none": (m, moments(H, H, center=True)),
+        "labelled must be ModelMoments of one model, got Moments": (moments(H, H), m),
+        "must have the same width, got 3 and 2 features": (m, model_moments(H[:, :2])),
+        "must both have labels or none, and both be centred or none": (m, model_moments(H, bias=True)),
     }.items():
         with pytest.raises(InputError, match=message):
             decomposability_from_moments(*arguments)

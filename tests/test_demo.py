@@ -67,7 +67,7 @@ def test_result_has_every_model_and_finite_numbers(result: DemoResult) -> None:
     assert result.label_free.columns == ["expected_error", "expected_gap", "gap_op", "gap_fro", "cka"]
     assert {"trial_error", "predicted_gap"} < set(result.labelled.columns)
     assert result.label_free.settings["rows"] == 400
-    assert result.labelled.settings["labelled_rows"] == SMALL.teaching_images
+    assert result.labelled.settings["n_labelled"] == SMALL.teaching_images
     for values in result.measured:
         assert values.shape == (len(result.names), SMALL.splits)
         assert np.isfinite(values).all()

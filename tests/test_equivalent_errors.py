@@ -12,6 +12,7 @@ from jax import export
 from simulation import FAMILIES, assert_means_agree, trials
 
 from w2s_jax._core.checks import InputError
+from w2s_jax.heads.ridge import LinearProbe
 from w2s_jax.moments import moments
 from w2s_jax.theory.equivalent_errors import equivalent_errors, equivalent_errors_from_moments
 
@@ -28,7 +29,7 @@ def test_the_errors_from_data_have_the_right_means(family, intercept, x64):
 
 
 @pytest.mark.parametrize(
-    ("kind", "shape", "center"),
+    ("kind", "shape", "bias"),
     [
         ("generic", (24, 40, 32), True),
         ("repeated", (32, 32, 32), False),
@@ -36,19 +37,19 @@ def test_the_errors_from_data_have_the_right_means(family, intercept, x64):
         ("rank_deficient", (24, 12, 40), False),
     ],
 )
-def test_the_errors_from_data(kind, shape, center, dtype):
+def test_the_errors_from_data(kind, shape, bias, dtype):
     """From rows or from moments, student, ceiling and gap are the formulas with dense inverses."""
     h_w, h_s, y = pair(kind, *shape, dtype=dtype)
     kernel = np.random.default_rng(1).standard_normal((h_w.shape[1], 2)).astype(dtype) / 8
-    bias = np.array([0.2, -0.1], dtype)
-    outputs = h_w.astype(np.float64) @ kernel + bias * center
-    expected = np.stack([reference.equivalent_errors(h_s, y, outputs, b, center) for b in (0.05, 1.0)], 1)
+    intercept = np.array([0.2, -0.1], dtype)
+    outputs = h_w.astype(np.float64) @ kernel + intercept * bias
+    expected = np.stack([reference.equivalent_errors(h_s, y, outputs, b, bias) for b in (0.05, 1.0)], 1)
     bound = 1e-10 if dtype == np.float64 else 2e-5
     ridges = np.array([0.05, 1.0], dtype)
-    found = equivalent_errors(h_s, y, outputs.astype(dtype), ridges, center=center)
+    found = equivalent_errors(h_s, y, outputs.astype(dtype), ridges, bias=bias)
     assert relative_error(np.stack(found), expected) <= bound
-    m = moments(h_w, h_s, y, center=center)
-    found = equivalent_errors_from_moments(m, kernel, ridges, bias=bias if center else None)
+    m = moments(h_w, h_s, y, bias=bias)
+    found = equivalent_errors_from_moments(m, LinearProbe(kernel, intercept if bias else None), ridges)
     assert relative_error(np.stack(found), expected) <= bound
 
 
@@ -58,29 +59,29 @@ def test_the_errors_of_one_output(x64):
     m, kernel = moments(h_w, h_s, y[:, 0]), np.ones(6) / 4
     expected = reference.equivalent_errors(h_s, y[:, 0], h_w @ kernel, 0.3)
     assert relative_error(np.stack(equivalent_errors(h_s, y[:, 0], h_w @ kernel, 0.3)), expected) <= 1e-10
-    assert relative_error(np.stack(equivalent_errors_from_moments(m, kernel, 0.3)), expected) <= 1e-10
+    assert relative_error(np.stack(equivalent_errors_from_moments(m, LinearProbe(kernel), 0.3)), expected) <= 1e-10
 
 
-@pytest.mark.parametrize("center", [False, True])
+@pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("shape", [(24, 8, 40), (40, 8, 24)])
-def test_the_errors_from_data_have_a_ridgeless_limit(shape, center, x64):
+def test_the_errors_from_data_have_a_ridgeless_limit(shape, bias, x64):
     """At ridge 0 they are finite and the limit of small ridges, whether the student interpolates or not."""
     h_w, h_s, y = pair("generic", *shape)
-    limit = reference.equivalent_errors(h_s, y, 0 * y, 1e-8, center)
-    assert relative_error(np.stack(equivalent_errors(h_s, y, 0 * y, 0.0, center=center)), limit, 1e-3) <= 1e-5
-    m, bias = moments(h_w, h_s, y, center=center), np.zeros(2) if center else None
-    found = equivalent_errors_from_moments(m, np.zeros((8, 2)), 0.0, bias=bias)
+    limit = reference.equivalent_errors(h_s, y, 0 * y, 1e-8, bias)
+    assert relative_error(np.stack(equivalent_errors(h_s, y, 0 * y, 0.0, bias=bias)), limit, 1e-3) <= 1e-5
+    weak = LinearProbe(np.zeros((8, 2)), np.zeros(2) if bias else None)
+    found = equivalent_errors_from_moments(moments(h_w, h_s, y, bias=bias), weak, 0.0)
     assert relative_error(np.stack(found), limit, 1e-3) <= 1e-5
 
 
-@pytest.mark.parametrize(("kind", "shape", "center"), [("generic", (12, 5, 16), True), ("repeated", (16, 5, 8), False)])
-def test_the_errors_from_data_are_differentiable(kind, shape, center, x64):
+@pytest.mark.parametrize(("kind", "shape", "bias"), [("generic", (12, 5, 16), True), ("repeated", (16, 5, 8), False)])
+def test_the_errors_from_data_are_differentiable(kind, shape, bias, x64):
     """Gradients in representations, labels, the weak head and the ridge are finite differences."""
     h_w, h_s, y = pair(kind, *shape)
-    rows = lambda x: jnp.stack(equivalent_errors(*x, center=center))
+    rows = lambda x: jnp.stack(equivalent_errors(*x, bias=bias))
     assert derivative_error(rows, (h_s, y, y[::-1].copy(), 0.3)) <= 1e-6
-    bias = np.zeros(2) if center else None
-    whole = lambda x: jnp.stack(equivalent_errors_from_moments(moments(*x[:3], center=center), *x[3:], bias=bias))
+    weak = lambda kernel: LinearProbe(kernel, jnp.zeros(2) if bias else None)
+    whole = lambda x: jnp.stack(equivalent_errors_from_moments(moments(*x[:3], bias=bias), weak(x[3]), x[4]))
     assert derivative_error(whole, (h_w, h_s, y, np.ones((5, 2)) / 4, 0.3)) <= 1e-6
 
 
@@ -90,7 +91,10 @@ def compiled_forms() -> dict:
     kernel = np.ones((5, 2), np.float32)
     return {
         "rows": (lambda h, y: equivalent_errors(h, y, y[::-1], 0.1), (h_s, y)),
-        "moments": (lambda m, k: equivalent_errors_from_moments(m, k, 0.1), (moments(h_w, h_s, y), kernel)),
+        "moments": (
+            lambda m, k: equivalent_errors_from_moments(m, LinearProbe(k), 0.1),
+            (moments(h_w, h_s, y), kernel),
+        ),
     }
 
 
@@ -106,15 +110,16 @@ def test_functions_export_for_every_platform(name):
 def test_bad_input_is_named(unchecked):
     """What does not fit is one sentence about the argument, what was expected and what came."""
     h_w, h_s, y = pair("generic", 16, 5, 8, dtype=np.float32)
-    m, centred = moments(h_w, h_s, y), moments(h_w, h_s, y, center=True)
-    kernel = np.ones((5, 2))
+    m, centred = moments(h_w, h_s, y), moments(h_w, h_s, y, bias=True)
+    plain, with_bias = LinearProbe(np.ones((5, 2))), LinearProbe(np.ones((5, 2)), np.zeros(2))
     cases = {
         r"labels must have shape \(16,\)": lambda: equivalent_errors(h_s, y[:5], y, 0.1),
         r"weak outputs must have the labels' shape": lambda: equivalent_errors(h_s, y, y[:, 0], 0.1),
-        r"moments must have labels": lambda: equivalent_errors_from_moments(moments(h_w, h_s), kernel, 0.1),
-        r"kernel must have shape \(5, 2\)": lambda: equivalent_errors_from_moments(m, kernel[:, 0], 0.1),
-        r"bias must be given .* got none": lambda: equivalent_errors_from_moments(centred, kernel, 0.1),
-        r"bias must be given .* not centred": lambda: equivalent_errors_from_moments(m, kernel, 0.1, bias=np.zeros(2)),
+        r"moments must have labels": lambda: equivalent_errors_from_moments(moments(h_w, h_s), plain, 0.1),
+        r"weak must be a LinearProbe, got ndarray": lambda: equivalent_errors_from_moments(m, np.ones((5, 2)), 0.1),
+        r"kernel of shape \(5, 2\)": lambda: equivalent_errors_from_moments(m, LinearProbe(np.ones(5)), 0.1),
+        r"weak must have a bias .* got none": lambda: equivalent_errors_from_moments(centred, plain, 0.1),
+        r"weak must have a bias .* not centred": lambda: equivalent_errors_from_moments(m, with_bias, 0.1),
     }
     for message, call in cases.items():
         with pytest.raises(InputError, match=message):

@@ -63,7 +63,7 @@ def test_bad_input_is_named(unchecked):
         r"weak_ridge must be at least 0, got -1": lambda: expected_experiment(m, m, m, -1.0, 0.1),
         r"strong_ridge must be at least 0, got -1": lambda: expected_experiment(m, m, m, 0.1, -1.0),
         r"labelled, student and test must all be centred or all not": lambda: expected_experiment(
-            m, moments(h_w, h_s, center=True), m, 0.1, 0.1
+            m, moments(h_w, h_s, bias=True), m, 0.1, 0.1
         ),
         r"labelled must be Moments, got ndarray": lambda: expected_experiment(h_w, m, m, 0.1, 0.1),
         r"weak_ridge must be one number, got shape \(2,\)": lambda: expected_experiment(m, m, m, [0.1, 0.2], 0.1),

@@ -176,8 +176,8 @@ def test_confidence_auxiliary_changes_the_student_only(x64):
 # Moments, and the trial of the ranking
 
 
-def all_moments(data, center: bool):
-    return [moments(*split, center=center) for split in data]
+def all_moments(data, bias: bool):
+    return [moments(*split, bias=bias) for split in data]
 
 
 def assert_same_outcome(found: WeakToStrong, expected: WeakToStrong, tolerance: float) -> None:
@@ -188,14 +188,14 @@ def assert_same_outcome(found: WeakToStrong, expected: WeakToStrong, tolerance: 
     assert relative_error(np.array(found.predicted), np.array(expected.predicted)) <= tolerance
 
 
-@pytest.mark.parametrize("center", [True, False])
-def test_moments_give_the_same_experiment(center, x64):
+@pytest.mark.parametrize("bias", [True, False])
+def test_moments_give_the_same_experiment(bias, x64):
     """Measured and predicted numbers from moments alone, also merged from batches, equal those from the rows."""
     data = splits(12, 2)
-    rows = weak_to_strong(*data, **RIDGES, bias=center)
-    assert_same_outcome(weak_to_strong_from_moments(*all_moments(data, center), **RIDGES), rows, 1e-9)
+    rows = weak_to_strong(*data, **RIDGES, bias=bias)
+    assert_same_outcome(weak_to_strong_from_moments(*all_moments(data, bias), **RIDGES), rows, 1e-9)
     halves = [[tuple(x[i::2] for x in split) for i in (0, 1)] for split in data]
-    merged = [moments_from_batches([a], center=center) + moments(*b, center=center) for a, b in halves]
+    merged = [moments_from_batches([a], bias=bias) + moments(*b, bias=bias) for a, b in halves]
     assert_same_outcome(weak_to_strong_from_moments(*merged, **RIDGES), rows, 1e-9)
 
 
@@ -215,7 +215,7 @@ def test_the_trial_of_the_ranking_is_this_experiment(masked, x64):
     """`trial_error` is the mean student error of the same roles of the same folds."""
     h_w, h_s, y = sample(60, 12, 2)
     mask = np.arange(60) % 3 > 0 if masked else np.ones(60, bool)
-    table = rank_supervisors({"a": h_w}, h_s, y, labelled=mask, normalize=False, folds=4, seed=3, **RIDGES)
+    table = rank_supervisors({"a": h_w}, h_s, y, labelled_rows=mask, normalize=False, folds=4, seed=3, **RIDGES)
     layout = lay_out(60, 4, mask, None, 3)
     errors = []
     for roles in zip(*(role.reshape(-1, layout.cells) for role in layout.trial), strict=True):
@@ -260,7 +260,7 @@ def test_predictions_agree_with_measurements_in_the_mean(kind, pseudo_labels, st
     """Over many splits of a Gaussian sample predicted and measured errors and gap have one mean."""
     data = sample(40000, 24, 0, kind, dtype=np.float32)
     found = weak_to_strong_splits(
-        *data, labelled=60, student=student, test=1000, repeats=400, **RIDGES, pseudo_labels=pseudo_labels
+        *data, n_labelled=60, n_student=student, n_test=1000, repeats=400, **RIDGES, pseudo_labels=pseudo_labels
     )
     for name in ("weak_error", "student_error", "ceiling_error", "gap"):
         measured, predicted = (np.asarray(getattr(x, name), np.float64) for x in (found, found.predicted))
@@ -274,13 +274,13 @@ def test_predictions_agree_with_measurements_in_the_mean(kind, pseudo_labels, st
 
 
 def test_cv_chooses_from_the_labels_each_head_sees(x64):
-    """`beta="cv"` is cross-validation on D~ with true labels and on D^ with the weak head's, over the same scaled grid."""
+    """`ridge="cv"` is cross-validation on D~ with true labels and on D^ with the weak head's, over the same scaled grid."""
     data = splits(12, 2)
     found = weak_to_strong(*data, weak_ridge="cv", strong_ridge="cv")
     (h_a, _, y_a), (h_b, z_b, _), _ = data
     grid = lambda h: np.geomspace(1e-6, 1, 25) * np.sum(np.var(h, 0))
-    weak = cross_validate_ridge(h_a, y_a, grid(h_a)).beta
-    strong = cross_validate_ridge(z_b, reference.ridge_outputs(h_a, y_a, float(weak))(h_b), grid(z_b)).beta
+    weak = cross_validate_ridge(h_a, y_a, grid(h_a)).ridge
+    strong = cross_validate_ridge(z_b, reference.ridge_outputs(h_a, y_a, float(weak))(h_b), grid(z_b)).ridge
     assert relative_error(found.weak_ridge, weak) <= 1e-12
     assert relative_error(found.strong_ridge, strong) <= 1e-12
     assert_same_outcome(found, weak_to_strong(*data, weak_ridge=float(weak), strong_ridge=float(strong)), 1e-10)
@@ -337,7 +337,7 @@ def test_pseudo_labels_of_a_classification_loss_are_probabilities(x64):
 def test_splits_are_single_experiments_on_disjoint_rows(x64):
     """Fields are (repeats,) and those of `weak_to_strong` on the dealt rows; a seed fixes them, the student takes the rest."""
     data = sample(sum(SIZES), 12, 2)
-    run = partial(weak_to_strong_splits, *data, labelled=SIZES[0], test=SIZES[2], repeats=3, **RIDGES)
+    run = partial(weak_to_strong_splits, *data, n_labelled=SIZES[0], n_test=SIZES[2], repeats=3, **RIDGES)
     found, again, other = run(seed=1), run(seed=1), run(seed=2)
     assert {x.shape for x in jax.tree.leaves(found)} == {(3,)}
     jax.tree.map(np.testing.assert_array_equal, found, again)
@@ -353,7 +353,7 @@ def test_splits_are_single_experiments_on_disjoint_rows(x64):
 def test_grouped_splits_run(x64):
     """With groups the experiments are those on the rows that the groups were dealt to."""
     data, groups = sample(sum(SIZES), 12, 2), np.arange(sum(SIZES)) // 2
-    sizes = dict(zip(("labelled", "student", "test"), SIZES, strict=True))
+    sizes = dict(zip(("n_labelled", "n_student", "n_test"), SIZES, strict=True))
     found = weak_to_strong_splits(*data, **sizes, repeats=3, groups=groups, **RIDGES)
     dealt = deal(sum(SIZES), SIZES, 3, groups, 0)
     assert tuple(rows.shape[1] for rows in dealt) == SIZES
@@ -398,7 +398,7 @@ def test_outcomes_are_differentiable(x64):
 
     def outcome(x):
         betas, z = x
-        found = weak_to_strong_from_moments(m[0], moments(h_w, z, y, center=True), m[1], betas[0], betas[1])
+        found = weak_to_strong_from_moments(m[0], moments(h_w, z, y, bias=True), m[1], betas[0], betas[1])
         return jnp.stack([found.student_error, found.gap, found.predicted.gap, found.theorem_gap])
 
     assert derivative_error(outcome, (np.array([0.02, 0.05]), h_s)) <= 1e-6
@@ -436,7 +436,7 @@ def test_new_numbers_compile_nothing(x64):
         ridges = dict(weak_ridge=beta, strong_ridge=beta / 2)
         auxiliary = confidence_auxiliary(coef=beta, warm_up=100 + seed)
         weak_to_strong(*data, loss="logistic", student_loss=auxiliary, **ridges)
-        weak_to_strong_splits(*rest, labelled=30, test=50, repeats=3, seed=seed, **ridges)
+        weak_to_strong_splits(*rest, n_labelled=30, n_test=50, repeats=3, seed=seed, **ridges)
         weak_to_strong_from_moments(*all_moments(splits(12, 2, seed=seed), True), beta, beta / 2)
         cross_fit_pseudo_labels(rest[0][:30], rest[2][:30], beta, seed=seed)
         sizes.add(tuple(program._cache_size() for program in programs))
@@ -471,10 +471,10 @@ def attempt(**options):
 
 
 def over_splits(**options):
-    return weak_to_strong_splits(*ROWS, **{"labelled": 5, "test": 5, "repeats": 1, **options})
+    return weak_to_strong_splits(*ROWS, **{"n_labelled": 5, "n_test": 5, "repeats": 1, **options})
 
 
-M = {c: [moments(*split, center=c) for split in BAD_DATA] for c in (True, False)}
+M = {c: [moments(*split, bias=c) for split in BAD_DATA] for c in (True, False)}
 BAD = {
     "rows": (
         lambda: weak_to_strong(LABELLED, (STUDENT[0], STUDENT[1][:4], STUDENT[2]), TEST),
@@ -493,7 +493,7 @@ BAD = {
         "labels of the labelled split contain 1 NaN or infinite value, in row 2",
     ),
     "NaN in all rows": (
-        lambda: weak_to_strong_splits(*holed(ROWS, 0), labelled=5, test=5),
+        lambda: weak_to_strong_splits(*holed(ROWS, 0), n_labelled=5, n_test=5),
         "weak representations of all rows contain 5 NaN or infinite values, the first in row 2",
     ),
     "no split": (lambda: weak_to_strong(LABELLED, STUDENT[:2], TEST), r"the student split must be \(h_w, h_s, y\)"),
@@ -542,15 +542,15 @@ BAD = {
         "moments of the three splits must all have labels, and all be centred or none",
     ),
     "moments of other widths": (
-        lambda: weak_to_strong_from_moments(*M[True][:2], moments(TEST[0][:, :2], *TEST[1:], center=True)),
+        lambda: weak_to_strong_from_moments(*M[True][:2], moments(TEST[0][:, :2], *TEST[1:], bias=True)),
         "moments of the three splits must have the same widths, got",
     ),
     "sizes": (
-        lambda: over_splits(labelled=10, student=10, test=10),
-        "splits must have at least one row each and at most 20 together, got labelled=10, student=10, test=10",
+        lambda: over_splits(n_labelled=10, n_student=10, n_test=10),
+        "splits must have at least one row each and at most 20 together, got n_labelled=10, n_student=10, n_test=10",
     ),
-    "no student": (lambda: over_splits(labelled=10, test=10), "got labelled=10, student=0, test=10"),
-    "share": (lambda: over_splits(labelled=0.5), "labelled must be an integer of at least 1, got 0.5"),
+    "no student": (lambda: over_splits(n_labelled=10, n_test=10), "got n_labelled=10, n_student=0, n_test=10"),
+    "share": (lambda: over_splits(n_labelled=0.5), "n_labelled must be an integer of at least 1, got 0.5"),
     "repeats": (lambda: over_splits(repeats=0), "repeats must be an integer of at least 1, got 0"),
     "seed": (lambda: over_splits(seed=-1), "seed must be an integer of at least 0, got -1"),
     "groups": (lambda: over_splits(groups=[1, 2]), r"groups must have shape \(20,\), one entry per row, got \(2,\)"),

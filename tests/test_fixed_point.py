@@ -83,7 +83,7 @@ def test_kappa_of_a_sample(shape, ridge, x64):
     h = h - h.mean(0)
     lam = reference.kernel_spectrum(h)[0][:-1]  # without the constant direction
     expected = 0.0 if ridge == 0 and n - 1 > d else n / np.sum(1 / (lam + ridge))
-    assert relative_error(effective_ridge_from_spectrum(lam, n, ridge, center=True), expected) <= 1e-10
+    assert relative_error(effective_ridge_from_spectrum(lam, n, ridge, bias=True), expected) <= 1e-10
 
 
 def test_kappa_of_a_sample_is_the_populations():

@@ -255,22 +255,22 @@ def test_scores_follow_their_rows(shape, x64):
     assert entrywise_error(permuted, np.asarray(scores_of(*p, *heads))[order]) <= 1e-10
 
 
-@pytest.mark.parametrize("center", [False, True])
+@pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("shape", SHAPES[2:4], ids=str)
-def test_the_mean_square_of_the_scores_is_the_gap(shape, center, dtype):
+def test_the_mean_square_of_the_scores_is_the_gap(shape, bias, dtype):
     """Scores share the gap out over the examples."""
     p = pair("generic", *shape, dtype=dtype)
     p, heads = p._replace(y=p.y[:, 0]), (ridge(0.1, **CUT), ridge(0.2, **CUT))
-    scores = example_scores(*p, *heads, center=center)
-    gap = prediction_gap(overlap(*p, center=center), *heads)
+    scores = example_scores(*p, *heads, bias=bias)
+    gap = prediction_gap(overlap(*p, bias=bias), *heads)
     assert relative_error(jnp.mean(scores**2), gap) <= (1e-10 if dtype == np.float64 else 1e-5)
 
 
 def test_centred_scores_are_those_of_centred_columns(x64):
-    """`center=True` takes column means from representations and labels."""
+    """`bias=True` takes column means from representations and labels."""
     heads = ridge(0.1, **CUT), ridge(0.2, **CUT)
     centred = (x - x.mean(0) for x in P)
-    assert entrywise_error(example_scores(*P, *heads, center=True), scores_of(*centred, *heads)) <= 1e-10
+    assert entrywise_error(example_scores(*P, *heads, bias=True), scores_of(*centred, *heads)) <= 1e-10
 
 
 @pytest.mark.parametrize("strength", [0.0, 1e-2, 1.0])
@@ -353,13 +353,13 @@ def test_the_gap_is_written_as_on_paper(x64):
 
 
 @pytest.mark.parametrize("shape", [(24, 40, 32), (64, 12, 20)], ids=str)
-@pytest.mark.parametrize("center", [False, True])
-def test_kernels_and_scores_of_leading_eigenpairs_are_those_of_all(shape, center, x64):
+@pytest.mark.parametrize("bias", [False, True])
+def test_kernels_and_scores_of_leading_eigenpairs_are_those_of_all(shape, bias, x64):
     """With a cut within the leading eigenpairs no others are needed, not for the trace of a kernel either."""
     p, weak, strong = pair("generic", *shape), ridge(0.1, 0.106), ridge(np.array([0.1, 2.0]), 0.106)
-    part, whole = (example_scores(*p, weak, strong, center=center, rank=rank) for rank in ((7, 8), None))
+    part, whole = (example_scores(*p, weak, strong, bias=bias, rank=rank) for rank in ((7, 8), None))
     assert entrywise_error(part, whole) <= 1e-10
-    kernels = [principal_kernel(p.h_s, strong, center=center, rank=rank) for rank in (8, None)]
+    kernels = [principal_kernel(p.h_s, strong, bias=bias, rank=rank) for rank in (8, None)]
     assert kernels[0].U.shape == (shape[0], 8)
     for form in (lambda k: k.to_dense(), lambda k: k.diagonal(), lambda k: k.trace(), lambda k: k @ p.y):
         assert entrywise_error(*map(form, kernels)) <= 1e-10
@@ -375,8 +375,8 @@ def test_a_filter_beyond_the_leading_eigenpairs_of_rows_is_refused():
 
 
 def test_a_centred_principal_kernel_ignores_column_means(x64):
-    """`center=True` is the kernel of centred columns; constant labels are mapped to zero."""
-    kernel = principal_kernel(P.h_s + 5.0, ridge(0.1), center=True)
+    """`bias=True` is the kernel of centred columns; constant labels are mapped to zero."""
+    kernel = principal_kernel(P.h_s + 5.0, ridge(0.1), bias=True)
     assert (
         entrywise_error(kernel.to_dense(), reference.principal_kernel(P.h_s - P.h_s.mean(0), reference.ridge(0.1)))
         <= 1e-10
@@ -462,7 +462,7 @@ def test_what_holds_arrays_prints_one_line(unchecked):
     h_w, h_s, y = P
     objects = {
         "Moments(n=64.0, d_w=12, d_s=20, labels)": moments(h_w, h_s, y),
-        "Moments(n=64.0, d_w=12, d_s=20, no labels, centred)": moments(h_w, h_s, center=True),
+        "Moments(n=64.0, d_w=12, d_s=20, no labels, centred)": moments(h_w, h_s, bias=True),
         "Spectrum(k=12, d=12, n=64.0)": spectrum(h_w.T @ h_w, 64),
         "Spectrum(k=3, d=12, n=64.0)": spectrum(h_w.T @ h_w, 64, rank=3),
         "Overlap(k_s=20, k_w=12, no labels)": overlap(h_w, h_s),

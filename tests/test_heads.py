@@ -15,7 +15,7 @@ from jax import export
 from scipy.optimize import minimize
 from sklearn.linear_model import LogisticRegression
 
-from w2s_jax import InputError, gradient_flow, moments, principal_kernel
+from w2s_jax import InputError, gradient_flow, model_moments, moments, principal_kernel
 from w2s_jax.heads.losses import (
     confidence_auxiliary,
     confidence_window,
@@ -142,14 +142,14 @@ def test_weights_are_repeated_and_left_out_rows(shape, dtype):
     assert entrywise_error(coefficients(train_probe(h, y, 0.1, weights=weights).probe), expected) <= precision(dtype)
 
 
-@pytest.mark.parametrize("center", [True, False])
+@pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("side", ["weak", "strong"])
-def test_heads_from_moments_are_those_from_rows(side, center, dtype):
+def test_heads_from_moments_are_those_from_rows(side, bias, dtype):
     """Second moments suffice, with a bias iff they are centred."""
     h_w, y = rows(40, 6, dtype, mean=1.0)
     h_s, _ = rows(40, 9, dtype, seed=1, mean=1.0)
-    found = ridge_probe_from_moments(moments(h_w, h_s, y, center=center), side, 0.1)
-    expected = expected_coefficients(h_w if side == "weak" else h_s, y, 0.1, bias=center)
+    found = ridge_probe_from_moments(getattr(moments(h_w, h_s, y, bias=bias), side), 0.1)
+    expected = expected_coefficients(h_w if side == "weak" else h_s, y, 0.1, bias=bias)
     assert entrywise_error(coefficients(found), expected) <= precision(dtype)
 
 
@@ -180,7 +180,7 @@ def test_cross_validation_is_the_refit_without_each_fold(shape, outputs, dtype):
     fold = np.asarray(jax.random.permutation(jax.random.key(3), shape[0])) % 4
     expected = reference.cross_validated_errors(h, y, betas, fold)
     assert entrywise_error(found.errors, expected) <= precision(dtype)
-    assert found.beta == betas[np.argmin(expected)].astype(dtype)
+    assert found.ridge == betas[np.argmin(expected)].astype(dtype)
 
 
 def test_cross_validation_leaves_rows_of_weight_zero_out(x64):
@@ -261,8 +261,8 @@ def test_gradient_descent_stopped_early_is_gradient_flow(bias, x64):
     """T steps of rate eta on the squared loss without penalty are the filter `1 - exp(-2 eta T lambda)` as eta -> 0."""
     h, y = rows(30, 8)
     time, errors = 0.4, []
-    center = y.mean(0) if bias else 0
-    flow = principal_kernel(h, gradient_flow(time), center=bias) @ (y - center) + center
+    mean = y.mean(0) if bias else 0
+    flow = principal_kernel(h, gradient_flow(time), bias=bias) @ (y - mean) + mean
     for steps in (2_000, 4_000):
         descent = optax.sgd(time / 2 / steps)
         found = train_probe(h, y, 0.0, bias=bias, optimizer=descent, max_steps=steps, tolerance=0.0)
@@ -349,7 +349,7 @@ FITS = {
         ridge_probe_path(h, y, jnp.stack([beta, 2 * beta]), weights=weights)
     ),
     "moments": lambda h, y, beta, weights: ridge_probe_from_moments(
-        moments(h, h, y, weights=weights, center=True), "strong", beta
+        model_moments(h, y, weights=weights, bias=True), beta
     )(h),
     "logistic": lambda h, y, beta, weights: train_probe(
         h, jax.nn.sigmoid(y[:, 0]), beta, "logistic", weights=weights
@@ -475,7 +475,7 @@ def test_slopes_are_derivatives_of_losses(loss, x64):
 H, Y = np.ones((4, 3), np.float32), np.arange(4.0)
 BAD = {
     "rows": (lambda: ridge_probe(H, Y[:3], 0.1), r"labels must have shape \(4,\) or \(4, outputs\), got \(3,\)"),
-    "penalty": (lambda: ridge_probe(H, Y, -0.1), "beta must be at least 0, got -0.1"),
+    "penalty": (lambda: ridge_probe(H, Y, -0.1), "ridge must be at least 0, got -0.1"),
     "NaN": (lambda: ridge_probe(H * np.nan, Y, 0.1), "representations contain 12 NaN or infinite values"),
     "weights": (lambda: ridge_probe(H, Y, 0.1, weights=-Y), "weights must be at least 0, got -3"),
     "no weight": (lambda: ridge_probe(H, Y, 0.1, weights=0 * Y), "weights must not be zero in every row"),
@@ -483,20 +483,20 @@ BAD = {
         lambda: ridge_probe(H, Y, 0.1, weights=Y[:, None]),
         r"weights must have shape \(4,\), got \(4, 1\)",
     ),
-    "several penalties": (lambda: ridge_probe(H, Y, [0.1, 0.2]), r"beta must be one number, got shape \(2,\)"),
-    "no penalty": (lambda: ridge_probe(H, Y, None), "beta must be one number, got None"),
+    "several penalties": (lambda: ridge_probe(H, Y, [0.1, 0.2]), r"ridge must be one number, got shape \(2,\)"),
+    "no penalty": (lambda: ridge_probe(H, Y, None), "ridge must be one number, got None"),
     "half a fold": (
         lambda: cross_validate_ridge(H, Y, [0.1], folds=2.5),
         "folds must be an integer of at least 2, got 2.5",
     ),
     "one class": (lambda: train_probe(H, 0 * Y[:, None], loss="softmax"), r"of at least two classes, got \(4, 1\)"),
-    "betas": (lambda: ridge_probe_path(H, Y, 0.1), r"betas must have shape \(b,\), got \(\)"),
+    "betas": (lambda: ridge_probe_path(H, Y, 0.1), r"ridges must have shape \(b,\), got \(\)"),
     "folds": (lambda: cross_validate_ridge(H, Y, [0.1], folds=5), r"folds must be between 2 and .* \(4\), got 5"),
-    "side": (
-        lambda: ridge_probe_from_moments(moments(H, H, Y), "both", 0.1),
-        "side must be 'weak' or 'strong', got 'both'",
+    "a pair": (
+        lambda: ridge_probe_from_moments(moments(H, H, Y), 0.1),
+        "m must be ModelMoments, such as the weak or strong side of a pair's, got Moments",
     ),
-    "no labels": (lambda: ridge_probe_from_moments(moments(H, H), "weak", 0.1), "moments must have labels"),
+    "no labels": (lambda: ridge_probe_from_moments(model_moments(H), 0.1), "moments must have labels"),
     "loss": (
         lambda: train_probe(H, Y, loss="hinge"),
         "loss must be one of squared, logistic, softmax or a Loss, got 'hinge'",

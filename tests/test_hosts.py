@@ -299,9 +299,9 @@ import numpy as np
 from w2s_jax import connected_hosts, merge_moments, moments
 with connected_hosts(sys.argv[1], 2, int(sys.argv[2])) as hosts:
     rows = np.load("rows.npy")[hosts.index :: hosts.count]
-    for center in (False, True):
-        m = merge_moments(moments(rows[:, :3], rows[:, 3:7], rows[:, 7], center=center), hosts)
-        np.savez(f"{hosts.index}{center}.npz", n=m.n, **{k: getattr(m, k) for k in ("ww", "ss", "sw", "wy", "sy", "yy")})
+    for bias in (False, True):
+        m = merge_moments(moments(rows[:, :3], rows[:, 3:7], rows[:, 7], bias=bias), hosts)
+        np.savez(f"{hosts.index}{bias}.npz", n=m.n, **{k: getattr(m, k) for k in ("ww", "ss", "sw", "wy", "sy", "yy")})
 """
 
 
@@ -310,10 +310,10 @@ def test_moments_merge_over_processes(tmp_path, x64):
     rows = np.random.default_rng(0).standard_normal((101, 8)) + 10
     np.save(tmp_path / "rows.npy", rows)
     run_both(SCRIPT, tmp_path)
-    for center in (False, True):
-        expected = moments(rows[:, :3], rows[:, 3:7], rows[:, 7], center=center)
+    for bias in (False, True):
+        expected = moments(rows[:, :3], rows[:, 3:7], rows[:, 7], bias=bias)
         for i in range(2):
-            found = np.load(tmp_path / f"{i}{center}.npz")
+            found = np.load(tmp_path / f"{i}{bias}.npz")
             for name in found.files:
                 assert relative_error(found[name], getattr(expected, name), 1.0) <= 1e-12, name
 

@@ -23,7 +23,7 @@ def outcome() -> WeakToStrong:
     h_w = h_s[:, :5] + 0.6 * rng.standard_normal((120, 5), np.float32)
     y = np.sign(h_s @ rng.standard_normal(12, np.float32))
     return weak_to_strong_splits(
-        h_w, h_s, y, labelled=30, student=44, test=46, repeats=4, weak_ridge=0.02, strong_ridge=0.05
+        h_w, h_s, y, n_labelled=30, n_student=44, n_test=46, repeats=4, weak_ridge=0.02, strong_ridge=0.05
     )
 
 

@@ -169,12 +169,12 @@ def test_overlap_entries_are_cosines(route, x64):
 
 @pytest.mark.parametrize("shape", [SHAPES[2], SHAPES[3]], ids=str)
 def test_centring_is_the_overlap_of_centred_columns(shape, x64):
-    """`center=True` is the overlap of representations and labels from which column means were taken."""
+    """`bias=True` is the overlap of representations and labels from which column means were taken."""
     p = pair("generic", *shape)
     shifted = Pair(*(x + 3.0 for x in p))
     centred = Pair(*(x - x.mean(0) for x in p))
     cut = ridge(0.1, 1e-2)
-    found = numbers(overlap(*shifted, center=True), cut, cut)
+    found = numbers(overlap(*shifted, bias=True), cut, cut)
     for name, value in numbers(from_rows(*centred), cut, cut).items():
         assert entrywise_error(found[name], value) <= 1e-10
 
@@ -182,8 +182,8 @@ def test_centring_is_the_overlap_of_centred_columns(shape, x64):
 def test_centred_moments_give_the_centred_overlap(x64):
     """An overlap is centred if the moments it is made of are."""
     p, cut = pair("generic", *SHAPES[2]), ridge(0.1, 1e-2)
-    found = numbers(overlap_from_moments(moments(*p, center=True)), cut, cut)
-    for name, value in numbers(overlap(*p, center=True), cut, cut).items():
+    found = numbers(overlap_from_moments(moments(*p, bias=True)), cut, cut)
+    for name, value in numbers(overlap(*p, bias=True), cut, cut).items():
         assert entrywise_error(found[name], value) <= 1e-10
 
 
@@ -242,21 +242,21 @@ def gaps(o: Overlap, head: ridge) -> list[jax.Array]:
 
 
 @pytest.mark.parametrize(
-    ("shape", "center", "cut"),
+    ("shape", "bias", "cut"),
     [
         *((LEADING_SHAPES[0], False, cut) for cut in CUTS),
-        *((shape, center, "grid") for shape, center in zip(LEADING_SHAPES[1:], (False, True), strict=True)),
+        *((shape, bias, "grid") for shape, bias in zip(LEADING_SHAPES[1:], (False, True), strict=True)),
     ],
     ids=str,
 )
-def test_gaps_of_leading_eigenpairs_are_those_of_all(shape, center, cut, x64):
+def test_gaps_of_leading_eigenpairs_are_those_of_all(shape, bias, cut, x64):
     """Gap and norms with a cut within the leading eigenpairs need no others, from rows, moments and kernels."""
     p, rank = pair("generic", *shape), (7, 8)
-    expected = gaps(overlap(*p, center=center), CUTS[cut])
-    about = Pair(*(x - center * x.mean(0) for x in p))
+    expected = gaps(overlap(*p, bias=bias), CUTS[cut])
+    about = Pair(*(x - bias * x.mean(0) for x in p))
     for found in (
-        overlap(*p, center=center, rank=rank),
-        overlap_from_moments(moments(*p, center=center), rank),
+        overlap(*p, bias=bias, rank=rank),
+        overlap_from_moments(moments(*p, bias=bias), rank),
         overlap_from_kernels(about.h_w @ about.h_w.T, about.h_s @ about.h_s.T, about.y, rank=rank),
     ):
         assert (found.C.shape, found.a_w.shape, found.a_s.shape) == ((8, 7), (7, 2), (8, 2))

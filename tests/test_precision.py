@@ -82,16 +82,16 @@ def test_the_chosen_device_is_asked():
 
 
 @pytest.mark.parametrize("name", [*SPLIT, None])
-@pytest.mark.parametrize("center", [False, True])
-def test_moments_are_those_of_full_precision(name, center):
+@pytest.mark.parametrize("bias", [False, True])
+def test_moments_are_those_of_full_precision(name, bias):
     """Within twice the error against float64 that full float32 makes on the same way, which is itself small."""
-    exact = ROWS.astype(float) - ROWS.astype(float).mean(0) * center
+    exact = ROWS.astype(float) - ROWS.astype(float).mean(0) * bias
     exact = exact.T @ exact / len(ROWS)
     batches = [(ROWS[i : i + 100], ROWS[i : i + 100]) for i in (0, 100, 200)]
     for compute in (
-        lambda name: moments(ROWS, ROWS, center=center, precision=name),
-        lambda name: moments_from_batches(batches, center=center, precision=name),
-        lambda name: moments_from_batches(batches, center=center, precision=name, mesh=device_mesh()),
+        lambda name: moments(ROWS, ROWS, bias=bias, precision=name),
+        lambda name: moments_from_batches(batches, bias=bias, precision=name),
+        lambda name: moments_from_batches(batches, bias=bias, precision=name, mesh=device_mesh()),
     ):
         full, found = compute("float32"), compute(name)
         for product in ("ww", "ss", "sw"):
@@ -102,15 +102,15 @@ def test_moments_are_those_of_full_precision(name, center):
 @pytest.mark.parametrize("name", SPLIT)
 def test_products_of_features_are_split(name):
     """Three products of features at the chosen precision, labels' products at full precision; by default none."""
-    found = presets(program(lambda h, y: moments(h, h[:, :9], y, precision=name).sums, ROWS, Y))
+    found = presets(program(lambda h, y: moments(h, h[:, :9], y, precision=name), ROWS, Y))
     assert found == [name[-1]] * 3
-    assert presets(program(lambda h, y: moments(h, h[:, :9], y).sums, ROWS, Y)) == []
+    assert presets(program(lambda h, y: moments(h, h[:, :9], y), ROWS, Y)) == []
 
 
 @pytest.mark.parametrize("name", SPLIT)
 def test_float64_is_never_split(name, x64):
     """Sums of float64 rows are at full precision, whatever is asked."""
-    assert presets(program(lambda h: moments(h, h, precision=name).sums, ROWS.astype(float))) == []
+    assert presets(program(lambda h: moments(h, h, precision=name), ROWS.astype(float))) == []
     h = ROWS.astype(float)
     assert np.array_equal(moments(h, h, precision=name).ww, moments(h, h).ww)
 
@@ -273,7 +273,7 @@ def test_the_default_is_what_was_measured(measuring, monkeypatch):
     """Products are at the chosen precision."""
     rows = [("float32", 1.0, 2.0), (SPLIT[-1], 1.5, 1.0)]
     monkeypatch.setattr(precision, "choose", lambda *_: choose([MeasuredPrecision(n, 1e-7, r, s) for n, r, s in rows]))
-    assert presets(program(lambda h: moments(h, h[:, :9]).sums, ROWS)) == [SPLIT[-1][-1]] * 3
+    assert presets(program(lambda h: moments(h, h[:, :9]), ROWS)) == [SPLIT[-1][-1]] * 3
 
 
 # What is refused

@@ -97,7 +97,7 @@ def ranked(case: Case) -> SupervisorTable:
         del kwargs[name]
     with computing_in(case.dtype):
         labelled = None if y is None else mask
-        return rank_supervisors(weak, strong, y, labelled=labelled, groups=groups, **RIDGES, **kwargs)
+        return rank_supervisors(weak, strong, y, labelled_rows=labelled, groups=groups, **RIDGES, **kwargs)
 
 
 def row(table: SupervisorTable, name: str) -> dict[str, float]:
@@ -389,7 +389,7 @@ def test_labels_with_nan_are_a_mask():
 def test_labels_may_have_a_large_mean(kind):
     """Heads with an intercept see no constant, and in float32 it costs no digits."""
     weak, strong, y, mask, _ = inputs(Case(kind, dtype="float32"))
-    tables = [rank_supervisors(weak, strong, y + mean, labelled=mask, **RIDGES) for mean in (0, 1e6)]
+    tables = [rank_supervisors(weak, strong, y + mean, labelled_rows=mask, **RIDGES) for mean in (0, 1e6)]
     assert tables_differ(*tables, 1e-6) == {}
 
 
@@ -436,7 +436,7 @@ def test_labels_outside_the_mask_are_not_used():
     case = Case("masked", dtype="float32", threshold=0.02)
     weak, strong, y, mask, _ = inputs(case)
     other = np.where(mask[:, None], y, 1e6)
-    got = rank_supervisors(weak, strong, other, labelled=mask, threshold=0.02, **RIDGES)
+    got = rank_supervisors(weak, strong, other, labelled_rows=mask, threshold=0.02, **RIDGES)
     assert tables_differ(got, ranked(case), 1e-6) == {}
 
 
@@ -550,7 +550,7 @@ def test_settings_are_in_the_table():
     """The table says how it was made."""
     settings = dict(ranked(Case("masked", normalize=False)).settings)
     chosen = {"threshold": 0.0, "prior": 2.0, "noise": 1.0, "folds": 3, "normalize": False, "seed": 0}
-    assert settings == RIDGES | chosen | {"rows": N, "labelled_rows": 36}
+    assert settings == RIDGES | chosen | {"rows": N, "n_labelled": 36}
 
 
 @pytest.mark.parametrize("several", [False, True])
@@ -683,12 +683,18 @@ def refusals() -> dict[str, tuple[dict[str, Any], str]]:
         "fractional folds": ({"folds": 3.5}, "folds must be an integer of at least 3.*3.5"),
         "many folds": ({"folds": 40}, "every fold must hold at least 2 rows"),
         "seed": ({"seed": -1}, "seed"),
-        "labelled alone": ({"labelled": mask}, "labelled.*needs y"),
-        "labelled type": ({"y": one, "labelled": mask.astype(int)}, "labelled must be a boolean array.*int64"),
-        "labelled shape": ({"y": one, "labelled": mask[:50]}, r"labelled must be a boolean array.*\(50,\)"),
-        "labelled none": ({"y": one, "labelled": np.zeros(N, bool)}, "y must have at least one labelled row"),
-        "labelled few": ({"y": one, "labelled": np.arange(N) < 4}, "every fold must hold at least 2 labelled rows"),
-        "labelled nan": ({"y": np.where(mask, one, np.nan), "labelled": ~mask}, "labelled rows.*NaN in row 30"),
+        "labelled alone": ({"labelled_rows": mask}, "labelled.*needs y"),
+        "labelled type": (
+            {"y": one, "labelled_rows": mask.astype(int)},
+            "labelled_rows must be a boolean array.*int64",
+        ),
+        "labelled shape": ({"y": one, "labelled_rows": mask[:50]}, r"labelled_rows must be a boolean array.*\(50,\)"),
+        "labelled none": ({"y": one, "labelled_rows": np.zeros(N, bool)}, "y must have at least one labelled row"),
+        "labelled few": (
+            {"y": one, "labelled_rows": np.arange(N) < 4},
+            "every fold must hold at least 2 labelled rows",
+        ),
+        "labelled nan": ({"y": np.where(mask, one, np.nan), "labelled_rows": ~mask}, "labelled_rows.*NaN in row 30"),
         "y length": ({"y": one[:50]}, r"y must have shape \(60,\).*\(50,\)"),
         "y rank": ({"y": np.ones((N, 1, 1))}, "y must have shape"),
         "y text": ({"y": ["yes", "no"] * (N // 2)}, "y must be numbers"),

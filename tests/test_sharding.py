@@ -23,7 +23,7 @@ from w2s_jax import (
     train_probe,
 )
 from w2s_jax.devices.mesh import put
-from w2s_jax.moments import _adder, _over_rows, block_sums
+from w2s_jax.moments import _adder, _block_of_pair, _over_rows
 
 SHAPES = [(8, 1), (1, 8), (2, 4)]
 ROWS = 203  # of which no mesh gets an even share
@@ -52,12 +52,12 @@ def assert_same_moments(found: Moments, expected: Moments, tolerance: float) -> 
         assert relative_error(getattr(found, name), getattr(expected, name), 1.0) <= tolerance, name
 
 
-@pytest.mark.parametrize(("shape", "center"), [*((shape, True) for shape in SHAPES), (SHAPES[-1], False)])
-def test_moments_over_devices_are_those_of_one(shape, center, x64):
+@pytest.mark.parametrize(("shape", "bias"), [*((shape, True) for shape in SHAPES), (SHAPES[-1], False)])
+def test_moments_over_devices_are_those_of_one(shape, bias, x64):
     """Rows that do not divide evenly, and batches shorter than the mesh, add up to the same moments; they still merge."""
-    expected = moments_from_batches(batches(), center=center)
-    assert_same_moments(moments_from_batches(batches(), center=center, mesh=mesh_of(*shape)), expected, 1e-13)
-    found = moments_from_batches(batches((ROWS - 5, 5)), center=center, mesh=mesh_of(*shape))
+    expected = moments_from_batches(batches(), bias=bias)
+    assert_same_moments(moments_from_batches(batches(), bias=bias, mesh=mesh_of(*shape)), expected, 1e-13)
+    found = moments_from_batches(batches((ROWS - 5, 5)), bias=bias, mesh=mesh_of(*shape))
     assert_same_moments(found + expected, expected + expected, 1e-13)
 
 
@@ -66,7 +66,7 @@ def test_rows_meet_once(x64):
     mesh = mesh_of(8, 1)
     rows = jnp.ones((16, 3)), jnp.ones((16, 3)), None, jnp.ones(16)
     start, _, _ = _over_rows(mesh)
-    shapes = jax.eval_shape(block_sums, rows, None)
+    shapes = jax.eval_shape(_block_of_pair, rows, None)
     zeros = start(jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes))
     text = _adder(mesh).lower(zeros, zeros, put(rows, mesh, PartitionSpec("rows")), None)
     assert not [word for word in ("all_reduce", "all_gather", "collective") if word in text.as_text()]
@@ -76,7 +76,7 @@ def test_rows_meet_once(x64):
 def test_ranking_over_devices_is_that_of_one(labelled, x64):
     """Every score and standard error of every pair, models and rows spread unevenly over both axes."""
     weak, strong, y = sample()
-    options = dict(y=y, labelled=np.arange(ROWS) % 3 > 0, threshold=0.01) if labelled else {}
+    options = dict(y=y, labelled_rows=np.arange(ROWS) % 3 > 0, threshold=0.01) if labelled else {}
     expected = rank_supervisors(weak, strong, **options)
     found = rank_supervisors(weak, strong, mesh=mesh_of(4, 2), **options)
     assert found.names == expected.names

@@ -185,7 +185,7 @@ def test_the_bound_is_above_the_gap(x64):
     centred = Y - Y.mean(0)
     assert table["label_energy"][of_all] == pytest.approx(np.sum(centred**2) / N)
     assert table["gap_bound"][of_all] == pytest.approx(table["gap_op"][of_all] ** 2 * np.sum(centred**2) / N)
-    assert set(table["labelled_rows"][table["labels"] == "some"]) == {54}
+    assert set(table["n_labelled"][table["labels"] == "some"]) == {54}
 
 
 def test_single_precision_is_near_double():
@@ -219,7 +219,7 @@ def test_sums_over_ranges_of_rows_merge(x64, folds):
     first = model_sums(strong[0], rows, span=(0, 40)), cross_sums(strong, weak, rows, span=(0, 40))
     add = lambda part: lambda sums: jax.tree.map(np.add, sums, part)
     merged = (
-        model_sums(strong[0], rows, span=(40, N), merge=add(tuple(first[0])[1:])),
+        model_sums(strong[0], rows, span=(40, N), merge=add((first[0].sums.h, first[0].sums.hh, first[0].sums.hy))),
         cross_sums(strong, weak, rows, span=(40, N), merge=lambda sums: sums[:, :54, :22] + first[1]),
     )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-11), merged, whole)
@@ -231,8 +231,8 @@ def test_sums_are_the_moments(x64):
     s, w = (Source(name, ROWS[name], ROWS[name][:1]) for name in ("s1", "a"))
     m = moments(ROWS["a"] - ROWS["a"][0], ROWS["s1"] - ROWS["s1"][0], Y)
     found = model_sums(s, rows)
-    np.testing.assert_allclose(found.second.sum(0)[:24, :24], m.ss * N, rtol=1e-10)
-    np.testing.assert_allclose(found.hy.sum(0)[:24], m.sy * N, rtol=1e-10)
+    np.testing.assert_allclose(found.sums.hh.sum(0)[:24, :24], m.ss * N, rtol=1e-10)
+    np.testing.assert_allclose(found.sums.hy.sum(0)[:24], m.sy * N, rtol=1e-10)
     np.testing.assert_allclose(cross_sums([s], [w], rows).sum(0), m.sw * N, rtol=1e-10)
 
 

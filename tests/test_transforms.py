@@ -79,7 +79,7 @@ FILTERS = {
 WITH_HEADS: dict[str, Callable] = {
     "prediction_gap": lambda h_w, h_s, y, *heads: prediction_gap(overlap(h_w, h_s, y), *heads),
     "gap from moments": lambda *p_and_heads: prediction_gap(
-        overlap_from_moments(moments(*p_and_heads[:3], center=True)), *p_and_heads[3:]
+        overlap_from_moments(moments(*p_and_heads[:3], bias=True)), *p_and_heads[3:]
     ),
     "gap from kernels": lambda h_w, h_s, y, *heads: prediction_gap(
         overlap_from_kernels(h_w @ h_w.T, h_s @ h_s.T, y), *heads
@@ -87,15 +87,15 @@ WITH_HEADS: dict[str, Callable] = {
     "op": lambda h_w, h_s, y, *heads: gap_norm(overlap(h_w, h_s), *heads),
     "fro": lambda h_w, h_s, y, *heads: gap_norm(overlap(h_w, h_s), *heads, "fro"),
     "gap_bound": lambda h_w, h_s, y, *heads: gap_bound(overlap(h_w, h_s, y), *heads),
-    "example_scores": lambda h_w, h_s, y, *heads: example_scores(h_w, h_s, y, *heads, center=True),
+    "example_scores": lambda h_w, h_s, y, *heads: example_scores(h_w, h_s, y, *heads, bias=True),
     "principal_kernel": lambda h_w, h_s, y, weak, strong: [
         seen(principal_kernel(h_w, weak), y),
         seen(principal_kernel(h_s, strong), y),
     ],
 }
 DIFFERENTIABLE: dict[str, Callable] = {
-    "moments": lambda *p: [[getattr(m, name) for name in PRODUCTS] for m in (moments(*p), moments(*p, center=True))],
-    "moments_from_batches": lambda *p: moments_from_batches([p, p], center=True).sw,
+    "moments": lambda *p: [[getattr(m, name) for name in PRODUCTS] for m in (moments(*p), moments(*p, bias=True))],
+    "moments_from_batches": lambda *p: moments_from_batches([p, p], bias=True).sw,
     "spectrum": lambda *p: [values(*p), tail_gamma(values(*p), 2, N)],
     "leading eigenpairs": leading,
     "gap of leading pairs": lambda *p: prediction_gap(overlap(*p, rank=(5, 7)), WEAK, STRONG),

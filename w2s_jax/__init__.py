@@ -22,7 +22,7 @@ from w2s_jax.heads.ridge import (
     ridge_probe_path,
 )
 from w2s_jax.heads.trained import TrainedProbe, train_probe
-from w2s_jax.moments import Moments, merge_moments, moments, moments_from_batches
+from w2s_jax.moments import ModelMoments, Moments, merge_moments, model_moments, moments, moments_from_batches
 from w2s_jax.overlap import Overlap, overlap, overlap_from_kernels, overlap_from_moments
 from w2s_jax.ranking.rank import rank_supervisors
 from w2s_jax.ranking.table import SupervisorTable
@@ -44,6 +44,7 @@ __all__ = [
     "Hosts",
     "InputError",
     "LinearProbe",
+    "ModelMoments",
     "Moments",
     "Overlap",
     "Population",
@@ -76,6 +77,7 @@ __all__ = [
     "gradient_flow",
     "iterated_tikhonov",
     "merge_moments",
+    "model_moments",
     "moments",
     "moments_from_batches",
     "overlap",

@@ -79,10 +79,10 @@ class ridge(Filter):
 
     `ridge(b)` is the plain form: b is given, whatever it is made of (beta, or `beta + gamma` with a known population
     eigenbasis). Use it for ranking models with one common b, and wherever no tail is cut off (`threshold=0`).
-    `ridge.from_head(beta, n_fit, ...)` is for predicting a gap's size when a tail is cut off: it estimates gamma from
-    the eigenvalues beyond the cut, removes it from those within (PCA inflates them by it), and adds to beta the gamma of
-    the split of `n_fit` rows on which the head was fitted. beta is the penalty of a *mean* squared loss: scikit-learn's
-    `alpha` is `n * beta`.
+    `ridge.from_head(ridge, n_fit, ...)` is for predicting a gap's size when a tail is cut off: it estimates gamma from
+    the eigenvalues beyond the cut, removes it from those within (PCA inflates them by it), and adds to the penalty the gamma of
+    the split of `n_fit` rows on which the head was fitted. `ridge` is the penalty of a *mean* squared loss: scikit-learn's
+    `alpha` is `n * ridge`.
 
     Raises:
         InputError: a negative strength, threshold or rank, a threshold above 1, parameters that do not broadcast.
@@ -96,15 +96,15 @@ class ridge(Filter):
 
     @classmethod
     def from_head(
-        cls, beta: ArrayLike, n_fit: ArrayLike, threshold: ArrayLike = 0.0, rank: ArrayLike | None = None
+        cls, ridge: ArrayLike, n_fit: ArrayLike, threshold: ArrayLike = 0.0, rank: ArrayLike | None = None
     ) -> ridge:
-        """The filter of a ridge head of penalty beta fitted on n_fit rows, its tail's gamma estimated from the spectrum.
+        """The filter of a ridge head of that penalty fitted on n_fit rows, its tail's gamma estimated from the spectrum.
 
-        `lambda = mu - gamma`, `f = lambda / (lambda + beta + gamma n / n_fit)`, where mu are the eigenvalues of the n
+        `lambda = mu - gamma`, `f = lambda / (lambda + ridge + gamma n / n_fit)`, where mu are the eigenvalues of the n
         rows at hand and `gamma = (1/n) sum of those beyond the cut`. The weak filter takes the rows of the labelled
         split as n_fit, the strong filter those of the student's split.
         """
-        return cls(beta, threshold, rank, n_fit)
+        return cls(ridge, threshold, rank, n_fit)
 
     def curve(self, values: Array, n: Array) -> Callable[[Array], Array]:
         b, gamma = _last_axis(self.strength, values), jnp.zeros((1,), values.dtype)

@@ -84,14 +84,14 @@ class PrincipalKernel:
 
 
 def principal_kernel(
-    h: Float[ArrayLike, "n d"], filter: Filter, *, center: bool = False, rank: int | None = None
+    h: Float[ArrayLike, "n d"], filter: Filter, *, bias: bool = False, rank: int | None = None
 ) -> PrincipalKernel:
     """The operator `P = U diag(f(lambda)) U^T` of a representation (Xue et al. 2025, scaled principal kernel).
 
     Args:
         h: representation (n, d).
         filter: spectral filter, for instance `ridge(b, threshold=alpha)`.
-        center: subtract column means.
+        bias: heads have an intercept: columns are taken about their means.
         rank: only so many leading eigenpairs, as in `overlap`.
 
     Raises:
@@ -100,7 +100,7 @@ def principal_kernel(
     """
     rank = None if rank is None else checked_rank(rank)
     _require_filter("filter", filter)
-    U, side = principal_basis(representation("representations", h), center, rank)
+    U, side = principal_basis(representation("representations", h), bias, rank)
     require_reach("filter", filter, side)
     return PrincipalKernel(U, side, filter)
 
@@ -176,13 +176,13 @@ def example_scores(
     weak: Filter,
     strong: Filter,
     *,
-    center: bool = False,
+    bias: bool = False,
     rank: int | tuple[int, int] | None = None,
 ) -> Float[Array, "*grid n *c"]:
     """Each example's share of the gap: the entries of `P_s (I - P_w) y`, in label units; their mean square is the gap.
 
     Args:
-        h_w, h_s, y, center, rank: as in `overlap`.
+        h_w, h_s, y, bias, rank: as in `overlap`.
         weak, strong: filters of the two heads; their broadcast shape comes first.
 
     Raises:
@@ -192,7 +192,7 @@ def example_scores(
     Source: Xue et al. 2025, main theorem, before the norm is taken.
     """
     weak_rows, strong_rows, labels = checked_pair(h_w, h_s, y)
-    overlap, U_s = overlap_and_basis(weak_rows, strong_rows, labels, center, checked_ranks(rank))
+    overlap, U_s = overlap_and_basis(weak_rows, strong_rows, labels, bias, checked_ranks(rank))
     _require_reach(overlap, weak, strong)
     return _scores(overlap, U_s, weak, strong)
 

@@ -1,7 +1,8 @@
-"""Second moments of a weak and a strong representation: the only code that sees the number of rows.
+"""Second moments of representations: the only code that sees the number of rows.
 
-Everything in the package is a function of `(H_w^T H_w, H_s^T H_s, H_s^T H_w, H_w^T y, H_s^T y, y^T y, n)`. Moments
-add, subtract, and stream over batches; sums over many rows are compensated, so 10^7 rows in float32 are as good
+The atom is one model's own sums, of its rows and of their products with themselves and with labels (`ModelMoments`); a pair's
+moments are two of them and the sums of strong times weak features (`Moments`). Everything in the package is a function of
+these. Moments add, subtract, and stream over batches; sums over many rows are compensated, so 10^7 rows in float32 are as good
 as a hundred. Centred moments are sums about a shift (the first row seen), never differences of large squares.
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -43,45 +44,72 @@ BLOCK_ROWS = 8192
 Tree = TypeVar("Tree")
 
 
-class Columns(NamedTuple):
-    """One vector per side: weak features (d_w,), strong features (d_s,), labels () or (c,)."""
-
-    w: Any
-    s: Any
-    y: Any
-
-
-class Products(NamedTuple):
-    """Sums over rows of products: ww (d_w, d_w), ss (d_s, d_s), sw (d_s, d_w), wy, sy and yy."""
-
-    ww: Array
-    ss: Array
-    sw: Array
-    wy: Any
-    sy: Any
-    yy: Any
-
-
 class Sums(NamedTuple):
-    """What adds up over rows: their number (or total weight), first and second sums about the shift."""
+    """What adds up over the rows of one model: their number (or total weight) n, h (d,) and its products hh (d, d); with
+    labels y () or (c,), hy (d,) or (d, c) and yy. The h and y are about a shift; several sets of rows may stand in front."""
 
-    n: Array
-    first: Columns
-    second: Products
+    n: Any
+    h: Any
+    hh: Any
+    y: Any = None
+    hy: Any = None
+    yy: Any = None
+
+
+class Shift(NamedTuple):
+    """The point that sums are taken about: features (d,), labels () or (c,)."""
+
+    h: Any
+    y: Any = None
+
+
+class _Rows:
+    """Sums over a set of rows: they add and subtract as the sets do."""
+
+    @property
+    def parts(self) -> tuple[Any, Any]:
+        """All sums, and the shifts they are about or None."""
+        raise NotImplementedError
+
+    def about(self, shift: Any) -> Any:
+        """The sums about another point."""
+        raise NotImplementedError
+
+    @classmethod
+    def of(cls, sums: Any, shift: Any) -> Self:
+        """The moments with these parts."""
+        raise NotImplementedError
+
+    def __add__(self, other: Self) -> Self:
+        return self._merge(other, jnp.add)
+
+    def __radd__(self, other: int) -> Any:
+        """For `sum`, which starts from 0."""
+        return self if isinstance(other, int) and other == 0 else NotImplemented
+
+    def __sub__(self, other: Self) -> Self:
+        return self._merge(other, jnp.subtract)
+
+    def _merge(self, other: Self, operation: Callable[[Array, Array], Array]) -> Self:
+        if jax.tree.structure(self) != jax.tree.structure(other):
+            raise InputError("moments can be merged only if both have labels or none, and both are centred or none")
+        ours, theirs = (jax.tree.map(jnp.shape, side.parts[0]) for side in (self, other))
+        if ours != theirs:
+            raise InputError(f"moments can be merged only if their widths agree, got {self} and {other}")
+        sums, shift = self.parts
+        return self.of(jax.tree.map(operation, sums, other.about(shift)), shift)
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Moments:
-    """Second moments of a weak/strong pair, per row; centred if they carry a shift.
+@dataclass(frozen=True, repr=False)
+class ModelMoments(_Rows):
+    """Second moments of one representation per row, and with labels of those; centred if they carry a shift.
 
-    The properties `ww` (d_w, d_w), `ss` (d_s, d_s), `sw` (d_s, d_w), `wy` (d_w,) or (d_w, c), `sy`, `yy` are
-    `H_w^T H_w / n` and so on (Xue et al. 2025, the kernels' sufficient statistics). `m1 + m2` merges two disjoint
-    sets of rows, `m - block` takes rows out again (they must have been in), `m.n` counts them.
+    `m1 + m2` merges two disjoint sets of rows, `m - block` takes rows out again (they must have been in), `m.n` counts them.
     """
 
     sums: Sums
-    shift: Columns | None = None
+    shift: Shift | None = None
 
     @property
     def n(self) -> Float[Array, ""]:
@@ -89,76 +117,176 @@ class Moments:
         return self.sums.n
 
     @property
-    def mean(self) -> Columns:
-        """Column means: weak (d_w,), strong (d_s,), labels () or (c,)."""
-        about = jax.tree.map(lambda total: total / self.n, self.sums.first)
-        return about if self.shift is None else jax.tree.map(jnp.add, about, self.shift)
+    def mean(self) -> Float[Array, " d"]:
+        """Mean of each feature."""
+        about = self.sums.h / self.n
+        return about if self.shift is None else about + self.shift.h
+
+    @property
+    def label_mean(self) -> Array | None:
+        """Mean of each output, () or (c,), None without labels."""
+        if self.sums.y is None:
+            return None
+        about = self.sums.y / self.n
+        return about if self.shift is None else about + self.shift.y
+
+    @property
+    def hh(self) -> Float[Array, "d d"]:
+        """Second moment `H^T H / n`, of centred moments the covariance."""
+        return _per_row(self.sums.hh, self.sums.h, self.sums.h, self.n, self.shift)
+
+    @property
+    def hy(self) -> Array | None:
+        """Label moment `H^T y / n` (d,) or (d, c), None without labels."""
+        return None if self.sums.hy is None else _per_row(self.sums.hy, self.sums.h, self.sums.y, self.n, self.shift)
+
+    @property
+    def yy(self) -> Array | None:
+        """Mean square of each output, () or (c,), of centred moments the variance; None without labels."""
+        if self.sums.yy is None or self.shift is None:
+            return None if self.sums.yy is None else self.sums.yy / self.n
+        return self.sums.yy / self.n - jnp.square(self.sums.y / self.n)
+
+    @property
+    def is_centred(self) -> bool:
+        """Whether they are about the mean: those of heads with an intercept."""
+        return self.shift is not None
+
+    @property
+    def parts(self) -> tuple[Sums, Shift | None]:
+        return self.sums, self.shift
+
+    @classmethod
+    def of(cls, sums: Sums, shift: Shift | None) -> ModelMoments:
+        return cls(sums, shift)
+
+    def about(self, shift: Shift | None) -> Sums:
+        """The sums about another point."""
+        if shift is None or self.shift is None:
+            return self.sums
+        return moved(self.sums, jax.tree.map(jnp.subtract, shift, self.shift))
+
+    def __repr__(self) -> str:
+        if not hasattr(self.sums.hh, "shape"):
+            return "ModelMoments(...)"
+        return f"ModelMoments(n={self.n}, d={self.sums.hh.shape[-1]}, {_said(self)})"
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, repr=False)
+class Moments(_Rows):
+    """Second moments of a weak/strong pair, per row: two models' own and their cross product; centred if they carry a shift.
+
+    The properties `ww` (d_w, d_w), `ss` (d_s, d_s), `sw` (d_s, d_w), `wy` (d_w,) or (d_w, c), `sy`, `yy` are
+    `H_w^T H_w / n` and so on (Xue et al. 2025, the kernels' sufficient statistics), `weak` and `strong` each side alone.
+    `m1 + m2` merges two disjoint sets of rows, `m - block` takes rows out again (they must have been in), `m.n` counts them.
+
+    >>> m = moments([[1.0], [3.0]], [[2.0, 0.0], [0.0, 2.0]], [1.0, -1.0])
+    >>> m, m.ww.tolist(), m.sy.tolist()
+    (Moments(n=2.0, d_w=1, d_s=2, labels), [[5.0]], [1.0, -1.0])
+    """
+
+    weak: ModelMoments
+    strong: ModelMoments
+    cross: Float[Array, "d_s d_w"]
+
+    @property
+    def n(self) -> Float[Array, ""]:
+        """Number of rows (the total weight if weights were given)."""
+        return self.strong.n
 
     @property
     def ww(self) -> Float[Array, "d_w d_w"]:
         """Weak second moment `H_w^T H_w / n`."""
-        return self._product("ww")
+        return self.weak.hh
 
     @property
     def ss(self) -> Float[Array, "d_s d_s"]:
         """Strong second moment `H_s^T H_s / n`."""
-        return self._product("ss")
+        return self.strong.hh
 
     @property
     def sw(self) -> Float[Array, "d_s d_w"]:
         """Cross moment `H_s^T H_w / n`."""
-        return self._product("sw")
+        return _per_row(self.cross, self.strong.sums.h, self.weak.sums.h, self.n, self.strong.shift)
 
     @property
     def wy(self) -> Array | None:
         """Weak-label moment `H_w^T y / n` (d_w,) or (d_w, c), None without labels."""
-        return self._product("wy")
+        return self.weak.hy
 
     @property
     def sy(self) -> Array | None:
         """Strong-label moment `H_s^T y / n` (d_s,) or (d_s, c), None without labels."""
-        return self._product("sy")
+        return self.strong.hy
 
     @property
     def yy(self) -> Array | None:
         """Mean square of each output, () or (c,), None without labels."""
-        second = self.sums.second.yy
-        if second is None or self.shift is None:
-            return None if second is None else second / self.n
-        return second / self.n - jnp.square(self.sums.first.y / self.n)
+        return self.strong.yy
+
+    @property
+    def is_centred(self) -> bool:
+        """Whether they are about the mean: those of heads with an intercept."""
+        return self.strong.is_centred
+
+    @property
+    def parts(self) -> tuple[Any, Any]:
+        sums = self.weak.sums, self.strong.sums, self.cross
+        return sums, (self.weak.shift, self.strong.shift) if self.is_centred else None
+
+    @classmethod
+    def of(cls, sums: Any, shift: Any) -> Moments:
+        weak, strong, cross = sums
+        shift_w, shift_s = shift or (None, None)
+        return cls(ModelMoments(weak, shift_w), ModelMoments(strong, shift_s), cross)
+
+    def about(self, shift: Any) -> Any:
+        """The sums about another pair of points."""
+        (weak, strong, cross), own = self.parts
+        if shift is None or own is None:
+            return weak, strong, cross
+        by_w, by_s = jax.tree.map(jnp.subtract, shift, own)
+        return moved(weak, by_w), moved(strong, by_s), moved_cross(cross, strong, weak, by_s.h, by_w.h)
 
     def __repr__(self) -> str:
-        second = self.sums.second
-        if not hasattr(second.sw, "shape"):
+        if not hasattr(self.cross, "shape"):
             return "Moments(...)"
-        *_, d_s, d_w = second.sw.shape
-        labels = "no labels" if second.yy is None else "labels"
-        return f"Moments(n={self.n}, d_w={d_w}, d_s={d_s}, {labels}{', centred' if self.shift is not None else ''})"
+        *_, d_s, d_w = self.cross.shape
+        return f"Moments(n={self.n}, d_w={d_w}, d_s={d_s}, {_said(self.strong)})"
 
-    def _product(self, pair: str) -> Any:
-        second = getattr(self.sums.second, pair)
-        if second is None or self.shift is None:
-            return None if second is None else second / self.n
-        left, right = (getattr(self.sums.first, side) / self.n for side in pair)
-        return second / self.n - outer(left, right)
 
-    def __add__(self, other: Moments) -> Moments:
-        return self._merge(other, jnp.add)
+def _said(m: ModelMoments) -> str:
+    labels = "no labels" if m.sums.yy is None else "labels"
+    return labels if m.shift is None else f"{labels}, centred"
 
-    def __radd__(self, other: int) -> Moments:
-        """For `sum`, which starts from 0."""
-        return self if isinstance(other, int) and other == 0 else NotImplemented
 
-    def __sub__(self, other: Moments) -> Moments:
-        return self._merge(other, jnp.subtract)
+def _per_row(sums: Array, left: Array, right: Array, n: Array, shift: Any) -> Array:
+    return sums / n if shift is None else sums / n - outer(left / n, right / n)
 
-    def _merge(self, other: Moments, operation: Callable[[Array, Array], Array]) -> Moments:
-        if jax.tree.structure(self) != jax.tree.structure(other):
-            raise InputError("moments can be merged only if both have labels or none, and both are centred or none")
-        ours, theirs = jax.tree.map(jnp.shape, self.sums), jax.tree.map(jnp.shape, other.sums)
-        if ours != theirs:
-            raise InputError(f"moments can be merged only if their widths agree, got {ours.first} and {theirs.first}")
-        return Moments(jax.tree.map(operation, self.sums, about(other, self.shift)), self.shift)
+
+def model_moments(
+    h: Float[ArrayLike, "n d"],
+    y: ArrayLike | None = None,
+    *,
+    weights: Float[ArrayLike, " n"] | None = None,
+    bias: bool = False,
+    precision: str = "float32",
+) -> ModelMoments:
+    """Second moments of one representation, and of its labels; arguments and errors as in `moments`.
+
+    >>> m = model_moments([[1.0, 0.0], [3.0, 0.0]], [1.0, 2.0], bias=True)
+    >>> m.mean.tolist(), m.hh.tolist(), m.hy.tolist()
+    ([2.0, 0.0], [[1.0, 0.0], [0.0, 0.0]], [0.5, 0.0])
+
+    Source: Xue et al. 2025, the kernel on one split, through its sufficient moments.
+    """
+    h = as_matrix("representations", h)
+    y = None if y is None else as_labels("labels", y, h.shape[0])
+    weights = None if weights is None else as_weights(weights, h.shape[0])
+    rows = (h, y, weights)
+    shift = _first_row(h, y, _dtype_of(rows)) if bias else None
+    return ModelMoments(_model_sums(rows, shift, resolved(precision)), shift)
 
 
 def moments(
@@ -167,8 +295,8 @@ def moments(
     y: ArrayLike | None = None,
     *,
     weights: Float[ArrayLike, " n"] | None = None,
-    center: bool = False,
-    precision: str | None = None,
+    bias: bool = False,
+    precision: str = "float32",
 ) -> Moments:
     """Second moments of a weak and a strong representation of the same rows.
 
@@ -177,15 +305,17 @@ def moments(
         h_s: strong representation (n, d_s).
         y: labels (n,), or (n, c) for c outputs (classification: one-hot or +-1 targets).
         weights: weight of each row (n,); 0 leaves a row out (padding), default all 1.
-        center: take moments about the mean (heads with an intercept), safely for any ratio of mean to spread.
-        precision: of the products of features, for float32 sums: "float32", or one of `supported_precisions` that splits
-            every number into low-precision parts. Default: the fastest within twice the error of "float32", which a GPU or
-            TPU measures at the first call (`fastest_precision`); "float32" on a CPU. float64 sums are always at full
-            precision, and so are products with labels.
+        bias: heads have an intercept: moments are taken about the mean, safely for any ratio of mean to spread.
+        precision: of the products of features, for float32 sums: "float32", one of `devices.supported_precisions` that
+            splits every number into low-precision parts, or "fastest": the fastest of them within twice the error of
+            "float32", measured at the first call. float64 sums are always at full precision, and so are products with labels.
 
     Raises:
         InputError: shapes that do not fit, a precision that the platform does not have, or (outside jit) NaN or infinite
             entries, named with the first row.
+
+    >>> moments([[1.0], [3.0]], [[2.0, 0.0], [0.0, 2.0]], bias=True).sw.tolist()
+    [[-1.0], [1.0]]
 
     Source: Xue et al. 2025, the kernels `K_w`, `K_s` on the student's examples, through their sufficient moments.
     """
@@ -194,29 +324,37 @@ def moments(
     y = None if y is None else as_labels("labels", y, h_w.shape[0])
     weights = None if weights is None else as_weights(weights, h_w.shape[0])
     rows = (h_w, h_s, y, weights)
-    return _moments(rows, _shift_of(rows) if center else None, resolved(precision))
+    shift = _first_rows(rows) if bias else None
+    return Moments.of(_pair_sums(rows, shift, resolved(precision)), shift)
 
 
 def moments_from_batches(
     batches: Iterable[tuple],
     *,
-    center: bool = False,
+    bias: bool = False,
     progress: bool | Callable[[Iterable], Iterable] = False,
     mesh: Mesh | None = None,
-    precision: str | None = None,
+    precision: str = "float32",
 ) -> Moments:
     """Moments of any number of rows, in memory that does not grow with them.
 
     Args:
         batches: iterable of `(h_w, h_s)` or `(h_w, h_s, y)`; batches may differ in length (each new length compiles once).
-        center: as in `moments`.
+        bias: as in `moments`.
         progress: True for a progress bar, or a function that wraps the iterable (such as `tqdm.tqdm`).
-        mesh: devices that share each batch's rows (see `device_mesh`); each adds up its own, the sums meet once, at the end.
+        mesh: devices that share each batch's rows (see `devices.device_mesh`); each adds up its own, the sums meet once, at the
+            end.
         precision: as in `moments`.
 
     Raises:
         InputError: no batches, a batch that does not fit the first, with its number, a mesh without the axes of
             `device_mesh`, or a precision that the platform does not have.
+
+    >>> import numpy as np
+    >>> h = np.arange(12.0).reshape(6, 2)
+    >>> m = moments_from_batches((h[i : i + 2], h[i : i + 2, :1]) for i in range(0, 6, 2))
+    >>> m, bool(np.allclose(m.ww, h.T @ h / 6))
+    (Moments(n=6.0, d_w=2, d_s=1, no labels), True)
     """
     require_mesh(mesh)
     precision = resolved(precision, None if mesh is None else mesh.devices.flat[0])
@@ -225,24 +363,119 @@ def moments_from_batches(
         if mesh is None
         else _over_rows(mesh, precision)
     )
-    state: tuple[Sums, Sums] | None = None
-    shift: Columns | None = None
-    widths: Columns | None = None
+    state: tuple[Any, Any] | None = None
+    shift: Any = None
+    widths: tuple | None = None
     for number, batch in enumerate(track(batches, progress, "moments")):
         rows = _checked_batch(batch, number, widths)
         if state is None:
-            shift = _shift_of(rows) if center else None
-            shapes = jax.eval_shape(block_sums, rows, shift)
-            widths = shapes.first
+            widths = _widths(rows)
+            shift = _first_rows(rows) if bias else None
+            shapes = jax.eval_shape(_block_of_pair, rows, shift)
             zeros = lambda shapes=shapes: start(jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes))
             state = zeros(), zeros()
         state = accumulate(*state, rows, shift)
     if state is None:
         raise InputError("batches must hold at least one batch, got none")
-    return Moments(total(state[0]), shift)
+    return Moments.of(total(state[0]), shift)
 
 
-def _checked_batch(batch: tuple, number: int, first: Columns | None) -> tuple:
+def merge_moments(m: Tree, hosts: Hosts) -> Tree:
+    """Moments of the rows of all processes, from those of each one's own; every process calls this and has the result.
+
+    `with connected_hosts() as hosts: merge_moments(moments_from_batches(own), hosts)`; `Moments` or `ModelMoments`.
+
+    Raises:
+        InputError: a process has been lost.
+    """
+    if not isinstance(m, _Rows):
+        raise InputError(f"m must be Moments or ModelMoments, got {type(m).__name__}")
+    sums, shift = m.parts
+    if shift is None:
+        return m.of(hosts.add(sums), None)
+    # All about the shift of process 0: small, and then one sum.
+    shift = hosts.add(shift if hosts.index == 0 else jax.tree.map(jnp.zeros_like, shift))
+    return m.of(hosts.add(m.about(shift)), shift)
+
+
+def block_sums(
+    h: Array,
+    y: Array | None = None,
+    weights: Array | None = None,
+    shift: Shift | None = None,
+    precision: str = "float32",
+    dtype: Any = None,
+) -> Sums:
+    """Sums over a block of rows about a shift; what is not used of them costs nothing under jit."""
+    dtype = _dtype_of((h, y, weights)) if dtype is None else dtype
+    x, t = _about(h, shift and shift.h, dtype), _about(y, shift and shift.y, dtype)
+    vx, vt, n = x, t, jnp.asarray(x.shape[0], dtype)
+    if weights is not None:
+        column = weights.astype(dtype)[:, None]
+        n, vx = jnp.sum(column), x * column
+        vt = None if t is None else t * column.reshape(-1, *(1,) * (t.ndim - 1))
+    sums = Sums(n, vx.sum(0), gram(x, vx, precision))
+    if t is None or vt is None:
+        return sums
+    return sums._replace(y=vt.sum(0), hy=label_products(x, vt), yy=jnp.sum(t * vt, 0))
+
+
+def moved(sums: Sums, by: Shift) -> Sums:
+    """The sums of rows about an origin that moves by so much, None where it stays."""
+    if by.h is not None:
+        n, h, hh, y, hy, _ = sums
+        to = h - n * by.h
+        hy = None if hy is None else hy - outer(by.h, y)
+        sums = sums._replace(h=to, hh=hh - outer(by.h, h) - outer(to, by.h), hy=hy)
+    if by.y is not None and sums.y is not None:
+        n, h, _, y, hy, yy = sums
+        to = y - n * by.y
+        sums = sums._replace(y=to, hy=hy - outer(h, by.y), yy=yy - by.y * (y + to))
+    return sums
+
+
+def moved_cross(cross: Array, strong: Sums, weak: Sums, by_s: Array | None, by_w: Array | None) -> Array:
+    """Sums of products of two models (d_s, d_w) about origins that move by so much; `strong`, `weak` are about the old ones."""
+    h_s = strong.h
+    if by_s is not None:
+        cross, h_s = cross - outer(by_s, weak.h), h_s - strong.n * by_s
+    return cross if by_w is None else cross - outer(h_s, by_w)
+
+
+def add_compensated(total: Tree, lost: Tree, block: Tree) -> tuple[Tree, Tree]:
+    """Kahan's summation, entry by entry: `lost` carries the rounding of the sums so far."""
+    addend = jax.tree.map(jnp.subtract, block, lost)
+    new = jax.tree.map(jnp.add, total, addend)
+    lost = jax.tree.map(lambda new, old, x: (new - old) - x, new, total, addend)
+    return new, lost
+
+
+def _about(x: Array | None, origin: Array | None, dtype: Any) -> Any:
+    x = None if x is None else x.astype(dtype)
+    return x if x is None or origin is None else x - origin
+
+
+def _dtype_of(rows: tuple) -> jnp.dtype:
+    return accumulation_dtype(*(x.dtype for x in rows if x is not None))
+
+
+def _first_row(h: Array, y: Array | None, dtype: Any) -> Shift:
+    """Close enough to the mean that sums about it lose nothing, and known before the data is read."""
+    first = lambda x: None if x is None else jax.lax.stop_gradient(x[0].astype(dtype))
+    return Shift(first(h), first(y))
+
+
+def _first_rows(rows: tuple) -> tuple[Shift, Shift]:
+    """The shifts of the weak and of the strong side."""
+    h_w, h_s, y, _ = rows
+    return _first_row(h_w, y, _dtype_of(rows)), _first_row(h_s, y, _dtype_of(rows))
+
+
+def _widths(rows: tuple) -> tuple:
+    return tuple(None if x is None else x.shape[1:] for x in rows[:3])
+
+
+def _checked_batch(batch: tuple, number: int, first: tuple | None) -> tuple:
     try:
         h_w, h_s, y = batch if len(batch) == 3 else (*batch, None)
     except (TypeError, ValueError) as error:
@@ -250,39 +483,56 @@ def _checked_batch(batch: tuple, number: int, first: Columns | None) -> tuple:
     h_w = as_matrix(f"weak representations of batch {number}", from_host(h_w))
     h_s = as_matrix(f"strong representations of batch {number}", from_host(h_s))
     require_same_rows(h_w, h_s)
-    y = None if y is None else as_labels(f"labels of batch {number}", y, h_w.shape[0])
-    if first is not None:
-        want = (first.w.shape, first.s.shape, None if first.y is None else first.y.shape)
-        got = (h_w.shape[1:], h_s.shape[1:], None if y is None else y.shape[1:])
-        if want != got:
-            raise InputError(f"batch {number} must have widths (weak, strong, labels) {want} like batch 0, got {got}")
-    return h_w, h_s, y, None
+    rows = h_w, h_s, None if y is None else as_labels(f"labels of batch {number}", y, h_w.shape[0]), None
+    if first is not None and first != _widths(rows):
+        raise InputError(
+            f"batch {number} must have widths (weak, strong, labels) {first} like batch 0, got {_widths(rows)}"
+        )
+    return rows
+
+
+def _block_of_pair(rows: tuple, shift: Any, precision: str = "float32") -> tuple[Sums, Sums, Array]:
+    h_w, h_s, y, weights = rows
+    dtype = _dtype_of(rows)
+    shift_w, shift_s = shift or (None, None)
+    weak = block_sums(h_w, y, weights, shift_w, precision, dtype)
+    strong = block_sums(h_s, y, weights, shift_s, precision, dtype)
+    w, s = _about(h_w, shift_w and shift_w.h, dtype), _about(h_s, shift_s and shift_s.h, dtype)
+    w = w if weights is None else w * weights.astype(dtype)[:, None]
+    return weak, strong, matmul(s.T, w, precision)
+
+
+def _over_blocks(function: Callable[[tuple], Tree], rows: tuple) -> Tree:
+    """Compensated sum of a function over blocks of rows."""
+    n = rows[0].shape[0]
+    if n <= BLOCK_ROWS:
+        return function(rows)
+
+    def step(carry: tuple[Tree, Tree], start: Array) -> tuple[tuple[Tree, Tree], None]:
+        block = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, BLOCK_ROWS), rows)
+        return add_compensated(*carry, function(block)), None
+
+    full = n - n % BLOCK_ROWS
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(function, rows))
+    carry, _ = jax.lax.scan(step, (zeros, zeros), jnp.arange(0, full, BLOCK_ROWS))
+    if full < n:
+        carry = add_compensated(*carry, function(jax.tree.map(lambda x: x[full:], rows)))
+    return carry[0]
 
 
 @partial(jax.jit, static_argnames="precision")
-def _moments(rows: tuple, shift: Columns | None, precision: str = "float32") -> Moments:
-    n = rows[0].shape[0]
-    if n <= BLOCK_ROWS:
-        return Moments(block_sums(rows, shift, precision), shift)
+def _model_sums(rows: tuple, shift: Shift | None, precision: str) -> Sums:
+    return _over_blocks(lambda rows: block_sums(*rows, shift=shift, precision=precision), rows)
 
-    def step(carry: tuple[Sums, Sums], start: Array) -> tuple[tuple[Sums, Sums], None]:
-        block = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, BLOCK_ROWS), rows)
-        return add_compensated(carry[0], carry[1], block_sums(block, shift, precision)), None
 
-    full = n - n % BLOCK_ROWS
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(block_sums, rows, shift))
-    carry, _ = jax.lax.scan(step, (zeros, zeros), jnp.arange(0, full, BLOCK_ROWS))
-    if full < n:
-        rest = jax.tree.map(lambda x: x[full:], rows)
-        carry = add_compensated(carry[0], carry[1], block_sums(rest, shift, precision))
-    return Moments(carry[0], shift)
+@partial(jax.jit, static_argnames="precision")
+def _pair_sums(rows: tuple, shift: Any, precision: str = "float32") -> tuple[Sums, Sums, Array]:
+    return _over_blocks(lambda rows: _block_of_pair(rows, shift, precision), rows)
 
 
 @partial(jax.jit, donate_argnums=(0, 1), static_argnames="precision")
-def _accumulate(
-    total: Sums, lost: Sums, rows: tuple, shift: Columns | None, precision: str = "float32"
-) -> tuple[Sums, Sums]:
-    return add_compensated(total, lost, _moments(rows, shift, precision).sums)
+def _accumulate(total: Tree, lost: Tree, rows: tuple, shift: Any, precision: str = "float32") -> tuple[Tree, Tree]:
+    return add_compensated(total, lost, _pair_sums(rows, shift, precision))
 
 
 @lru_cache
@@ -290,9 +540,9 @@ def _adder(mesh: Mesh, precision: str = "float32") -> Callable:
     """`_accumulate` on each device's own rows and sums (devices, ...): no communication."""
     every = P(mesh.axis_names)
 
-    def local(total: Sums, lost: Sums, rows: tuple, shift: Columns | None) -> tuple[Sums, Sums]:
+    def local(total: Any, lost: Any, rows: tuple, shift: Any) -> Any:
         total, lost = jax.tree.map(lambda x: x[0], (total, lost))
-        return jax.tree.map(lambda x: x[None], add_compensated(total, lost, _moments(rows, shift, precision).sums))
+        return jax.tree.map(lambda x: x[None], add_compensated(total, lost, _pair_sums(rows, shift, precision)))
 
     return jax.jit(
         jax.shard_map(local, mesh=mesh, in_specs=(every, every, every, P()), out_specs=every, check_vma=False),
@@ -304,90 +554,18 @@ def _over_rows(mesh: Mesh, precision: str = "float32") -> tuple[Callable, Callab
     """Zeros for each device, `_accumulate` with a batch's rows spread over all devices, and the devices' total."""
     every, add = P(mesh.axis_names), _adder(mesh, precision)
 
-    def start(zeros: Sums) -> Sums:
+    def start(zeros: Any) -> Any:
         return jax.tree.map(lambda x: put(np.zeros((mesh.size, *x.shape), x.dtype), mesh, every), zeros)
 
-    def accumulate(total: Sums, lost: Sums, rows: tuple, shift: Columns | None) -> tuple[Sums, Sums]:
+    def accumulate(total: Any, lost: Any, rows: tuple, shift: Any) -> Any:
         h_w, h_s, y, _ = rows
         n = h_w.shape[0]
         weights = jnp.ones(n, accumulation_dtype(h_w.dtype, h_s.dtype))
         fill = lambda x: jnp.pad(x, ((0, -n % mesh.size),) + ((0, 0),) * (x.ndim - 1))
         return add(total, lost, jax.tree.map(lambda x: put(fill(x), mesh, every), (h_w, h_s, y, weights)), shift)
 
-    def together(sums: Sums) -> Sums:
+    def together(sums: Any) -> Any:
         summed = jax.jit(lambda parts: jax.tree.map(lambda x: jnp.sum(x, 0), parts))(sums)
         return jax.device_put(summed, mesh.devices.flat[0])
 
     return start, accumulate, together
-
-
-def add_compensated(total: Tree, lost: Tree, block: Tree) -> tuple[Tree, Tree]:
-    """Kahan's summation, entry by entry: `lost` carries the rounding of the sums so far."""
-    addend = jax.tree.map(jnp.subtract, block, lost)
-    new = jax.tree.map(jnp.add, total, addend)
-    lost = jax.tree.map(lambda new, old, x: (new - old) - x, new, total, addend)
-    return new, lost
-
-
-def block_sums(rows: tuple, shift: Columns | None, precision: str = "float32") -> Sums:
-    """Sums about the shift over a block `(h_w, h_s, y or None, weights or None)`; unused ones cost nothing under jit."""
-    h_w, h_s, y, weights = rows
-    dtype = accumulation_dtype(*(x.dtype for x in rows if x is not None))
-    w, s = h_w.astype(dtype), h_s.astype(dtype)
-    t: Any = None if y is None else y.astype(dtype)
-    if shift is not None:
-        w, s, t = w - shift.w, s - shift.s, None if t is None else t - shift.y
-    vw, vs, n = w, s, jnp.asarray(w.shape[0], dtype)
-    vt: Any = t
-    if weights is not None:
-        column = weights.astype(dtype)[:, None]
-        n, vw, vs = jnp.sum(column), w * column, s * column
-        vt = None if t is None else t * column.reshape(-1, *(1,) * (t.ndim - 1))
-    labels: Any = (None, None, None)
-    if t is not None:
-        labels = label_products(w, vt), label_products(s, vt), jnp.sum(t * vt, 0)
-    first = Columns(vw.sum(0), vs.sum(0), None if vt is None else vt.sum(0))
-    ww, ss = gram(w, vw, precision), gram(s, vs, precision)
-    return Sums(n, first, Products(ww, ss, matmul(s.T, vw, precision), *labels))
-
-
-def _shift_of(rows: tuple) -> Columns:
-    """The first row: close enough to the mean that sums about it lose nothing, and known before the data is read."""
-    dtype = accumulation_dtype(*(x.dtype for x in rows if x is not None))
-    w, s, y = (None if x is None else jax.lax.stop_gradient(x[0].astype(dtype)) for x in rows[:3])
-    return Columns(w, s, y)
-
-
-def about(m: Moments, shift: Columns | None) -> Sums:
-    """The sums of `m` about another point."""
-    if shift is None or m.shift is None:
-        return m.sums
-    n, first, second = m.sums
-    move = jax.tree.map(jnp.subtract, m.shift, shift)
-    moved = jax.tree.map(lambda total, by: total + n * by, first, move)
-
-    def product(left: str, right: str) -> Any:
-        old = getattr(second, left + right)
-        if old is None:
-            return None
-        a, b = getattr(move, left), getattr(move, right)
-        return old + outer(a, getattr(first, right)) + outer(getattr(moved, left), b)
-
-    yy = None if second.yy is None else second.yy + move.y * (first.y + moved.y)
-    ww, ss, sw, wy, sy = (product(*pair) for pair in ("ww", "ss", "sw", "wy", "sy"))
-    return Sums(n, moved, Products(ww, ss, sw, wy, sy, yy))
-
-
-def merge_moments(m: Moments, hosts: Hosts) -> Moments:
-    """Moments of the rows of all processes, from those of each one's own; every process calls this and has the result.
-
-    `with connected_hosts() as hosts: merge_moments(moments_from_batches(own), hosts)`.
-
-    Raises:
-        InputError: a process has been lost.
-    """
-    if m.shift is None:
-        return Moments(hosts.add(m.sums))
-    # All about the shift of process 0: small, and then one sum.
-    shift = hosts.add(m.shift if hosts.index == 0 else jax.tree.map(jnp.zeros_like, m.shift))
-    return Moments(hosts.add(about(m, shift)), shift)

@@ -92,7 +92,7 @@ def overlap(
     h_s: Float[ArrayLike, "n d_s"],
     y: ArrayLike | None = None,
     *,
-    center: bool = False,
+    bias: bool = False,
     rank: int | tuple[int, int] | None = None,
 ) -> Overlap:
     """The overlap of two representations, each through its d x d or its n x n side, whichever is smaller.
@@ -100,7 +100,7 @@ def overlap(
     Args:
         h_w, h_s: representations (n, d_w), (n, d_s) of the same rows.
         y: labels (n,) or (n, c).
-        center: subtract column means (heads with an intercept).
+        bias: heads have an intercept: columns are taken about their means.
         rank: only the leading eigenpairs, so many of each side or (weak, strong); None: all. Much faster where d is large.
             Then filters must cut within them: one that might keep more is an InputError, and NaN under jit.
 
@@ -111,8 +111,8 @@ def overlap(
     """
     h_w, h_s, y = checked_pair(h_w, h_s, y)
     if rank is not None or max(h_w.shape[1], h_s.shape[1]) > h_w.shape[0]:
-        return overlap_and_basis(h_w, h_s, y, center, checked_ranks(rank))[0]
-    return _overlap_of_rows(h_w, h_s, y, center)
+        return overlap_and_basis(h_w, h_s, y, bias, checked_ranks(rank))[0]
+    return _overlap_of_rows(h_w, h_s, y, bias)
 
 
 @partial(jax.jit, static_argnames="rank")
@@ -214,27 +214,27 @@ def representation(name: str, h: ArrayLike) -> Array:
     return h
 
 
-def principal_basis(h: Float[Array, "n d"], center: bool = False, rank: int | None = None) -> tuple[Array, Side]:
+def principal_basis(h: Float[Array, "n d"], bias: bool = False, rank: int | None = None) -> tuple[Array, Side]:
     """Orthonormal basis U (n, k) of a representation's principal directions, and their spectrum."""
-    basis = _data_basis(centered(h) if center else h, rank)
+    basis = _data_basis(centered(h) if bias else h, rank)
     return _times_basis(basis.columns, basis), _scaled(_side(basis.spectrum), basis.scale)
 
 
-@partial(jax.jit, static_argnames=("center", "ranks"))
+@partial(jax.jit, static_argnames=("bias", "ranks"))
 def overlap_and_basis(
-    h_w: Array, h_s: Array, y: Array | None, center: bool, ranks: Ranks = (None, None)
+    h_w: Array, h_s: Array, y: Array | None, bias: bool, ranks: Ranks = (None, None)
 ) -> tuple[Overlap, Array]:
     """The overlap of two checked arrays, and the strong basis U_s (n, k_s) in which it is expressed."""
-    if center:
+    if bias:
         h_w, h_s, y = centered(h_w), centered(h_s), None if y is None else centered(y)
     weak, strong = _data_basis(h_w, ranks[0]), _data_basis(h_s, ranks[1])
     return _overlap_of_bases(weak, strong, y), _times_basis(strong.columns, strong)
 
 
-@partial(jax.jit, static_argnames="center")
-def _overlap_of_rows(h_w: Array, h_s: Array, y: Array | None, center: bool) -> Overlap:
+@partial(jax.jit, static_argnames="bias")
+def _overlap_of_rows(h_w: Array, h_s: Array, y: Array | None, bias: bool) -> Overlap:
     # The barrier keeps products and eigensolves from running side by side, where they slow each other down.
-    return overlap_from_moments(jax.lax.optimization_barrier(moments(h_w, h_s, y, center=center)))
+    return overlap_from_moments(jax.lax.optimization_barrier(moments(h_w, h_s, y, bias=bias)))
 
 
 @partial(jax.jit, static_argnames="ranks")

@@ -13,11 +13,11 @@ from w2s_jax.experiment.outcome import WeakToStrong
 from w2s_jax.experiment.single import summed
 from w2s_jax.filters import ridge
 from w2s_jax.gap import prediction_gap
-from w2s_jax.heads.from_moments import mean_square, parts, ridge_heads
+from w2s_jax.heads.from_moments import mean_square, ridge_heads
 from w2s_jax.heads.ridge import ridge_solver
-from w2s_jax.moments import Columns, Moments, Products, Sums
+from w2s_jax.moments import Moments
 from w2s_jax.overlap import overlap_from_moments
-from w2s_jax.theory.equivalent_errors import EquivalentErrors, equivalent_errors_from_moments
+from w2s_jax.theory.equivalent_errors import equivalent_errors_from_moments, fresh_error_from_moments
 
 
 def weak_to_strong_from_moments(
@@ -39,10 +39,9 @@ def weak_to_strong_from_moments(
     splits = labelled, student, test
     if len({jax.tree.structure(m) for m in splits}) > 1 or labelled.wy is None:
         raise InputError("moments of the three splits must all have labels, and all be centred or none")
-    first, *others = [jax.tree.map(jnp.shape, m.sums.first) for m in splits]
-    for shapes in others:
-        if shapes != first:
-            raise InputError(f"moments of the three splits must have the same widths, got {first} and {shapes}")
+    for m in (student, test):
+        if jax.tree.map(jnp.shape, m) != jax.tree.map(jnp.shape, labelled):
+            raise InputError(f"moments of the three splits must have the same widths, got {labelled} and {m}")
     for name, value in (("weak_ridge", weak_ridge), ("strong_ridge", strong_ridge)):
         require_number(name, value, 0)
     return _experiment_from_moments(*splits, weak_ridge, strong_ridge)
@@ -54,8 +53,7 @@ def _experiment_from_moments(
 ) -> WeakToStrong:
     weak_ridge, strong_ridge = (jnp.asarray(ridge, test.ww.dtype) for ridge in (weak_ridge, strong_ridge))
     solvers = ridge_solver(labelled.ww, weak_ridge), ridge_solver(student.ss, strong_ridge)
-    heads = ridge_heads(labelled, student, *solvers)
-    kernel, bias = parts(heads.weak)
+    heads = ridge_heads(labelled.weak, student, *solvers)
     from_teacher = partial(mean_square, strong=heads.student, weak=jax.tree.map(jnp.negative, heads.weak))
     return WeakToStrong(
         weak_error=mean_square(test, weak=heads.weak, y=-1.0),
@@ -67,18 +65,8 @@ def _experiment_from_moments(
         weak_ridge=weak_ridge,
         strong_ridge=strong_ridge,
         predicted=summed(
-            _errors_of_weak_head(labelled, weak_ridge),
-            equivalent_errors_from_moments(student, kernel, strong_ridge, bias=bias),
+            fresh_error_from_moments(labelled.weak, weak_ridge),
+            equivalent_errors_from_moments(student, heads.weak, strong_ridge),
         ),
         theorem_gap=jnp.sum(prediction_gap(overlap_from_moments(student), ridge(weak_ridge), ridge(strong_ridge))),
     )
-
-
-def _errors_of_weak_head(labelled: Moments, ridge: ArrayLike) -> EquivalentErrors:
-    """`equivalent_errors` of D~ with its weak side in the place of a strong one, and nobody's outputs."""
-    (n, first, second), shift = labelled.sums, labelled.shift
-    products = Products(second.ww, second.ww, second.ww, second.wy, second.wy, second.yy)
-    shift = None if shift is None else Columns(shift.w, shift.w, shift.y)
-    m = Moments(Sums(n, Columns(first.w, first.w, first.y), products), shift)
-    nothing = jax.tree.map(jnp.zeros_like, (second.wy, None if shift is None else shift.y))
-    return equivalent_errors_from_moments(m, nothing[0], ridge, bias=nothing[1])

@@ -63,9 +63,9 @@ def cross_fit_pseudo_labels(
 
 
 @partial(jax.jit, static_argnames=("folds", "bias"))
-def _cross_fit(h: Array, y: Array, fold: Array, beta: ArrayLike, loss: Loss, folds: int, bias: bool) -> Array:
+def _cross_fit(h: Array, y: Array, fold: Array, ridge: ArrayLike, loss: Loss, folds: int, bias: bool) -> Array:
     def outputs(k: Array) -> Array:
-        probe, _ = fit_head(h, y, beta, loss, bias, weights=(fold != k).astype(h.dtype))
+        probe, _ = fit_head(h, y, ridge, loss, bias, weights=(fold != k).astype(h.dtype))
         return predictions(loss, probe(h))
 
     return jnp.take_along_axis(

@@ -71,9 +71,9 @@ def weak_to_strong_splits(
     h_s: Float[ArrayLike, "n d_s"],
     y: ArrayLike,
     *,
-    labelled: int,
-    test: int,
-    student: int | None = None,
+    n_labelled: int,
+    n_test: int,
+    n_student: int | None = None,
     repeats: int = 10,
     groups: Any = None,
     seed: int = 0,
@@ -88,7 +88,7 @@ def weak_to_strong_splits(
 
     Args:
         h_w, h_s, y: representations (n, d_w), (n, d_s) and labels (n,) or (n, c) of all rows.
-        labelled, student, test: rows per split; the student takes the rest by default.
+        n_labelled, n_student, n_test: rows per split; the student takes the rest by default.
         repeats: number of random splits.
         groups: group of each row (n,); a group is dealt to one split, sizes are then met as nearly as groups allow, and
             rows that do not fit are left out.
@@ -100,13 +100,14 @@ def weak_to_strong_splits(
     """
     rows = _rows("all rows", (h_w, h_s, y))
     n = rows[0].shape[0]
-    given = {"labelled": labelled, "test": test, "repeats": repeats} | ({} if student is None else {"student": student})
+    given = {"n_labelled": n_labelled, "n_test": n_test, "repeats": repeats}
+    given |= {} if n_student is None else {"n_student": n_student}
     for name, value in given.items():
         require_integer(name, value, 1)
     require_integer("seed", seed, 0)
-    sizes = labelled, n - labelled - test if student is None else student, test
+    sizes = n_labelled, n - n_labelled - n_test if n_student is None else n_student, n_test
     if min(sizes) < 1 or sum(sizes) > n:
-        named = "labelled={}, student={}, test={}".format(*sizes)
+        named = "n_labelled={}, n_student={}, n_test={}".format(*sizes)
         raise InputError(f"splits must have at least one row each and at most {n} together, got {named}")
     setup, losses = _setup(
         [rows[2]], _class_code([y]), loss, student_loss, pseudo_labels, bias, weak_ridge, strong_ridge

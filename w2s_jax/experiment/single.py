@@ -23,7 +23,7 @@ from w2s_jax.heads.losses import Loss, logistic, softmax, squared
 from w2s_jax.heads.ridge import LinearProbe, cross_validate_ridge, ridge_probe
 from w2s_jax.heads.trained import train_probe
 from w2s_jax.overlap import overlap
-from w2s_jax.theory.equivalent_errors import EquivalentErrors, equivalent_errors
+from w2s_jax.theory.equivalent_errors import EquivalentErrors, equivalent_errors, fresh_error
 
 PENALTIES = np.geomspace(1e-6, 1.0, 25)  # candidates of "cv", in units of the mean squared row norm
 
@@ -51,12 +51,12 @@ def experiment(labelled: Rows, student: Rows, test: Rows, ridges: tuple, losses:
     """`weak_to_strong` of checked splits; `ridges`: the weak and the strong penalty, not used where `setup` chooses them."""
     (h_a, _, y_a), (h_b, z_b, y_b), (h_c, z_c, y_c) = labelled, student, test
     label = partial(_pseudo_labels, losses.teacher, setup)
-    beta_w = _penalty(h_a, y_a, ridges[0], setup, 0)
-    weak, done_w = fit_head(h_a, y_a, beta_w, losses.teacher, setup.bias)
+    weak_ridge = _penalty(h_a, y_a, ridges[0], setup, 0)
+    weak, done_w = fit_head(h_a, y_a, weak_ridge, losses.teacher, setup.bias)
     pseudo = label(weak(h_b))
-    beta_s = _penalty(z_b, pseudo, ridges[1], setup, 1)
-    taught, done_s = fit_head(z_b, pseudo, beta_s, losses.student, setup.bias)
-    ceiling, done_c = fit_head(z_b, y_b, beta_s, losses.teacher, setup.bias)
+    strong_ridge = _penalty(z_b, pseudo, ridges[1], setup, 1)
+    taught, done_s = fit_head(z_b, pseudo, strong_ridge, losses.student, setup.bias)
+    ceiling, done_c = fit_head(z_b, y_b, strong_ridge, losses.teacher, setup.bias)
     trained = losses.teacher, losses.student, losses.teacher
     outputs = weak(h_c), taught(z_c), ceiling(z_c)
     f_w, f_w2s, f_sc = map(predictions, trained, outputs)
@@ -67,8 +67,8 @@ def experiment(labelled: Rows, student: Rows, test: Rows, ridges: tuple, losses:
         gap=_distance(f_w2s, f_sc),
         misfit=_distance(f_w2s, label(outputs[0])),
         misfit_in_sample=_distance(predictions(losses.student, taught(z_b)), pseudo),
-        weak_ridge=beta_w,
-        strong_ridge=beta_s,
+        weak_ridge=weak_ridge,
+        strong_ridge=strong_ridge,
         converged=done_w & done_s & done_c,
     )
     found = _classified(found, (f_w, f_w2s, f_sc), y_c, setup.code)
@@ -77,18 +77,18 @@ def experiment(labelled: Rows, student: Rows, test: Rows, ridges: tuple, losses:
     found = replace(found, **dict(zip(names, entropies, strict=True)))
     if not all(isinstance(loss, squared) for loss in losses):
         return found
-    of_weak = equivalent_errors(h_a, y_a, jnp.zeros_like(y_a), beta_w, center=setup.bias)
-    of_strong = equivalent_errors(z_b, y_b, pseudo, beta_s, center=setup.bias)
+    of_weak = fresh_error(h_a, y_a, weak_ridge, bias=setup.bias)
+    of_strong = equivalent_errors(z_b, y_b, pseudo, strong_ridge, bias=setup.bias)
     found = replace(found, predicted=summed(of_weak, of_strong))
     if setup.hard:
         return found
-    gap = prediction_gap(overlap(h_b, z_b, y_b, center=setup.bias), ridge(beta_w), ridge(beta_s))
+    gap = prediction_gap(overlap(h_b, z_b, y_b, bias=setup.bias), ridge(weak_ridge), ridge(strong_ridge))
     return replace(found, theorem_gap=jnp.sum(gap))
 
 
-def summed(of_weak: EquivalentErrors, of_strong: EquivalentErrors) -> Predicted:
-    """Summed over outputs; a head fitted to true labels, as on D~, is a ceiling."""
-    return Predicted(*(jnp.sum(x) for x in (of_weak.ceiling_error, *of_strong)))
+def summed(of_weak: Array, of_strong: EquivalentErrors) -> Predicted:
+    """Errors of the weak head, and of student and ceiling with their gap, summed over outputs."""
+    return Predicted(*(jnp.sum(x) for x in (of_weak, *of_strong)))
 
 
 def _penalty(h: Array, y: Array, given: ArrayLike, setup: Setup, side: int) -> Array:
@@ -97,16 +97,16 @@ def _penalty(h: Array, y: Array, given: ArrayLike, setup: Setup, side: int) -> A
         return jnp.asarray(given, dtype)
     rows = h.astype(dtype)
     size = jnp.mean(jnp.sum(jnp.square(rows - jnp.mean(rows, 0) * setup.bias), 1))
-    return cross_validate_ridge(h, y, size * jnp.asarray(PENALTIES, dtype), bias=setup.bias).beta
+    return cross_validate_ridge(h, y, size * jnp.asarray(PENALTIES, dtype), bias=setup.bias).ridge
 
 
 def fit_head(
-    h: Array, y: Array, beta: ArrayLike, loss: Loss, bias: bool, weights: Array | None = None
+    h: Array, y: Array, ridge: ArrayLike, loss: Loss, bias: bool, weights: Array | None = None
 ) -> tuple[LinearProbe, Array]:
     """A head, and whether it reached its tolerance."""
     if isinstance(loss, squared):
-        return ridge_probe(h, y, beta, bias=bias, weights=weights), jnp.asarray(True)
-    trained = train_probe(h, y, beta, loss, bias=bias, weights=weights)
+        return ridge_probe(h, y, ridge, bias=bias, weights=weights), jnp.asarray(True)
+    trained = train_probe(h, y, ridge, loss, bias=bias, weights=weights)
     return trained.probe, trained.converged
 
 

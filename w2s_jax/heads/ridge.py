@@ -1,6 +1,6 @@
 """Linear heads on frozen representations, in closed form: ridge, its whole path, and the choice of the penalty.
 
-A head minimises `1/n sum ||theta^T h_i + bias - y_i||^2 + beta ||theta||^2`; the bias carries no penalty, outputs add up.
+A head minimises `1/n sum ||theta^T h_i + bias - y_i||^2 + ridge ||theta||^2`; the bias carries no penalty, outputs add up.
 Every fit is a pure function of arrays: `vmap` over labels, penalties, weights or representations fits an ensemble in one
 program. training.py fits the same heads by gradients, for any loss.
 """
@@ -24,7 +24,7 @@ from w2s_jax._core.arrays import accumulation_dtype, as_labels, as_matrix, as_we
 from w2s_jax._core.checks import InputError, require_integer, require_number, require_range
 from w2s_jax._core.factor import cholesky, cholesky_solve, numerically_zero
 from w2s_jax._core.response import apply_response
-from w2s_jax.moments import Moments
+from w2s_jax.moments import ModelMoments
 from w2s_jax.spectrum import spectrum
 
 
@@ -56,12 +56,12 @@ class Rows(NamedTuple):
 def ridge_probe(
     h: Float[ArrayLike, "n d"],
     y: ArrayLike,
-    beta: ArrayLike,
+    ridge: ArrayLike,
     *,
     bias: bool = True,
     weights: Float[ArrayLike, " n"] | None = None,
 ) -> LinearProbe:
-    """The ridge head `argmin 1/n sum ||theta^T h_i + bias - y_i||^2 + beta ||theta||^2` in closed form.
+    """The ridge head `argmin 1/n sum ||theta^T h_i + bias - y_i||^2 + ridge ||theta||^2` in closed form.
 
     Solved by Cholesky on the smaller of the d x d and the n x n side; a numerically singular system has the solution of
     minimum norm, from an eigensolve that runs only then. Differentiable in all arrays.
@@ -69,7 +69,7 @@ def ridge_probe(
     Args:
         h: representation (n, d).
         y: labels (n,) or (n, c); the kernel is (d,) or (d, c).
-        beta: penalty; scikit-learn's `alpha` is `n * beta`.
+        ridge: penalty; scikit-learn's `alpha` is `n * ridge`.
         bias: with an intercept, not penalised.
         weights: weight of each row (n,) in the mean; 0 leaves a row out (padding, folds), default all 1.
 
@@ -78,36 +78,35 @@ def ridge_probe(
 
     Source: Xue et al. 2025, heads of the setting.
     """
-    require_number("beta", beta, 0)
-    return _ridge(*checked_rows(h, y, weights), beta, bias)
+    require_number("ridge", ridge, 0)
+    return _ridge(*checked_rows(h, y, weights), ridge, bias)
 
 
-def ridge_probe_from_moments(m: Moments, side: str, beta: ArrayLike) -> LinearProbe:
-    """The ridge head of one side's second moments: `(S + beta)^{-1} h^T y / n`, with a bias iff they are centred.
+def ridge_probe_from_moments(m: ModelMoments, ridge: ArrayLike) -> LinearProbe:
+    """The ridge head of a model's second moments: `(S + ridge)^{-1} h^T y / n`, with a bias iff they are centred.
 
     Args:
-        m: moments with labels.
-        side: "weak" or "strong".
-        beta: penalty of the mean squared loss.
+        m: moments with labels, of one model: `model_moments(h, y)`, or the `weak` or `strong` side of a pair's.
+        ridge: penalty of the mean squared loss.
 
     Raises:
-        InputError: no labels in the moments, another side, a negative penalty.
+        InputError: a pair's moments, no labels in the moments, a negative penalty.
 
     Source: Xue et al. 2025, heads of the setting, through their sufficient moments.
     """
-    if side not in ("weak", "strong"):
-        raise InputError(f"side must be 'weak' or 'strong', got {side!r}")
-    require_number("beta", beta, 0)
-    second, cross = (m.ww, m.wy) if side == "weak" else (m.ss, m.sy)
-    if cross is None:
+    if not isinstance(m, ModelMoments):
+        raise InputError(f"m must be ModelMoments, such as the weak or strong side of a pair's, got {type(m).__name__}")
+    require_number("ridge", ridge, 0)
+    if m.hy is None:
         raise InputError("moments must have labels, got moments made without y")
-    return probe_from_moments(m, side, ridge_solver(second, jnp.asarray(beta, second.dtype)))
+    second = m.hh
+    return probe_from_moments(m, ridge_solver(second, jnp.asarray(ridge, second.dtype)))
 
 
 def ridge_probe_path(
     h: Float[ArrayLike, "n d"],
     y: ArrayLike,
-    betas: Float[ArrayLike, " b"],
+    ridges: Float[ArrayLike, " b"],
     *,
     bias: bool = True,
     weights: Float[ArrayLike, " n"] | None = None,
@@ -117,22 +116,22 @@ def ridge_probe_path(
     `jax.vmap(lambda probe: probe(h))(probes)` applies them. Eigenvalues that are numerically zero are left out, so
     that a penalty of 0 gives the solution of minimum norm. Arguments and errors as in `ridge_probe`.
 
-    Source: Xue et al. 2025, heads of the setting, `theta = V (lambda + beta)^{-1} V^T h^T y / n`.
+    Source: Xue et al. 2025, heads of the setting, `theta = V (lambda + ridge)^{-1} V^T h^T y / n`.
     """
-    return _path(*checked_rows(h, y, weights), _checked_penalties(betas), bias)
+    return _path(*checked_rows(h, y, weights), _checked_penalties(ridges), bias)
 
 
 class RidgeChoice(NamedTuple):
     """Chosen penalty (), and the cross-validated mean squared error of each candidate (b,), in label units squared."""
 
-    beta: Array
+    ridge: Array
     errors: Array
 
 
 def cross_validate_ridge(
     h: Float[ArrayLike, "n d"],
     y: ArrayLike,
-    betas: Float[ArrayLike, " b"],
+    ridges: Float[ArrayLike, " b"],
     *,
     folds: int = 5,
     bias: bool = True,
@@ -145,7 +144,7 @@ def cross_validate_ridge(
 
     Args:
         h, y, weights: as in `ridge_probe`.
-        betas: candidate penalties (b,); the first one wins a tie.
+        ridges: candidate penalties (b,); the first one wins a tie.
         folds: number of folds, of equal size up to one row, in random order.
         seed: number that fixes the folds.
 
@@ -156,52 +155,52 @@ def cross_validate_ridge(
     require_integer("folds", folds, 2)
     if not 2 <= folds <= data[0].shape[0]:
         raise InputError(f"folds must be between 2 and the number of rows ({data[0].shape[0]}), got {folds}")
-    return _cross_validate(*data, _checked_penalties(betas), seed, folds, bias)
+    return _cross_validate(*data, _checked_penalties(ridges), seed, folds, bias)
 
 
 @partial(jax.jit, static_argnames="bias")
-def _ridge(h: Array, y: Array, weights: Array | None, beta: ArrayLike, bias: bool) -> LinearProbe:
+def _ridge(h: Array, y: Array, weights: Array | None, ridge: ArrayLike, bias: bool) -> LinearProbe:
     h, y, mean = _weighted(as_rows(h, y, weights), bias)
-    beta = jnp.asarray(beta, h.dtype)
+    ridge = jnp.asarray(ridge, h.dtype)
     # A second solve, for what the rows say is left, takes back the rounding of the matrix.
     if h.shape[1] <= h.shape[0]:
-        solve = ridge_solver(matmul(h.T, h), beta)
+        solve = ridge_solver(matmul(h.T, h), ridge)
         kernel = solve(label_products(h, y))
-        kernel = kernel + solve(label_products(h, y - matmul(h, kernel)) - beta * kernel)
+        kernel = kernel + solve(label_products(h, y - matmul(h, kernel)) - ridge * kernel)
         return probe_through(kernel, mean)
-    solve = ridge_solver(matmul(h, h.T), beta)
+    solve = ridge_solver(matmul(h, h.T), ridge)
     dual = solve(y)
-    dual = dual + solve(y - matmul(h, matmul(h.T, dual)) - beta * dual)
+    dual = dual + solve(y - matmul(h, matmul(h.T, dual)) - ridge * dual)
     return probe_through(matmul(h.T, dual), mean)
 
 
 @partial(jax.jit, static_argnames="bias")
-def _path(h: Array, y: Array, weights: Array | None, betas: Array, bias: bool) -> LinearProbe:
+def _path(h: Array, y: Array, weights: Array | None, ridges: Array, bias: bool) -> LinearProbe:
     h, y, mean = _weighted(as_rows(h, y, weights), bias)
     primal = h.shape[1] <= h.shape[0]
     side = spectrum(matmul(h.T, h) if primal else matmul(h, h.T), h.shape[0])
     target = label_products(h, y) if primal else y
     columns = matmul(side.vectors.T, target.reshape(target.shape[0], -1))
-    solutions = apply_response(_Resolvent(betas.astype(h.dtype)), side, columns)
+    solutions = apply_response(_Resolvent(ridges.astype(h.dtype)), side, columns)
     kernels = matmul(side.vectors if primal else matmul(h.T, side.vectors), solutions)
     return jax.vmap(lambda kernel: probe_through(kernel, mean))(kernels.reshape(-1, h.shape[1], *y.shape[1:]))
 
 
 @partial(jax.jit, static_argnames=("folds", "bias"))
 def _cross_validate(
-    h: Array, y: Array, weights: Array | None, betas: Array, seed: ArrayLike, folds: int, bias: bool
+    h: Array, y: Array, weights: Array | None, ridges: Array, seed: ArrayLike, folds: int, bias: bool
 ) -> RidgeChoice:
     rows = as_rows(h, y, weights)
     fold = jax.random.permutation(jax.random.key(seed), h.shape[0]) % folds
 
     def squares(k: Array) -> Array:
         """The fold's share (b,) of each candidate's mean squared error."""
-        probes = _path(rows.h, rows.y, jnp.where(fold == k, 0, rows.weights), betas, bias)
+        probes = _path(rows.h, rows.y, jnp.where(fold == k, 0, rows.weights), ridges, bias)
         errors = jax.vmap(lambda probe: jnp.square(probe(rows.h) - rows.y).reshape(h.shape[0], -1).sum(1))(probes)
         return matmul(errors, jnp.where(fold == k, rows.weights, 0))
 
     errors = jnp.sum(jax.lax.map(squares, jnp.arange(folds)), 0)
-    return RidgeChoice(betas[jnp.argmin(errors)], errors)
+    return RidgeChoice(ridges[jnp.argmin(errors)], errors)
 
 
 @jax.tree_util.register_dataclass
@@ -218,12 +217,12 @@ class _Resolvent:
         return lambda mu: 1 / (jnp.where(mu > 0, mu, 1) + self.strength[..., None])
 
 
-def ridge_solver(matrix: Array, beta: Array) -> Callable[[Array], Array]:
-    """`b -> (matrix + beta)^{-1} b`, of minimum norm where that is singular; differentiable in all three.
+def ridge_solver(matrix: Array, ridge: Array) -> Callable[[Array], Array]:
+    """`b -> (matrix + ridge)^{-1} b`, of minimum norm where that is singular; differentiable in all three.
 
     The matrix is positive semidefinite.
     """
-    constant, shift = jax.lax.stop_gradient((matrix, beta))
+    constant, shift = jax.lax.stop_gradient((matrix, ridge))
     shifted = constant + shift * jnp.eye(len(matrix), dtype=matrix.dtype)
     factor = cholesky(shifted)
     # What is left of a column once those before it are taken out: rounding, if it depends on them.
@@ -243,7 +242,7 @@ def ridge_solver(matrix: Array, beta: Array) -> Callable[[Array], Array]:
         # A loop, not a branch: under vmap too it costs nothing where every system is sound.
         return jax.lax.while_loop(lambda state: ~state[1], by_eigenvectors, (x, sound))[0]
 
-    product = lambda x: matmul(matrix, x) + beta * x
+    product = lambda x: matmul(matrix, x) + ridge * x
     return lambda b: jax.lax.custom_linear_solve(product, b, solve, symmetric=True)
 
 
@@ -262,13 +261,13 @@ def checked_rows(h: ArrayLike, y: ArrayLike, weights: ArrayLike | None) -> tuple
     return h, y, weights
 
 
-def _checked_penalties(betas: ArrayLike) -> Array:
-    require_range("betas", betas, 0)
-    betas = jnp.asarray(betas)
-    betas = betas.astype(jnp.result_type(betas, float))
-    if betas.ndim != 1 or 0 in betas.shape:
-        raise InputError(f"betas must have shape (b,), got {betas.shape}")
-    return betas
+def _checked_penalties(ridges: ArrayLike) -> Array:
+    require_range("ridges", ridges, 0)
+    ridges = jnp.asarray(ridges)
+    ridges = ridges.astype(jnp.result_type(ridges, float))
+    if ridges.ndim != 1 or 0 in ridges.shape:
+        raise InputError(f"ridges must have shape (b,), got {ridges.shape}")
+    return ridges
 
 
 def as_rows(h: Array, y: Array, weights: Array | None) -> Rows:
@@ -289,12 +288,10 @@ def _weighted(rows: Rows, bias: bool) -> tuple[Array, Array, tuple[Array, Array]
     return weigh(root, h), weigh(root, y), mean
 
 
-def probe_from_moments(m: Moments, side: str, solve: Callable[[Array], Array]) -> LinearProbe:
-    """The head of one side's moments for a given solve of its ridge system, with a bias iff they are centred."""
-    kernel = solve(jnp.asarray(m.wy if side == "weak" else m.sy))
-    if m.shift is None:
-        return LinearProbe(kernel)
-    return probe_through(kernel, (m.mean.w if side == "weak" else m.mean.s, m.mean.y))
+def probe_from_moments(m: ModelMoments, solve: Callable[[Array], Array]) -> LinearProbe:
+    """The head of a model's moments for a given solve of its ridge system, with a bias iff they are centred."""
+    kernel = solve(jnp.asarray(m.hy))
+    return probe_through(kernel, None if m.shift is None else (m.mean, jnp.asarray(m.label_mean)))
 
 
 def probe_through(kernel: Array, through: tuple[Array, Array] | None) -> LinearProbe:

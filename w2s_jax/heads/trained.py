@@ -1,6 +1,6 @@
 """Linear heads trained by gradients, for any loss: L-BFGS to a tolerance, or any optax optimiser for a number of steps.
 
-A head minimises `1/n sum loss(theta^T h_i + bias, y_i) + beta ||theta||^2`; the bias carries no penalty. `vmap` over labels,
+A head minimises `1/n sum loss(theta^T h_i + bias, y_i) + ridge ||theta||^2`; the bias carries no penalty. `vmap` over labels,
 penalties, weights or representations trains an ensemble in one program, and a representation that its members share is
 multiplied with all of them at once.
 """
@@ -47,7 +47,7 @@ class TrainedProbe(NamedTuple):
 def train_probe(
     h: Float[ArrayLike, "n d"],
     y: ArrayLike,
-    beta: ArrayLike = 1e-3,
+    ridge: ArrayLike = 1e-3,
     loss: str | Loss = "squared",
     *,
     bias: bool = True,
@@ -57,7 +57,7 @@ def train_probe(
     max_steps: ArrayLike | None = None,
     start: LinearProbe | None = None,
 ) -> TrainedProbe:
-    """A head `argmin 1/n sum loss(theta^T h_i + bias, y_i) + beta ||theta||^2`, trained by gradients on all rows.
+    """A head `argmin 1/n sum loss(theta^T h_i + bias, y_i) + ridge ||theta||^2`, trained by gradients on all rows.
 
     By default L-BFGS in coordinates in which the loss's curvature is about the identity (one Cholesky factor: the cost
     of a closed-form ridge fit), with a line search along the outputs: two products with h per step. The result is
@@ -68,7 +68,7 @@ def train_probe(
     Args:
         h: representation (n, d).
         y: labels (n,) or (n, c), for classification losses in [0, 1].
-        beta: penalty, as in `ridge_probe`; scikit-learn's `C` is `1 / (2 n beta)`.
+        ridge: penalty, as in `ridge_probe`; scikit-learn's `C` is `1 / (2 n ridge)`.
         loss: "squared", "logistic", "softmax" or a `Loss`; one with a moving target (`confidence_auxiliary`) takes all
             `max_steps` and `optax.adam(1e-2)` if no optimiser is given.
         bias: with an intercept, not penalised.
@@ -86,13 +86,13 @@ def train_probe(
     loss = as_loss(loss)
     h, y, weights = checked_rows(h, y, weights)
     loss.check(y)
-    for name, value in (("beta", beta), ("tolerance", tolerance), ("max_steps", max_steps)):
+    for name, value in (("ridge", ridge), ("tolerance", tolerance), ("max_steps", max_steps)):
         require_range(name, value, 0)
     if loss.moving and optimizer is None:
         optimizer = optax.adam(1e-2)
     if max_steps is None:
         max_steps = LBFGS_STEPS if optimizer is None else FIRST_ORDER_STEPS
-    return _train(h, y, weights, beta, loss, start, tolerance, max_steps, bias, optimizer)
+    return _train(h, y, weights, ridge, loss, start, tolerance, max_steps, bias, optimizer)
 
 
 class _Head(NamedTuple):
@@ -107,7 +107,7 @@ class _Problem(NamedTuple):
 
     rows: Rows
     mean: Array | None
-    beta: Array
+    ridge: Array
     loss: Loss
 
 
@@ -121,7 +121,7 @@ def _train(
     h: Array,
     y: Array,
     weights: Array | None,
-    beta: ArrayLike,
+    ridge: ArrayLike,
     loss: Loss,
     start: LinearProbe | None,
     tolerance: ArrayLike | None,
@@ -134,7 +134,7 @@ def _train(
     shift = jnp.mean(rows.h, 0) if bias else jnp.zeros_like(rows.h[0])
     rows = rows._replace(h=rows.h - shift)
     mean = matmul(rows.weights, rows.h) if bias else None
-    problem = _Problem(rows, mean, jnp.asarray(beta, rows.h.dtype), loss)
+    problem = _Problem(rows, mean, jnp.asarray(ridge, rows.h.dtype), loss)
     tolerance = (1e-6 if rows.h.dtype == jnp.float32 else 1e-12) if tolerance is None else tolerance
     zero = _Head(
         jnp.zeros((h.shape[1], *y.shape[1:]), rows.h.dtype), loss.link(matmul(rows.weights, rows.y)) if bias else None
@@ -202,7 +202,7 @@ def _lbfgs(
         ahead = jax.tree.map(lambda x, g: -jnp.where(downhill, x, g), ahead, s.gradient)
         along = to_head(ahead)
         change = _outputs(problem, along)
-        linear, square = (2 * problem.beta * jnp.sum(k * along.kernel) for k in (s.head.kernel, along.kernel))
+        linear, square = (2 * problem.ridge * jnp.sum(k * along.kernel) for k in (s.head.kernel, along.kernel))
 
         def slope(a: Array) -> Array:
             return (
@@ -238,7 +238,7 @@ def _coordinates(problem: _Problem) -> _Head:
         h = r.T
     curvature = problem.loss.curvature
     matrix = curvature / n * matmul(h.T, h)
-    strength = 2 * problem.beta + jnp.finfo(h.dtype).eps * jnp.trace(matrix) + jnp.finfo(h.dtype).tiny
+    strength = 2 * problem.ridge + jnp.finfo(h.dtype).eps * jnp.trace(matrix) + jnp.finfo(h.dtype).tiny
     eye = jnp.eye(len(matrix), dtype=h.dtype)
     inverse = inverse_factor(matrix + strength * eye).T
     return _Head(inverse if basis is None else matmul(basis, inverse), jnp.asarray(curvature**-0.5, h.dtype))
@@ -321,7 +321,7 @@ def _objective(problem: _Problem, head: _Head, targets: Array) -> Array:
     """Mean loss plus penalty."""
     rows = problem.rows
     fit = jnp.sum(rows.weights * problem.loss(_outputs(problem, head), targets))
-    return fit + problem.beta * jnp.sum(jnp.square(head.kernel))
+    return fit + problem.ridge * jnp.sum(jnp.square(head.kernel))
 
 
 def _targets(problem: _Problem, head: _Head, steps: Array) -> Array:
@@ -342,7 +342,7 @@ def _outputs(problem: _Problem, head: _Head) -> Array:
 
 def _pull_back(problem: _Problem, head: _Head, slopes: Array) -> _Head:
     """The objective's gradient at a head, given that of the mean loss in each row's outputs."""
-    kernel = matmul(slopes.T, problem.rows.h).T + 2 * problem.beta * head.kernel
+    kernel = matmul(slopes.T, problem.rows.h).T + 2 * problem.ridge * head.kernel
     if problem.mean is None:
         return _Head(kernel, None)
     total = jnp.sum(slopes, 0)

@@ -8,38 +8,25 @@ are never needed again. The strong side is expressed in the eigenbasis of its po
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from w2s_jax._core.arrays import matmul, outer
+from w2s_jax._core.arrays import matmul
 from w2s_jax._core.factor import inverse, numerically_zero, sound_strength
 from w2s_jax.heads.from_moments import mean_square, ridge_heads
-from w2s_jax.moments import Columns, Moments, Products, Sums
+from w2s_jax.moments import Moments, Shift, Sums, moved
 from w2s_jax.ranking.folds import Experiments, Roles
 from w2s_jax.spectrum import spectrum
 
 
-class StrongCells(NamedTuple):
-    """Sums per cell of strong rows z: n (J,), z (J, d_s), zz (J, d_s, d_s), with labels zy (J, d_s, c), y (J, c), yy (J, c)."""
-
-    n: Array
-    z: Array
-    zz: Array
-    zy: Any = None
-    y: Any = None
-    yy: Any = None
-
-
 class WeakCells(NamedTuple):
-    """Sums per cell of weak rows h: h (J, d_w), hh (J, d_w, d_w), zh (J, d_s, d_w), with labels hy (J, d_w, c)."""
+    """A weak model's sums per cell (J, ...), and those of strong times weak features, cross (J, d_s, d_w)."""
 
-    h: Array
-    hh: Array
-    zh: Array
-    hy: Any = None
+    own: Sums
+    cross: Array
 
 
 class Settings(NamedTuple):
@@ -81,17 +68,17 @@ def pool(roles: Array, sums: Array, n: Array) -> Array:
     return matmul(weights, sums.reshape(len(n), -1)).reshape(*roles.shape[:-1], *sums.shape[1:])
 
 
-def weak_heads(weak: WeakCells, n: Array, fits: Array, strength: Array) -> WeakHeads:
+def weak_heads(weak: Sums, fits: Array, strength: Array) -> WeakHeads:
     """The ridge heads that the cells of `fits` (F, J) make; all in one call, which compiles a factorisation but once."""
-    fitted = pool(fits, weak.hh, n)
+    fitted = pool(fits, weak.hh, weak.n)
     used = jax.vmap(partial(sound_strength, strength=strength))(fitted)
     return WeakHeads(used, jax.vmap(inverse)(fitted, used))
 
 
 def prepare_expected(
-    cells: StrongCells, values: Array, roles: Roles, settings: Settings, test_rows: int | None = None
+    cells: Sums, values: Array, roles: Roles, settings: Settings, test_rows: int | None = None
 ) -> ExpectedStrong:
-    """The strong model's part of `expected_experiment`: `(S^C)^{1/2}` times the student's map, itself, and times the ceiling's,
+    """The strong model's part of `expected_errors`: `(S^C)^{1/2}` times the student's map, itself, and times the ceiling's,
     and the prior's variances (d_s,).
 
     `values` (d_s,): eigenvalues of the pooled second moment. The prior is `theta ~ N(0, S_s^{p-1})`, scaled so that the
@@ -104,7 +91,7 @@ def prepare_expected(
     prior = jnp.where(nonzero | (settings.prior == 1), power, 0)
 
     def one(role: tuple[Array, Array]) -> tuple[Array, Array, Array]:
-        S_student, S_test = (pool(r, cells.zz, cells.n) for r in role)
+        S_student, S_test = (pool(r, cells.hh, cells.n) for r in role)
         eigen = spectrum(S_test, 1)
         half = (jnp.sqrt(eigen.values)[:, None] * eigen.vectors.T)[:test_rows]
         response = matmul(half, inverse(S_student, settings.strong_ridge))
@@ -114,8 +101,8 @@ def prepare_expected(
     return ExpectedStrong(student, target, ceiling, prior / jnp.sum(prior * values))
 
 
-def expected_experiment(
-    strong: ExpectedStrong, weak: WeakCells, heads: WeakHeads, n: Array, roles: Roles, noise: Array
+def expected_errors(
+    strong: ExpectedStrong, weak: WeakCells, heads: WeakHeads, roles: Roles, noise: Array
 ) -> tuple[Score, Score]:
     """Expected student error and prediction gap over random labels: no labels are used.
 
@@ -123,54 +110,53 @@ def expected_experiment(
     B (student), C (test): `T = (S_w^A + beta_w)^{-1} S_ws^A G` are the weak heads, `Q = (S_s^B + beta_s)^{-1} S_sw^B T` the
     students, `||(S_s^C)^{1/2} (Q - G)||_F^2` the error and `||(S_s^C)^{1/2} (Q - R)||_F^2` the gap, R the ceiling, each plus
     the response to the noise that the weak heads pick up. Errors are in units of the labels' mean square. The first of
-    `heads` are those of `roles.fit`.
+    `heads` are those of `roles.labelled`.
     """
-    heads = jax.tree.map(lambda x: x[: len(roles.fit)], heads)
-    beta = heads.strength[:, None, None]
-    uncarried = matmul(strong.student, pool(roles.student, weak.zh, n))
+    heads = jax.tree.map(lambda x: x[: len(roles.labelled)], heads)
+    n, strength = weak.own.n, heads.strength[:, None, None]
+    uncarried = matmul(strong.student, pool(roles.student, weak.cross, n))
     carried = matmul(uncarried, heads.inverse)
-    taught = matmul(carried, jnp.swapaxes(pool(roles.fit, weak.zh, n), 1, 2))
+    taught = matmul(carried, jnp.swapaxes(pool(roles.labelled, weak.cross, n), 1, 2))
     # `S_w (S_w + beta_w)^{-1} = I - beta_w (S_w + beta_w)^{-1}`.
-    picked_up = noise / matmul(roles.fit, n) * jnp.sum((uncarried - beta * carried) * carried, (1, 2))
+    picked_up = noise / matmul(roles.labelled, n) * jnp.sum((uncarried - strength * carried) * carried, (1, 2))
     away = lambda x: matmul(jnp.sum(jnp.square(taught - x), 1), strong.prior)
     return _over_blocks(away(strong.target) + picked_up), _over_blocks(away(strong.ceiling) + picked_up)
 
 
-def prepare_trial(cells: StrongCells, roles: Roles, settings: Settings) -> Array:
+def prepare_trial(cells: Sums, roles: Roles, settings: Settings) -> Array:
     """The student's ridge inverses (blocks x experiments, d_s, d_s), shared by all weak models."""
     students = roles.student.reshape(-1, len(cells.n))
-    return jax.lax.map(lambda role: inverse(pool(role, cells.zz, cells.n), settings.strong_ridge), students)
+    return jax.lax.map(lambda role: inverse(pool(role, cells.hh, cells.n), settings.strong_ridge), students)
 
 
 def trial(
-    inverses: Array, strong: StrongCells, weak: WeakCells, heads: WeakHeads, experiments: Experiments, intercept: bool
+    inverses: Array, strong: Sums, weak: WeakCells, heads: WeakHeads, experiments: Experiments, bias: bool
 ) -> Score:
-    """Cross-validated mean squared error of the real experiment (teaching.py), summed over outputs.
+    """Cross-validated mean squared error of the real experiment (heads/from_moments.py), summed over outputs.
 
-    `inverses` from `prepare_trial`, `heads` on `experiments.fits`. With an intercept labels are taken about their mean on
-    A. The standard error is over blocks.
+    `inverses` from `prepare_trial`, `heads` on `experiments.fits`. With a bias labels are taken about their mean on A. The
+    standard error is over blocks.
     """
 
     def one(args: tuple[Roles, Array, Array]) -> Array:
-        (fit, student, test), head, inverse_student = args
-        mean = pool(fit, strong.y, strong.n) * intercept
-        labelled, taught, tested = (_moments(role, strong, weak, mean) for role in (fit, student, test))
+        (labelled_cells, student_cells, test_cells), head, inverse_student = args
+        mean = pool(labelled_cells, strong.y, strong.n) * bias
+        labelled, taught, tested = (
+            _pooled(role, strong, weak, mean) for role in (labelled_cells, student_cells, test_cells)
+        )
         solve_weak, solve_strong = partial(matmul, heads.inverse[head]), partial(matmul, inverse_student)
-        return mean_square(tested, strong=ridge_heads(labelled, taught, solve_weak, solve_strong).student, y=-1.0)
+        return mean_square(tested, strong=ridge_heads(labelled.weak, taught, solve_weak, solve_strong).student, y=-1.0)
 
     roles = Roles(*(role.reshape(-1, len(strong.n)) for role in experiments.trial))
     errors = jax.lax.map(one, (roles, experiments.heads.reshape(-1), inverses))
     return _over_blocks(errors.reshape(experiments.heads.shape).mean(1))
 
 
-def _moments(role: Array, strong: StrongCells, weak: WeakCells, mean: Array) -> Moments:
+def _pooled(role: Array, strong: Sums, weak: WeakCells, mean: Array) -> Moments:
     """Moments of the rows of a role's cells, labels about `mean` (c,); what is not used of them costs nothing under jit."""
-    of = lambda sums: pool(role, sums, strong.n)
-    h, z, y = of(weak.h), of(strong.z), of(strong.y)
-    wy, sy = of(weak.hy) - outer(h, mean), of(strong.zy) - outer(z, mean)
-    yy = of(strong.yy) - 2 * mean * y + mean * mean
-    products = Products(of(weak.hh), of(strong.zz), of(weak.zh), wy, sy, yy)
-    return Moments(Sums(jnp.ones_like(role[0]), Columns(h, z, y - mean), products))
+    sums = jax.tree.map(lambda x: pool(role, x, strong.n), (weak.own, strong, weak.cross))
+    own, of_strong, cross = sums
+    return Moments.of((moved(own, Shift(None, mean)), moved(of_strong, Shift(None, mean)), cross), None)
 
 
 def _over_blocks(estimates: Array) -> Score:

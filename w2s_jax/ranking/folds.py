@@ -21,7 +21,7 @@ BLOCK_ROWS = 16384
 class Roles(NamedTuple):
     """0/1 weights (experiments, J): the cells that fit the weak head, train the student, and test it."""
 
-    fit: Any
+    labelled: Any
     student: Any
     test: Any
 
@@ -49,13 +49,12 @@ class Layout:
     capacity: int
     expected: Roles
     trial: Roles | None
-    labelled: np.ndarray
 
     def experiments(self, dtype: Any) -> Experiments:
         """All roles on the device, and what the weak heads of all experiments are fitted on."""
         on_device = lambda roles: roles and Roles(*(jnp.asarray(role, dtype) for role in roles))
-        tried = [] if self.trial is None else self.trial.fit
-        fits = list(dict.fromkeys(map(tuple, [*self.expected.fit, *np.reshape(tried, (-1, self.cells))])))
+        tried = [] if self.trial is None else self.trial.labelled
+        fits = list(dict.fromkeys(map(tuple, [*self.expected.labelled, *np.reshape(tried, (-1, self.cells))])))
         heads = jnp.asarray([[fits.index(tuple(fit)) for fit in block] for block in tried], int)
         return Experiments(on_device(self.expected), on_device(self.trial), jnp.asarray(fits, dtype), heads)
 
@@ -78,10 +77,10 @@ def block_size(n: int, limit: int) -> int:
     return -(-n // -(-n // limit))
 
 
-def lay_out(n: int, folds: int, labelled: np.ndarray | None, groups: np.ndarray | None, seed: int) -> Layout:
+def lay_out(n: int, folds: int, labelled_rows: np.ndarray | None, groups: np.ndarray | None, seed: int) -> Layout:
     """Folds for n rows, in random order and equally long; rows of one group stay in one fold.
 
-    `labelled` (n,) bool or None (no labels). With all rows labelled they play all parts in turn; otherwise the labelled
+    `labelled_rows` (n,) bool or None (no labels). With all rows labelled they play all parts in turn; otherwise the labelled
     rows fit the weak head and test, and the unlabelled ones train the student.
 
     Raises:
@@ -91,7 +90,7 @@ def lay_out(n: int, folds: int, labelled: np.ndarray | None, groups: np.ndarray 
         raise InputError(f"folds must be an integer of at least 3 (weak head, student, test), got {folds!r}")
     if folds > n:
         raise InputError(f"folds must be at most the number of rows ({n}), got {folds}")
-    mask = np.zeros(n, bool) if labelled is None else labelled
+    mask = np.zeros(n, bool) if labelled_rows is None else labelled_rows
     mixed = bool(mask.any() and not mask.all())
     if groups is None:
         fold = _stratified(n, folds, mask, np.random.default_rng(seed))
@@ -112,7 +111,7 @@ def lay_out(n: int, folds: int, labelled: np.ndarray | None, groups: np.ndarray 
     expected = Roles(*(role[:, 0] for role in _turns(folds, swap=False)))
     if mixed:
         expected = Roles(*(np.concatenate([role, role], -1) for role in expected))
-    return Layout(cell, cells, folds, -(-int(largest) // 8) * 8, expected, trial, mask)
+    return Layout(cell, cells, folds, -(-int(largest) // 8) * 8, expected, trial)
 
 
 def _stratified(n: int, folds: int, mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -19,13 +19,13 @@ from jax import Array
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from w2s_jax._core.arrays import accumulation_dtype, bucket, gram, host_zeros, label_products, matmul
+from w2s_jax._core.arrays import accumulation_dtype, bucket, host_zeros, matmul
 from w2s_jax._core.checks import InputError, require_finite, require_number, warn_of_classes
 from w2s_jax._core.progress import track
 from w2s_jax.devices.mesh import MODELS, ROWS, filled, over_models, put, require_mesh, spread
 from w2s_jax.devices.precision import resolved
 from w2s_jax.files.ids import require_same_ids
-from w2s_jax.moments import Columns, Sums, Tree, add_compensated, block_sums
+from w2s_jax.moments import Shift, Sums, Tree, add_compensated, block_sums
 from w2s_jax.ranking.compact import CompactRows
 from w2s_jax.ranking.crossfit import Score, Settings, WeakCells
 from w2s_jax.ranking.folds import Layout, as_groups, lay_out
@@ -41,7 +41,7 @@ def rank_supervisors(
     strong: Any,
     y: Any = None,
     *,
-    labelled: Any = None,
+    labelled_rows: Any = None,
     groups: Any = None,
     weak_ridge: float = 1e-3,
     strong_ridge: float = 1e-3,
@@ -68,7 +68,7 @@ def rank_supervisors(
         strong: one representation (n, d_s), or name -> representation.
         y: labels (n,) or (n, c), one-hot rows for classes (their numbers 0, 1, 2, ... are taken as values, with a warning);
             rows whose label is NaN are unlabelled.
-        labelled: (n,) bool, the rows whose label may be used. If all are, rows play labelled split, student's split and
+        labelled_rows: (n,) bool, the rows whose label may be used. If all are, rows play labelled split, student's split and
             test in turn; if some, they are the labelled split and the test, and the unlabelled rows the student's split.
         groups: (n,) group of each row (contrast pairs, paraphrases): related rows stay in one fold.
         weak_ridge, strong_ridge: penalties beta of the two heads, for the mean squared loss.
@@ -108,7 +108,7 @@ def rank_supervisors(
     if not isinstance(seed, int | np.integer) or seed < 0:
         raise InputError(f"seed must be an integer of at least 0, got {seed!r}")
     weak_rows, strong_rows, n = _sources(weak, strong)
-    targets, mask = _targets(y, labelled, n, normalize)
+    targets, mask = _targets(y, labelled_rows, n, normalize)
     require_mesh(mesh)
     layout = lay_out(n, folds, mask if targets is not None else None, as_groups(groups, n), seed)
     devices = 1 if mesh is None else mesh.size
@@ -143,7 +143,7 @@ def rank_supervisors(
         "normalize": normalize,
         "seed": seed,
         "rows": n,
-        "labelled_rows": int(mask.sum()),
+        "n_labelled": int(mask.sum()),
     }
     return _table(pairs, widths, chosen)
 
@@ -180,16 +180,16 @@ class _Strong(NamedTuple):
 
 def _prepare(name: str, rows: Any, work: _Work) -> _Strong:
     dtype = work.settings.noise.dtype
-    shift: Columns | None = None
+    shift: Shift | None = None
 
     def sums_of_blocks() -> Iterator[Sums]:
         nonlocal shift
         for block, y, weight, _ in _blocks({name: rows}, work, "strong representation"):
             if shift is None:
-                shift = Columns(block[0, 0, :0], block[0, 0], None if y is None else jnp.zeros_like(y[0, 0]))
-            yield cell_sums(block[..., :0], block, y, weight, shift if work.normalize else None)
+                shift = Shift(block[0, 0] if work.normalize else jnp.zeros_like(block[0, 0]))
+            yield cell_sums(block, y, weight, shift)
 
-    cell_sums = _summed(_cell_sums, work, (_BY_CELL,) * 4 + (P(),), P())
+    cell_sums = _summed(_cell_sums, work, (_BY_CELL,) * 3 + (P(),), P())
     sums = _total(sums_of_blocks())
     if work.mesh is not None:
         sums = jax.device_put(sums, work.mesh.devices.flat[0])  # one device prepares what all share
@@ -202,8 +202,8 @@ def _prepare(name: str, rows: Any, work: _Work) -> _Strong:
         raise InputError(f"strong representation {name!r} is too large: its squares overflow {dtype}")
     if not float(shared.values[0]) > 0:
         raise InputError(f"strong representation {name!r} is constant, expected rows that differ")
-    if shift is not None and work.normalize:
-        center = center + shift.s
+    if shift is not None:
+        center = center + shift.h
     if work.mesh is not None:
         center, shared = put((center, shared), work.mesh, P())
     return _Strong(rows, center, shared, [])
@@ -256,8 +256,8 @@ _add = jax.jit(add_compensated, donate_argnums=(0, 1))
 
 
 @partial(jax.jit, static_argnames="precision")
-def _cell_sums(h_w: Array, h_s: Array, y: Array | None, weights: Array, shift: Columns | None, precision: str) -> Sums:
-    return jax.vmap(lambda *rows: block_sums(rows, shift, precision))(h_w, h_s, y, weights)
+def _cell_sums(h: Array, y: Array | None, weights: Array, shift: Shift, precision: str) -> Sums:
+    return jax.vmap(lambda *rows: block_sums(*rows, shift=shift, precision=precision))(h, y, weights)
 
 
 @partial(jax.jit, static_argnames="precision")
@@ -266,11 +266,8 @@ def _weak_sums(blocks: Array, zT: Array, y: Array | None, weights: Array, shifts
 
     def one(args: tuple[Array, Array]) -> WeakCells:
         block, shift = args
-        h = block - shift
-        weighted = h * weights[..., None]
-        hy = None if y is None else jax.vmap(label_products)(weighted, y)
-        hh = jax.vmap(partial(gram, precision=precision))(h, weighted)
-        return WeakCells(jnp.sum(weighted, 1), hh, matmul(zT, weighted, precision), hy)
+        own = _cell_sums(block, y, weights, Shift(shift), precision)
+        return WeakCells(own, matmul(zT, (block - shift) * weights[..., None], precision))
 
     return over_models(one, (blocks, shifts))
 
@@ -382,12 +379,12 @@ def _compact(side: str, name: str, rows: Any, settings: Settings, normalize: boo
     return CompactRows(rows, label, settings.noise.dtype, center=normalize, keep=side == "strong")
 
 
-def _targets(y: Any, labelled: Any, n: int, center: bool) -> tuple[np.ndarray | None, np.ndarray]:
+def _targets(y: Any, labelled_rows: Any, n: int, center: bool) -> tuple[np.ndarray | None, np.ndarray]:
     """Labels (n, c) with 0 where there are none, and which rows have one; about their mean if heads have an intercept, which
     keeps the digits that a large mean would cost."""
     if y is None:
-        if labelled is not None:
-            raise InputError("labelled says which rows of y may be used and needs y, got y=None")
+        if labelled_rows is not None:
+            raise InputError("labelled_rows says which rows of y may be used and needs y, got y=None")
         return None, np.zeros(n, bool)
     try:
         y = np.asarray(y, float)
@@ -398,12 +395,14 @@ def _targets(y: Any, labelled: Any, n: int, center: bool) -> tuple[np.ndarray | 
     warn_of_classes("labels y", y)
     y = y.reshape(n, -1)
     mask = ~np.isnan(y).any(1)
-    if labelled is not None:
-        chosen = np.asarray(labelled)
+    if labelled_rows is not None:
+        chosen = np.asarray(labelled_rows)
         if chosen.shape != (n,) or chosen.dtype != bool:
-            raise InputError(f"labelled must be a boolean array of shape ({n},), got {chosen.dtype} {chosen.shape}")
+            raise InputError(
+                f"labelled_rows must be a boolean array of shape ({n},), got {chosen.dtype} {chosen.shape}"
+            )
         if (chosen & ~mask).any():
-            raise InputError(f"labelled rows must have labels, got NaN in row {int(np.argmax(chosen & ~mask))}")
+            raise InputError(f"labelled_rows must have labels, got NaN in row {int(np.argmax(chosen & ~mask))}")
         mask = chosen
     if not mask.any():
         raise InputError("y must have at least one labelled row, got none")

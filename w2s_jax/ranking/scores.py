@@ -10,17 +10,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache, partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from w2s_jax._core.arrays import matmul, outer
+from w2s_jax._core.arrays import matmul
 from w2s_jax._core.factor import inverse
 from w2s_jax.devices.mesh import over_models
+from w2s_jax.moments import Shift, Sums, moved, moved_cross
 from w2s_jax.ranking import crossfit, insample
-from w2s_jax.ranking.crossfit import Score, Settings, StrongCells, WeakCells
+from w2s_jax.ranking.crossfit import Score, Settings, WeakCells
 from w2s_jax.ranking.folds import Experiments
 from w2s_jax.ranking.insample import Pair, RidgeNorms, StrongBlocks
 from w2s_jax.spectrum import Spectrum, spectrum
@@ -31,7 +32,7 @@ class Shared(NamedTuple):
     all rows, of all rows about their means and of the labelled rows."""
 
     rotation: Array
-    cells: StrongCells
+    cells: Sums
     values: Array
     expected: crossfit.ExpectedStrong
     blocks: StrongBlocks
@@ -51,32 +52,32 @@ class Labelled(NamedTuple):
 
 @partial(jax.jit, static_argnames=("folds", "normalize", "cut", "test_rows"))
 def prepare_strong(
-    sums: Any, experiments: Experiments, settings: Settings, folds: int, normalize: bool, cut: bool, test_rows: int
+    sums: Sums, experiments: Experiments, settings: Settings, folds: int, normalize: bool, cut: bool, test_rows: int
 ) -> tuple[Array, Shared]:
     """The pooled mean (d_s,) about the sums' shift, 0 without `normalize`, and what weak models share.
 
     `test_rows`: the most rows that test together.
     """
     n, total = sums.n, jnp.sum(sums.n)
-    center = jnp.sum(sums.first.s, 0) / total * normalize
-    first = sums.first.s - outer(n, center)
-    ss = sums.second.ss - _rank_two(sums.first.s, center, n)
-    pooled = jnp.sum(ss, 0) / total
+    center = jnp.sum(sums.h, 0) / total * normalize
+    sums = _about(sums, center)
+    pooled = jnp.sum(sums.hh, 0) / total
     scale = jnp.where(normalize, jnp.trace(pooled), 1)
     scale = jnp.where(scale > 0, scale, 1)
     eigen = spectrum(pooled / scale, total)
     rotation = eigen.vectors / jnp.sqrt(scale)
     rotate = lambda x: matmul(x, rotation)
-    zz = jax.vmap(lambda s: matmul(rotate(s).T, rotation))(ss)
-    labels = (None, None, None)
-    if sums.first.y is not None:
-        sy = sums.second.sy - jax.vmap(outer, (None, 0))(center, sums.first.y)
-        labels = (jax.vmap(lambda s: matmul(rotation.T, s))(sy), sums.first.y, sums.second.yy)
-    cells = StrongCells(n, rotate(first), zz, *labels)
+    zz = jax.vmap(lambda s: matmul(rotate(s).T, rotation))(sums.hh)
+    zy = None if sums.hy is None else jax.vmap(lambda s: matmul(rotation.T, s))(sums.hy)
+    cells: Sums = sums._replace(h=rotate(sums.h), hh=zz, hy=zy)
     expected = crossfit.prepare_expected(cells, eigen.values, experiments.expected, settings, test_rows)
-    every = _members(len(n), folds, labelled=False)
+    every = _members(len(n), folds, with_labels=False)
     blocks = insample.strong_blocks(zz, n, every, normalize, eigen.values)
-    centred = blocks if normalize else insample.strong_blocks(_about_mean(cells) / _mean_square(cells), n, every, False)
+    centred = (
+        blocks
+        if normalize
+        else insample.strong_blocks(_about(cells, _mean(cells)).hh / _mean_square(cells), n, every, False)
+    )
     norms = insample.prepare_norms(blocks, settings)
     shared = Shared(rotation, cells, eigen.values, expected, blocks, centred, norms, None, None)
     if experiments.trial is None:
@@ -85,25 +86,25 @@ def prepare_strong(
     return center, shared._replace(inverses=inverses, labelled=_labelled(cells, settings, folds, normalize, cut))
 
 
-def _labelled(cells: StrongCells, settings: Settings, folds: int, normalize: bool, cut: bool) -> Labelled:
-    members = _members(len(cells.n), folds, labelled=True)
+def _labelled(cells: Sums, settings: Settings, folds: int, normalize: bool, cut: bool) -> Labelled:
+    members = _members(len(cells.n), folds, with_labels=True)
     # Where only some rows have labels they did not set the scale, and it does not move with their weights.
     unit_trace = normalize and len(cells.n) == folds
-    blocks = insample.strong_blocks(cells.zz, cells.n, members, unit_trace)
+    blocks = insample.strong_blocks(cells.hh, cells.n, members, unit_trace)
     inverted = inverse(blocks.pooled, settings.strong_ridge)
     if not cut:
-        return Labelled(blocks, jnp.zeros((0, 0), cells.zz.dtype), inverted)
+        return Labelled(blocks, jnp.zeros((0, 0), cells.hh.dtype), inverted)
     basis = spectrum(blocks.pooled, jnp.sum(cells.n)).vectors
-    rotated = jax.vmap(lambda s: matmul(matmul(basis.T, s), basis))(cells.zz)
+    rotated = jax.vmap(lambda s: matmul(matmul(basis.T, s), basis))(cells.hh)
     return Labelled(insample.strong_blocks(rotated, cells.n, members, unit_trace), basis, inverted)
 
 
-def _members(cells: int, folds: int, labelled: bool) -> Array:
+def _members(cells: int, folds: int, with_labels: bool) -> Array:
     """Which cells are a fold (K, J), or the labelled part of one: unlabelled cells come first where there are both kinds."""
     eye = jnp.eye(folds)
     if cells == folds:
         return eye
-    return jnp.concatenate([jnp.zeros_like(eye) if labelled else eye, eye], 1)
+    return jnp.concatenate([jnp.zeros_like(eye) if with_labels else eye, eye], 1)
 
 
 @lru_cache
@@ -129,7 +130,7 @@ def _weak_spectra(sums: WeakCells, shared: Shared, folds: int, normalize: bool) 
     blocks = [shared.blocks]
     if shared.labelled is not None and len(shared.cells.n) > folds:
         blocks.append(shared.labelled.blocks)
-    return tuple(spectrum(insample.pooled_moment(b, weak.hh), jnp.sum(shared.cells.n)) for b in blocks)
+    return tuple(spectrum(insample.pooled_moment(b, weak.own.hh), jnp.sum(shared.cells.n)) for b in blocks)
 
 
 def _score_one(
@@ -144,16 +145,16 @@ def _score_one(
 ) -> tuple[Array, dict[str, Score]]:
     cells = shared.cells
     weak, centred, size = _normalised(sums, cells, normalize)
-    blocks = insample.blocks_of(shared.blocks, Pair(weak.hh, weak.zh, None), normalize)
+    blocks = insample.blocks_of(shared.blocks, Pair(weak.own.hh, weak.cross, None), normalize)
     scores = {}
     fits = [experiments.fits]
     if not cut:  # heads of all rows and, the last, of all labelled ones
         fits.append(jnp.ones((1, len(cells.n)), cells.n.dtype))
         if shared.labelled is not None and len(cells.n) > folds:
-            fits.append(jnp.sum(_members(len(cells.n), folds, labelled=True), 0)[None])
-    heads = crossfit.weak_heads(weak, cells.n, jnp.concatenate(fits), settings.weak_ridge)
-    scores["expected_error"], scores["expected_gap"] = crossfit.expected_experiment(
-        shared.expected, weak, heads, cells.n, experiments.expected, settings.noise
+            fits.append(jnp.sum(_members(len(cells.n), folds, with_labels=True), 0)[None])
+    heads = crossfit.weak_heads(weak.own, jnp.concatenate(fits), settings.weak_ridge)
+    scores["expected_error"], scores["expected_gap"] = crossfit.expected_errors(
+        shared.expected, weak, heads, experiments.expected, settings.noise
     )
     if cut:
         scores["gap_op"], scores["gap_fro"] = insample.norms_by_spectrum(blocks, eigen[0], settings)
@@ -163,8 +164,9 @@ def _score_one(
     if not normalize:
         # CKA is the same at any scale, its squares are not.
         root_w, root_s = jnp.sqrt(jnp.where(size > 0, size, 1)), jnp.sqrt(_mean_square(cells))
-        zh = (centred.zh - jax.vmap(outer, (None, 0))(_mean(cells), centred.h)) / root_w / root_s
-        blocks = insample.blocks_of(shared.centred, Pair(centred.hh / root_w / root_w, zh, None), False)
+        zh = jax.vmap(moved_cross, (0, 0, 0, None, None))(centred.cross, cells, centred.own, _mean(cells), None)
+        unit = Pair(centred.own.hh / root_w / root_w, zh / root_w / root_s, None)
+        blocks = insample.blocks_of(shared.centred, unit, False)
     scores["cka"] = insample.linear_cka(blocks)
     if shared.inverses is not None and shared.labelled is not None:
         scores["trial_error"] = crossfit.trial(shared.inverses, cells, weak, heads, experiments, normalize)
@@ -175,7 +177,7 @@ def _score_one(
 
 def _predicted_gap(
     weak: WeakCells,
-    cells: StrongCells,
+    cells: Sums,
     folds: int,
     labelled: Labelled,
     settings: Settings,
@@ -187,51 +189,42 @@ def _predicted_gap(
     with_labels = jnp.sum(_members(len(cells.n), folds, True), 0)
     n = matmul(with_labels, cells.n)
     mean = matmul(with_labels, cells.y) / n * normalize
-    zy = cells.zy - jax.vmap(outer, (0, None))(cells.z, mean)
-    hy = weak.hy - jax.vmap(outer, (0, None))(weak.h, mean)
-    yy = cells.yy - 2 * mean * cells.y + outer(cells.n, mean * mean)
-    sums, unit_trace = Pair(weak.hh, weak.zh, None, hy, zy, yy), normalize and len(cells.n) == folds
+    own, strong = (jax.vmap(moved, (0, None))(side, Shift(None, mean)) for side in (weak.own, cells))
+    sums = Pair(own.hh, weak.cross, None, own.hy, strong.hy, strong.yy)
+    unit_trace = normalize and len(cells.n) == folds
     if not isinstance(weak_side, Spectrum):
         return insample.gap_by_solves(
             insample.blocks_of(labelled.blocks, sums, unit_trace), labelled.inverse, weak_side
         )
-    zh, zy = (jax.vmap(lambda s: matmul(labelled.basis.T, s))(x) for x in (weak.zh, zy))
+    zh, zy = (jax.vmap(lambda s: matmul(labelled.basis.T, s))(x) for x in (sums.zh, sums.zy))
     blocks = insample.blocks_of(labelled.blocks, sums._replace(zh=zh, zy=zy), unit_trace)
     return insample.gap_by_spectrum(blocks, replace(weak_side, n=n), settings)
 
 
-def _normalised(sums: WeakCells, cells: StrongCells, normalize: bool) -> tuple[WeakCells, WeakCells, Array]:
+def _normalised(sums: WeakCells, cells: Sums, normalize: bool) -> tuple[WeakCells, WeakCells, Array]:
     """Weak cells as the heads see them, the same about the pooled mean, and the total variance."""
-    total = jnp.sum(cells.n)
-    center = jnp.sum(sums.h, 0) / total
-    h = sums.h - outer(cells.n, center)
-    hh = sums.hh - _rank_two(sums.h, center, cells.n)
-    zh = sums.zh - jax.vmap(outer, (0, None))(cells.z, center)
-    hy = None if sums.hy is None else sums.hy - jax.vmap(outer, (None, 0))(center, cells.y)
-    centred = WeakCells(h, hh, zh, hy)
-    size = jnp.sum(jnp.trace(hh, axis1=1, axis2=2)) / total
+    total, center = jnp.sum(cells.n), _mean(sums.own)
+    cross = jax.vmap(moved_cross, (0, 0, 0, None, None))(sums.cross, cells, sums.own, None, center)
+    own = _about(sums.own, center)
+    size = jnp.sum(jnp.trace(own.hh, axis1=1, axis2=2)) / total
     if not normalize:
-        return sums, centred, size
+        return sums, WeakCells(own, cross), size
     root = jnp.sqrt(jnp.where(size > 0, size, 1))
-    return WeakCells(h / root, hh / root / root, zh / root, None if hy is None else hy / root), centred, size
+    hy = None if own.hy is None else own.hy / root
+    seen = own._replace(h=own.h / root, hh=own.hh / root / root, hy=hy)
+    return WeakCells(seen, cross / root), WeakCells(own, cross), size
 
 
-def _mean(cells: StrongCells) -> Array:
-    return jnp.sum(cells.z, 0) / jnp.sum(cells.n)
+def _about(cells: Sums, center: Array) -> Sums:
+    """The sums of every cell about an origin that moves to `center`."""
+    return jax.vmap(moved, (0, None))(cells, Shift(center))
 
 
-def _mean_square(cells: StrongCells) -> Array:
-    """Mean squared norm of the strong rows, 1 if they are zero."""
-    size = jnp.sum(jnp.trace(cells.zz, axis1=1, axis2=2)) / jnp.sum(cells.n)
+def _mean(cells: Sums) -> Array:
+    return jnp.sum(cells.h, 0) / jnp.sum(cells.n)
+
+
+def _mean_square(cells: Sums) -> Array:
+    """Mean squared norm of the rows, 1 if they are zero."""
+    size = jnp.sum(jnp.trace(cells.hh, axis1=1, axis2=2)) / jnp.sum(cells.n)
     return jnp.where(size > 0, size, 1)
-
-
-def _about_mean(cells: StrongCells) -> Array:
-    """Strong sums of products per cell about the mean of all rows."""
-    return cells.zz - _rank_two(cells.z, _mean(cells), cells.n)
-
-
-def _rank_two(first: Array, center: Array, n: Array) -> Array:
-    """What moving the origin to `center` takes off the products of every cell."""
-    cross = jax.vmap(outer, (0, None))(first, center)
-    return cross + jnp.swapaxes(cross, 1, 2) - outer(n, outer(center, center))

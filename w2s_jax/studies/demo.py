@@ -194,7 +194,7 @@ def run_demo(seed: int = 0, progress: bool = True, config: DemoConfig = DemoConf
     label_free = rank(*seen)
     labelled = np.isin(pool, teach[0])
     # NaN, so that no label outside D~ can be used even by mistake.
-    trial = rank(*seen, np.where(labelled, labels[pool], np.nan), labelled=labelled)
+    trial = rank(*seen, np.where(labelled, labels[pool], np.nan), labelled_rows=labelled)
     return DemoResult(config, seed, tuple(weak), label_free, trial, measured)
 
 

@@ -26,7 +26,7 @@ from w2s_jax._core.checks import InputError, require_range
 from w2s_jax._core.factor import solve
 from w2s_jax.filters import ridge
 from w2s_jax.gap import prediction_gap
-from w2s_jax.moments import Columns, Moments, Products, Sums
+from w2s_jax.moments import Moments, moments
 from w2s_jax.overlap import overlap_from_moments
 from w2s_jax.studies.synthetic import GaussianFamily, ReluFamily, require_count
 from w2s_jax.theory.equivalent import Tail
@@ -315,10 +315,9 @@ def _excess(y: Array) -> Array:
 
 
 def _moments(rows: _Rows, n: int) -> Moments:
-    w, s, y = rows.w, rows.s, rows.y
-    products = Products(matmul(w.T, w), matmul(s.T, s), matmul(s.T, w), matmul(w.T, y), matmul(s.T, y), jnp.sum(y * y))
-    rows_seen = jnp.asarray(n, w.dtype)
-    return Moments(Sums(rows_seen, Columns(None, None, None), jax.tree.map(lambda mean: mean * rows_seen, products)))
+    """Of n rows from fewer that have the same products: each stands for n over their number."""
+    root, weights = len(rows.y) ** 0.5, jnp.full(len(rows.y), n / len(rows.y), rows.y.dtype)
+    return moments(rows.w * root, rows.s * root, rows.y * root, weights=weights)
 
 
 def _gamma(tail: Tail | None, n: int, dtype: Any) -> Array:

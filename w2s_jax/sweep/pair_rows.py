@@ -223,7 +223,7 @@ def _with_labels(scores: Mapping[str, np.ndarray], point: int, label: LabelSet) 
     """The columns that labels add; the bound is `||P_s (I - P_w)||_op^2 E y^2` on their rows (Xue et al. 2025)."""
     return {
         "labels": label.name,
-        "labelled_rows": label.rows,
+        "n_labelled": label.rows,
         "label_energy": label.energy,
         "gap_bound": float(scores["gap_op"][label.set, point]) ** 2 * label.energy,
         "predicted_gap": float(scores["predicted_gap"][label.set, point, label.start : label.stop].sum()),

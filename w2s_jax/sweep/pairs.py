@@ -21,9 +21,10 @@ from w2s_jax._core.arrays import matmul, outer
 from w2s_jax.devices.mesh import over_models
 from w2s_jax.filters import ridge
 from w2s_jax.gap import gap_norm, prediction_gap
+from w2s_jax.moments import ModelMoments, Shift, Sums, moved, moved_cross
 from w2s_jax.overlap import Side, whitened
 from w2s_jax.ranking import crossfit
-from w2s_jax.ranking.crossfit import ExpectedStrong, Settings, StrongCells, WeakCells, WeakHeads, pool
+from w2s_jax.ranking.crossfit import ExpectedStrong, Settings, WeakCells, WeakHeads, pool
 from w2s_jax.ranking.folds import Experiments
 from w2s_jax.spectrum import spectrum
 
@@ -36,15 +37,6 @@ class Cells(NamedTuple):
     n: Any
     sets: Any
     y: Any
-
-
-class Sums(NamedTuple):
-    """A model's sums per cell about its shift (d,): first (J, d), second (J, d, d), with labels hy (J, d, C)."""
-
-    shift: Any
-    first: Any
-    second: Any
-    hy: Any
 
 
 class Model(NamedTuple):
@@ -77,25 +69,23 @@ class Model(NamedTuple):
 
 
 @partial(jax.jit, static_argnames="normalize")
-def model_from_sums(sums: Sums, cells: Cells, normalize: bool) -> Model:
-    """Everything about one model alone; `variance` is not positive if its rows do not differ."""
-    shift, first, second, hy = sums
-    n, all_rows = cells.n, cells.sets[0]
-    mean = pool(all_rows, first, n)
-    second = moved(second, first, first, n, mean, mean)
-    hy = hy - jax.vmap(outer, (None, 0))(mean, cells.y)
-    first = first - outer(n, mean)
-    centred = pool(all_rows, second, n)
+def model_from_sums(m: ModelMoments, cells: Cells, normalize: bool) -> Model:
+    """Everything about one model alone, from its sums per cell; `variance` is not positive if its rows do not differ."""
+    n, all_rows, shift = cells.n, cells.sets[0], jnp.asarray(m.shift.h if m.shift else 0)
+    mean = pool(all_rows, m.sums.h, n)
+    about = jax.vmap(moved, (0, None))
+    sums: Sums = about(m.sums._replace(n=n, y=cells.y), Shift(mean))
+    centred = pool(all_rows, sums.hh, n)
     variance = jnp.trace(centred)
     size = jnp.where(variance > 0, variance, 1)
     spread = jnp.sqrt(jnp.sum(jnp.square(centred / size)))
     if normalize:
         root, origin = jnp.sqrt(size), jnp.zeros_like(mean)
-        first, second, hy = first / root, second / root / root, hy / root
+        first, second, hy = sums.h / root, sums.hh / root / root, sums.hy / root
     else:
         root, origin = jnp.ones_like(variance), shift + mean
-        second = moved(second, first, first, n, -origin, -origin)
-        hy = hy + jax.vmap(outer, (None, 0))(origin, cells.y)
+        seen: Sums = about(sums, Shift(-origin))
+        first, second, hy = sums.h, seen.hh, seen.hy
 
     def of_set(chosen: Array) -> tuple[Array, Array, Array]:
         eigen = spectrum(pool(chosen, second, n), jnp.sum(chosen * n))
@@ -162,12 +152,6 @@ def batches(shapes: Mapping[Any, Any], size: Callable[[Any, int], int]) -> Itera
             yield batch + batch[-1:] * (step - len(batch))
 
 
-def moved(cross: Array, first_s: Array, first_w: Array, n: Array, by_s: Array, by_w: Array) -> Array:
-    """Sums of products per cell (J, d_s, d_w) about an origin that moves by `by_s` and `by_w`; first sums about the old one."""
-    cross = cross - jax.vmap(outer, (0, None))(first_s, by_w) - jax.vmap(outer, (None, 0))(by_s, first_w)
-    return cross + outer(n, outer(by_s, by_w))
-
-
 @partial(jax.jit, static_argnames="normalize")
 def meet(batch: tuple[Model, Array], strong: Model, cells: Cells, normalize: bool) -> Met:
     """A batch of weak models (stacked, B in front) and their cross sums (B, J, d_s, d_w) about the shifts, with one strong
@@ -224,18 +208,20 @@ def score_pairs(batch: Sides, cells: Cells, grid: Array, energy: Array) -> dict[
 def cross_moments(weak: Model, cross: Array, strong: Model, cells: Cells, normalize: bool) -> tuple[Array, Array]:
     """Cross sums per cell (J, d_s, d_w) from those about the shifts: about the means of all rows, and as heads see them."""
     n = cells.n
+    about = jax.vmap(moved_cross, (0, 0, 0, None, None))
     # First sums about the shifts: those of the model are about its mean, and divided.
-    first_s, first_w = (m.first * m.root + outer(n, m.mean) for m in (strong, weak))
-    centred = moved(cross, first_s, first_w, n, strong.mean, weak.mean)
+    first_s, first_w = (Sums(n, m.first * m.root + outer(n, m.mean), None) for m in (strong, weak))
+    centred = about(cross, first_s, first_w, strong.mean, weak.mean)
     if normalize:
         return centred, centred / strong.root / weak.root
-    return centred, moved(centred, strong.first, weak.first, n, -strong.origin, -weak.origin)
+    seen_s, seen_w = (Sums(n, m.first, None) for m in (strong, weak))
+    return centred, about(centred, seen_s, seen_w, -strong.origin, -weak.origin)
 
 
 class Student(NamedTuple):
     """A strong model's part in the experiments of one layout, per strong ridge strength."""
 
-    cells: StrongCells
+    cells: Sums
     expected: ExpectedStrong
     inverses: Any
 
@@ -258,7 +244,7 @@ def prepare_student(
     zz = jax.vmap(lambda s: matmul(matmul(rotation.T, s), rotation))(strong.second)
     first = _first(strong, cells)
     zy = jax.vmap(lambda s: matmul(rotation.T, s))(strong.hy)
-    rotated = StrongCells(cells.n, matmul(first, rotation), zz, zy, *y)
+    rotated = Sums(cells.n, matmul(first, rotation), zz, y[0], zy, y[1])
 
     def of_ridge(b: Array) -> tuple[ExpectedStrong, Any]:
         settings = Settings(b, b, jnp.zeros_like(b), shared[0], shared[1])
@@ -290,14 +276,14 @@ def run_experiments(
     """
     _, products = cross_moments(weak, cross, strong, cells, normalize)
     zh = jax.vmap(lambda x: matmul(strong.vectors[0].T, x))(products)
-    taught = WeakCells(_first(weak, cells), weak.second, zh)
-
-    heads = jax.lax.map(partial(crossfit.weak_heads, taught, cells.n, experiments.fits), weak_ridge)
+    own = student.cells._replace(h=_first(weak, cells), hh=weak.second, hy=weak.hy)
+    taught = WeakCells(own, zh)
+    heads = jax.lax.map(partial(crossfit.weak_heads, own, experiments.fits), weak_ridge)
 
     def of_ridges(heads: WeakHeads, expected: ExpectedStrong, inverses: Any) -> tuple[Array, Array, Array]:
-        error, gap = crossfit.expected_experiment(expected, taught, heads, cells.n, experiments.expected, shared[1])
+        error, gap = crossfit.expected_errors(expected, taught, heads, experiments.expected, shared[1])
         trials = [
-            crossfit.trial(inverses, _labels(student.cells, a, b), taught._replace(hy=weak.hy[..., a:b]), *rest)
+            crossfit.trial(inverses, _labels(student.cells, a, b), WeakCells(_labels(own, a, b), zh), *rest)
             for a, b in columns
             for rest in [(heads, experiments, normalize)]
         ]
@@ -315,9 +301,9 @@ def run_experiments(
     return {"expected_error": by_weak(error), "expected_gap": by_weak(gap), "trial_error": by_weak(trials)}
 
 
-def _labels(cells: StrongCells, start: int, stop: int) -> StrongCells:
+def _labels(cells: Sums, start: int, stop: int) -> Sums:
     """The cells with some of their label columns."""
-    return cells._replace(zy=cells.zy[..., start:stop], y=cells.y[:, start:stop], yy=cells.yy[:, start:stop])
+    return cells._replace(hy=cells.hy[..., start:stop], y=cells.y[:, start:stop], yy=cells.yy[:, start:stop])
 
 
 def _first(model: Model, cells: Cells) -> Array:

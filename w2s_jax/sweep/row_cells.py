@@ -20,9 +20,9 @@ from jax.sharding import PartitionSpec as P
 
 from w2s_jax._core.arrays import bucket, host_zeros, label_products, matmul
 from w2s_jax._core.checks import InputError, require_finite
-from w2s_jax.moments import Tree, add_compensated
+from w2s_jax.moments import ModelMoments, Shift, Sums, Tree, add_compensated
 from w2s_jax.ranking.folds import Layout, Roles, block_size, lay_out
-from w2s_jax.sweep.pairs import Cells, Sums
+from w2s_jax.sweep.pairs import Cells
 from w2s_jax.sweep.row_digest import RowDigest
 
 BLOCK_ROWS = 16384
@@ -141,7 +141,7 @@ def _laid_out(n: int, mask: np.ndarray, groups: np.ndarray | None, folds: int, s
         return lay_out(n, folds, mask, groups, seed)
     mixed = bool(mask.any() and not mask.all())
     nobody = np.zeros((0, 1 + mixed))
-    return Layout(mask.astype(int) * mixed, 1 + mixed, 1, n, Roles(nobody, nobody, nobody), None, mask)
+    return Layout(mask.astype(int) * mixed, 1 + mixed, 1, n, Roles(nobody, nobody, nobody), None)
 
 
 def _checked_labels(name: str, y: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -168,7 +168,7 @@ def model_sums(
     digest: RowDigest | None = None,
     mesh: Mesh | None = None,
     precision: str = "float32",
-) -> Sums:
+) -> ModelMoments:
     """A model's sums per cell over the rows `span` (default all), padded to its bucket's width.
 
     Args:
@@ -186,7 +186,7 @@ def model_sums(
         total = _plus(total, add, block, y, index)
     first, second, hy = merge(total[0] if mesh is None else jax.device_get(total[0]))
     shift = np.pad(model.shift[0], (0, first.shape[1] - model.width))  # by JAX each width would compile
-    return Sums(jnp.asarray(shift), first, second, hy)
+    return ModelMoments(Sums(None, first, second, None, hy), Shift(jnp.asarray(shift)))
 
 
 def cross_sums(

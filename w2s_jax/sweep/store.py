@@ -31,7 +31,7 @@ COLUMNS = (
     dict.fromkeys(("weak", "strong"), "TEXT")
     | dict.fromkeys(("weak_width", "strong_width", "rows"), "INTEGER")
     | dict.fromkeys(("weak_threshold", "strong_threshold", "weak_ridge", "strong_ridge"), "REAL")
-    | {"labels": "TEXT", "labelled_rows": "INTEGER"}
+    | {"labels": "TEXT", "n_labelled": "INTEGER"}
     | dict.fromkeys(_REALS, "REAL")
     | dict.fromkeys(("version", "inputs"), "TEXT")
 )

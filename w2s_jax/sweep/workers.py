@@ -12,11 +12,12 @@ import numpy as np
 from jax.sharding import Mesh
 
 from w2s_jax.devices.hosts import Hosts, SharedError
+from w2s_jax.moments import ModelMoments
 from w2s_jax.sweep.config import SweepConfig
 from w2s_jax.sweep.few_rows import StrongRows, in_features, meet_weak, model_of_rows, read_strong
 from w2s_jax.sweep.inputs import Inputs
 from w2s_jax.sweep.pair_rows import Entry, meet_strong, table_rows
-from w2s_jax.sweep.pairs import Cells, Met, Model, Pair, Sums, leading, model_from_sums
+from w2s_jax.sweep.pairs import Cells, Met, Model, Pair, leading, model_from_sums
 from w2s_jax.sweep.row_cells import BLOCK_BYTES, Merge, Source, cross_sums, model_sums
 from w2s_jax.sweep.row_digest import RowDigest
 
@@ -129,7 +130,7 @@ class Workers:
         inputs.require_unchanged(name)
         return model, digest.finish(self.hosts.add)
 
-    def _sums(self, name: str) -> tuple[Sums, str]:
+    def _sums(self, name: str) -> tuple[ModelMoments, str]:
         """A model's sums per cell, and the hash of its rows."""
         digest, inputs = self._digest(name), self.inputs
         with self.hosts.together():
@@ -137,7 +138,7 @@ class Workers:
             sums = model_sums(model, inputs.rows, digest=digest, **self._summing(merge))
         return sums, digest.finish(self.hosts.add)
 
-    def _model(self, sums: Sums) -> Model:
+    def _model(self, sums: ModelMoments) -> Model:
         cells = Cells(*(jnp.asarray(x, self.inputs.dtype) for x in self.inputs.rows.cells))
         return model_from_sums(sums, cells, self.config.normalize)
 

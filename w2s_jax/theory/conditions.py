@@ -17,7 +17,7 @@ from jax import Array
 from w2s_jax._core.arrays import accumulation_dtype, label_products, matmul
 from w2s_jax._core.factor import numerically_zero
 from w2s_jax._core.lanczos import Problem, leading_values, leading_vectors, random_start
-from w2s_jax.moments import moments
+from w2s_jax.moments import ModelMoments, model_moments
 from w2s_jax.overlap import centered
 from w2s_jax.spectrum import power_of_two, spectrum, tail_gamma, unit_scale
 
@@ -65,27 +65,33 @@ class Prepared(NamedTuple):
 
     values: Array
     unit: Array
-    train: Split
+    labelled: Split
     student: Split
 
 
-@partial(jax.jit, static_argnames="center")
-def prepare_rows(h_train: Array, h_student: Array, labels: Any, sigma: Array | None, center: bool) -> Prepared:
-    """Through the d x d side. The labels ride along as the moments' other representation."""
-    unit, (h_train, h_student), labels = _scaled(h_train, h_student, labels)
+@partial(jax.jit, static_argnames="bias")
+def prepare_rows(h_labelled: Array, h_student: Array, labels: Any, sigma: Array | None, bias: bool) -> Prepared:
+    """Through the d x d side."""
+    unit, (h_labelled, h_student), labels = _scaled(h_labelled, h_student, labels)
     splits = []
-    for h, y in zip((h_train, h_student), labels or (None, None), strict=True):
-        m = moments(h, h[:, :1] if y is None else y, center=center)
-        splits.append(Split(m.ww, m.n) if y is None else Split(m.ww, m.n, m.sw.T, jnp.trace(m.ss)))
+    for h, y in zip((h_labelled, h_student), labels or (None, None), strict=True):
+        splits.append(split_of(model_moments(h, y, bias=bias)))
     prepared = prepare(*splits, None if sigma is None else sigma / unit / unit)
     return prepared._replace(unit=prepared.unit * unit)
 
 
-@partial(jax.jit, static_argnames="center")
-def prepare_kernel(h_train: Array, h_student: Array, labels: Any, sigma: None, center: bool) -> Prepared:
+def split_of(m: ModelMoments) -> Split:
+    """A split of a model's moments; its outputs, if any, are columns."""
+    if m.hy is None or m.yy is None:
+        return Split(m.hh, m.n)
+    return Split(m.hh, m.n, m.hy.reshape(m.hh.shape[0], -1), jnp.sum(m.yy))
+
+
+@partial(jax.jit, static_argnames="bias")
+def prepare_kernel(h_labelled: Array, h_student: Array, labels: Any, sigma: None, bias: bool) -> Prepared:
     """Through the Gram matrix of all rows: `H H^T = Q diag(mu) Q^T`, `Q mu^{1/2}` are the rows in the pooled eigenbasis."""
-    unit, rows, labels = _scaled(h_train, h_student, labels)
-    rows = [centered(h) for h in rows] if center else rows
+    unit, rows, labels = _scaled(h_labelled, h_student, labels)
+    rows = [centered(h) for h in rows] if bias else rows
     n, h = rows[0].shape[0], jnp.concatenate(rows)
     gram = spectrum(matmul(h, h.T), h.shape[0])
     coordinates = gram.vectors * jnp.sqrt(gram.values)
@@ -96,16 +102,16 @@ def prepare_kernel(h_train: Array, h_student: Array, labels: Any, sigma: None, c
         if y is None:
             splits.append(Split(second, count))
         else:
-            y = centered(y) if center else y.astype(z.dtype)
+            y = centered(y) if bias else y.astype(z.dtype)
             splits.append(Split(second, count, label_products(z, y) / count, jnp.sum(y * y) / count))
     return Prepared(gram.values / h.shape[0], unit, *splits)
 
 
 @jax.jit
-def prepare(train: Split, student: Split, sigma: Array | None) -> Prepared:
+def prepare(labelled: Split, student: Split, sigma: Array | None) -> Prepared:
     """Rotates two splits' moments into the eigenbasis of Sigma, or of the pooled second moment."""
-    total = train.n + student.n
-    pooled = (train.n / total) * train.second + (student.n / total) * student.second
+    total = labelled.n + student.n
+    pooled = (labelled.n / total) * labelled.second + (student.n / total) * student.second
     unit = unit_scale(pooled)
     eigen = spectrum((pooled if sigma is None else sigma.astype(pooled.dtype)) / unit / unit, total)
 
@@ -114,10 +120,10 @@ def prepare(train: Split, student: Split, sigma: Array | None) -> Prepared:
         cross = None if split.cross is None else matmul(eigen.vectors.T, split.cross / unit)
         return split._replace(second=(second + second.T) / 2, cross=cross)
 
-    return Prepared(eigen.values, unit, rotate(train), rotate(student))
+    return Prepared(eigen.values, unit, rotate(labelled), rotate(student))
 
 
-def _scaled(h_train: Array, h_student: Array, labels: Any) -> tuple[Array, list[Array], Any]:
+def _scaled(h_labelled: Array, h_student: Array, labels: Any) -> tuple[Array, list[Array], Any]:
     """Representations over a common power of two, and labels over theirs: squares neither overflow nor vanish."""
 
     def shared(arrays: tuple[Array, Array]) -> tuple[Array, list[Array]]:
@@ -126,7 +132,7 @@ def _scaled(h_train: Array, h_student: Array, labels: Any) -> tuple[Array, list[
         unit = power_of_two(jnp.where(largest > 0, largest, 1))
         return unit, [x.astype(dtype) / unit for x in arrays]
 
-    unit, rows = shared((h_train, h_student))
+    unit, rows = shared((h_labelled, h_student))
     return unit, rows, None if labels is None else shared(labels)[1]
 
 
@@ -145,8 +151,8 @@ def candidates(values: Array) -> Array:
 @partial(jax.jit, static_argnames=("freedom", "exact"))
 def measure(prepared: Prepared, ranks: Array, freedom: tuple[int, int], exact: bool) -> Quantities:
     """Conditions 1 to 5 at every rank of V; `freedom`: dimensions of each split's kernel, `exact`: the reference is Sigma."""
-    norm, total = prepared.values[0], prepared.train.n + prepared.student.n
-    values, splits = prepared.values / norm, (prepared.train, prepared.student)
+    norm, total = prepared.values[0], prepared.labelled.n + prepared.student.n
+    values, splits = prepared.values / norm, (prepared.labelled, prepared.student)
     second = jnp.stack([split.second for split in splits]) / norm
     inside = jnp.arange(values.shape[0]) < ranks[:, None]
     pooled_gamma = jnp.where(exact, 0, tail_gamma(values, ranks, total))
@@ -173,12 +179,12 @@ def measure(prepared: Prepared, ranks: Array, freedom: tuple[int, int], exact: b
     else:
         concentration, diminishing = shares * _norm_inside(second[0] - second[1], inside), jnp.max(fresh, 0)
     norms = jnp.stack([jnp.sum(jnp.square(root[0])) for root in roots])
-    if prepared.train.cross is None:
+    if prepared.labelled.cross is None:
         labels = energies = None
     else:
         energies = jnp.stack([split.energy for split in splits])
         energy = jnp.sum(rows * energies) / total
-        squares = jnp.sum(jnp.square(prepared.train.cross - prepared.student.cross), 1)
+        squares = jnp.sum(jnp.square(prepared.labelled.cross - prepared.student.cross), 1)
         labels = shares * jnp.sqrt(matmul(inside.astype(norm.dtype), squares) / norm / jnp.where(energy > 0, energy, 1))
     smallest = jnp.maximum(smallest, 0)
     return Quantities(smallest, gamma, concentration, labels, isotropy, crossing, diminishing, norms, energies)

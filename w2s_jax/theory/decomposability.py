@@ -19,18 +19,18 @@ from jaxtyping import Float
 
 from w2s_jax._core.arrays import as_labels, as_matrix
 from w2s_jax._core.checks import InputError, require_range
-from w2s_jax.moments import Moments
+from w2s_jax.moments import ModelMoments
 from w2s_jax.overlap import representation
 from w2s_jax.spectrum import principal_rank
 from w2s_jax.theory.conditions import (
     Prepared,
     Quantities,
-    Split,
     candidates,
     measure,
     prepare,
     prepare_kernel,
     prepare_rows,
+    split_of,
 )
 
 RULES = ("threshold", "rank", "explained_variance", "hard_threshold")
@@ -96,7 +96,7 @@ class Condition:
 class DecomposabilityReport:
     """How decomposable a representation is, and what stands in the way; prints one sentence per condition.
 
-    `rank`: dimension of V; `gamma_train`, `gamma_student`: the tail's ridge on each split; `smallest`: lambda_min of the
+    `rank`: dimension of V; `gamma_labelled`, `gamma_student`: the tail's ridge on each split; `smallest`: lambda_min of the
     principal part; `delta`: the smallest delta with which all conditions hold, infinite if condition 1 does not; `ridge`:
     the delta that the conditions were judged with. All five in units of `scale`, the operator norm of the reference
     covariance. `ranks`, `ratios`: the ranks scanned and the worst ratio of conditions 2 to 5 at each. `rows`, `width`: the
@@ -104,7 +104,7 @@ class DecomposabilityReport:
     """
 
     rank: int
-    gamma_train: float
+    gamma_labelled: float
     gamma_student: float
     smallest: float
     delta: float
@@ -129,7 +129,7 @@ class DecomposabilityReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists and numbers, the conditions as a list of dicts."""
-        names = ("rank", "gamma_train", "gamma_student", "smallest", "delta", "ridge", "scale", "tolerance", "width")
+        names = ("rank", "gamma_labelled", "gamma_student", "smallest", "delta", "ridge", "scale", "tolerance", "width")
         conditions = [
             {"number": c.number, "name": c.name, "value": c.value, "allowance": c.allowance, "ratio": c.ratio}
             | {"holds": c.holds, "parts": dict(c.parts), "sentence": c.sentence}
@@ -142,7 +142,7 @@ class DecomposabilityReport:
         verdict = "decomposable" if self.holds else f"not decomposable (condition {', '.join(map(str, self.broken))})"
         head = (
             f"{verdict}: V has {self.rank} of {self.width} directions, {self.rows[0]} and {self.rows[1]} rows\n"
-            f"gamma~ {self.gamma_train:.3g}, gamma^ {self.gamma_student:.3g}, lambda_min on V {self.smallest:.3g}, "
+            f"gamma~ {self.gamma_labelled:.3g}, gamma^ {self.gamma_student:.3g}, lambda_min on V {self.smallest:.3g}, "
             f"smallest delta {self.delta:.3g}, in units of ||Sigma|| = {self.scale:.4g}"
         )
         width = max(map(len, NAMES))
@@ -155,9 +155,9 @@ class DecomposabilityReport:
 
 
 def decomposability(
-    h_train: Float[ArrayLike, "n_train d"],
+    h_labelled: Float[ArrayLike, "n_labelled d"],
     h_student: Float[ArrayLike, "n_student d"],
-    y_train: ArrayLike | None = None,
+    y_labelled: ArrayLike | None = None,
     y_student: ArrayLike | None = None,
     *,
     rule: str = "tightest",
@@ -165,7 +165,7 @@ def decomposability(
     ridge: float = 0.0,
     tolerance: float = 0.25,
     population: Float[ArrayLike, "d d"] | None = None,
-    center: bool = False,
+    bias: bool = False,
 ) -> DecomposabilityReport:
     """The five conditions of (delta, gamma~, gamma^)-decomposability, measured on the labelled and the student's split.
 
@@ -190,8 +190,8 @@ def decomposability(
     is needed. gamma of a split is its tail's trace over n, that share included.
 
     Args:
-        h_train, h_student: one model's representations of D~ (n_train, d) and D^ (n_student, d), not normalised.
-        y_train, y_student: labels (n,) or (n, c) of both, or neither.
+        h_labelled, h_student: one model's representations of D~ (n_labelled, d) and D^ (n_student, d), not normalised.
+        y_labelled, y_student: labels (n,) or (n, c) of both, or neither.
         rule: "tightest" scans k over 0, powers of two, the largest relative drops of the spectrum and its numerical rank;
             or a rule of `principal_rank`. It takes the k with the least product of the ratios (number to allowance) above
             1, among equals the least worst ratio: a V at which all hold if there is one, else one that blames few
@@ -200,7 +200,7 @@ def decomposability(
         ridge: penalty of the heads, in the representation's units squared.
         tolerance: how small "small" is.
         population: covariance Sigma (d, d), where it is known.
-        center: subtract each split's own column means, labels included (heads with an intercept).
+        bias: heads have an intercept: columns, labels included, are taken about each split's own means.
 
     Raises:
         InputError: shapes that do not fit, labels of one split only, an unknown rule, a level missing, a negative ridge or
@@ -208,25 +208,24 @@ def decomposability(
 
     Source: Xue et al. 2025, definition of decomposability.
     """
-    h_train, h_student = representation("h_train", h_train), representation("h_student", h_student)
-    n, m, d = h_train.shape[0], h_student.shape[0], h_train.shape[1]
+    h_labelled, h_student = representation("h_labelled", h_labelled), representation("h_student", h_student)
+    n, m, d = h_labelled.shape[0], h_student.shape[0], h_labelled.shape[1]
     if h_student.shape[1] != d:
         raise InputError(
-            f"h_train and h_student must have the same number of features, got {d} and {h_student.shape[1]}"
+            f"h_labelled and h_student must have the same number of features, got {d} and {h_student.shape[1]}"
         )
-    labels = _checked_labels(y_train, y_student, n, m)
+    labels = _checked_labels(y_labelled, y_student, n, m)
     sigma = None if population is None else _checked_population(population, d)
     _check_settings(ridge, tolerance)
     # Beyond n + m features the row space has fewer dimensions than the representation: rotate into it.
     through = prepare_kernel if d > n + m and sigma is None else prepare_rows
-    prepared = through(h_train, h_student, labels, sigma, center)
-    return _report(prepared, (n - center, m - center), d, (rule, level), ridge, tolerance, sigma is not None)
+    prepared = through(h_labelled, h_student, labels, sigma, bias)
+    return _report(prepared, (n - bias, m - bias), d, (rule, level), ridge, tolerance, sigma is not None)
 
 
 def decomposability_from_moments(
-    train: Moments,
-    student: Moments,
-    side: str = "strong",
+    labelled: ModelMoments,
+    student: ModelMoments,
     *,
     rule: str = "tightest",
     level: float | None = None,
@@ -234,30 +233,31 @@ def decomposability_from_moments(
     tolerance: float = 0.25,
     population: Float[ArrayLike, "d d"] | None = None,
 ) -> DecomposabilityReport:
-    """`decomposability` of one side of two splits' moments: rows are not needed, so there may be any number of them.
+    """`decomposability` from one model's moments of the two splits: rows are not needed, so there may be any number of them.
 
     Args:
-        train, student: moments of D~ and D^; both centred or neither, both with labels or neither.
-        side: "weak" or "strong".
+        labelled, student: moments of D~ and D^, such as the `strong` sides of two pairs'; both centred or neither, both with
+            labels or neither.
         rule, level, ridge, tolerance, population: as in `decomposability`.
 
     Raises:
         InputError: as `decomposability`, or moments of different widths or kinds.
     """
-    if side not in ("weak", "strong"):
-        raise InputError(f"side must be 'weak' or 'strong', got {side!r}")
-    both = (train, student)
-    if jax.tree.structure(train) != jax.tree.structure(student):
-        raise InputError("train and student moments must both have labels or none, and both be centred or none")
-    splits = [_split_of(m.ww, m.n, m.wy, m.yy) if side == "weak" else _split_of(m.ss, m.n, m.sy, m.yy) for m in both]
+    both = (labelled, student)
+    for name, m in zip(("labelled", "student"), both, strict=True):
+        if not isinstance(m, ModelMoments):
+            raise InputError(f"{name} must be ModelMoments of one model, got {type(m).__name__}")
+    if jax.tree.structure(labelled) != jax.tree.structure(student):
+        raise InputError("labelled and student moments must both have labels or none, and both be centred or none")
+    splits = [split_of(m) for m in both]
     widths = [split.second.shape[0] for split in splits]
     if widths[0] != widths[1]:
         raise InputError(
-            f"train and student moments must have the same width, got {widths[0]} and {widths[1]} features"
+            f"labelled and student moments must have the same width, got {widths[0]} and {widths[1]} features"
         )
     sigma = None if population is None else _checked_population(population, widths[0])
     _check_settings(ridge, tolerance)
-    freedom = [round(float(m.n)) - (m.shift is not None) for m in both]
+    freedom = [round(float(m.n)) - m.is_centred for m in both]
     return _report(prepare(*splits, sigma), freedom, widths[0], (rule, level), ridge, tolerance, sigma is not None)
 
 
@@ -269,19 +269,19 @@ def _check_settings(ridge: float, tolerance: float) -> None:
 
 
 def _checked_labels(
-    y_train: ArrayLike | None, y_student: ArrayLike | None, n: int, m: int
+    y_labelled: ArrayLike | None, y_student: ArrayLike | None, n: int, m: int
 ) -> tuple[Array, Array] | None:
     """Both labels as (rows, c), or None."""
-    if y_train is None and y_student is None:
+    if y_labelled is None and y_student is None:
         return None
-    if y_train is None or y_student is None:
-        raise InputError("y_train and y_student must both be given or neither, got one of them")
-    train, student = as_labels("y_train", y_train, n), as_labels("y_student", y_student, m)
-    if train.shape[1:] != student.shape[1:]:
+    if y_labelled is None or y_student is None:
+        raise InputError("y_labelled and y_student must both be given or neither, got one of them")
+    labelled, student = as_labels("y_labelled", y_labelled, n), as_labels("y_student", y_student, m)
+    if labelled.shape[1:] != student.shape[1:]:
         raise InputError(
-            f"y_train and y_student must have the same outputs, got shapes {train.shape} and {student.shape}"
+            f"y_labelled and y_student must have the same outputs, got shapes {labelled.shape} and {student.shape}"
         )
-    return train.reshape(n, -1), student.reshape(m, -1)
+    return labelled.reshape(n, -1), student.reshape(m, -1)
 
 
 def _checked_population(population: ArrayLike, d: int) -> Array:
@@ -289,13 +289,6 @@ def _checked_population(population: ArrayLike, d: int) -> Array:
     if sigma.shape != (d, d):
         raise InputError(f"population must be a covariance ({d}, {d}), got shape {sigma.shape}")
     return sigma
-
-
-def _split_of(second: Array, n: Array, cross: Array | None, energy: Array | None) -> Split:
-    """A split whose outputs, if any, are columns."""
-    if cross is None or energy is None:
-        return Split(second, n)
-    return Split(second, n, cross.reshape(cross.shape[0], -1), jnp.sum(energy))
 
 
 def _report(
@@ -308,7 +301,7 @@ def _report(
     exact: bool,
 ) -> DecomposabilityReport:
     """Chooses V and puts the report together, in float64 on the host."""
-    values, rows = prepared.values, (round(float(prepared.train.n)), round(float(prepared.student.n)))
+    values, rows = prepared.values, (round(float(prepared.labelled.n)), round(float(prepared.student.n)))
     if not values[0] > 0:
         raise InputError("representations must vary, got a covariance of zeros")
     if min(freedom) < 1:
@@ -355,10 +348,10 @@ def _ranks(values: Array, rule: str, level: float | None, n: int, d: int) -> Arr
 def _conditions(q: Quantities, i: int, allowance: float, exact: bool) -> tuple[Condition, ...]:
     norms = [*q.norms, *([1.0] if exact else [])]
     bounded = {"norms": _spread(norms)} | ({} if q.energies is None else {"label energies": _spread(q.energies)})
-    concentrated = {"train": q.concentration[0, i], "student": q.concentration[1, i]}
+    concentrated = {"labelled": q.concentration[0, i], "student": q.concentration[1, i]}
     if q.labels is not None:
-        concentrated |= {"train labels": q.labels[0, i], "student labels": q.labels[1, i]}
-    isotropic = {"train": q.isotropy[0, i], "student": q.isotropy[1, i]}
+        concentrated |= {"label moments, labelled": q.labels[0, i], "label moments, student": q.labels[1, i]}
+    isotropic = {"labelled": q.isotropy[0, i], "student": q.isotropy[1, i]}
     parts = (bounded, concentrated, isotropic, {"cross": q.crossing[i]}, {"variance": q.diminishing[i]})
     return tuple(
         Condition(number, float(max(part.values())), BOUND if number == 1 else allowance, _floats(part))

@@ -1,6 +1,6 @@
 """The deterministic equivalent from data: errors of student and ceiling from the weak head's outputs on the student's rows.
 
-What deterministic.py says of a known population, for the rows or the moments at hand.
+What equivalent.py says of a known population, for the rows or the moments at hand.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from w2s_jax._core.checks import InputError, require_range
 from w2s_jax._core.factor import numerically_zero
 from w2s_jax._core.response import apply_response
 from w2s_jax.filters import projection
-from w2s_jax.moments import Moments
+from w2s_jax.heads.from_moments import parts
+from w2s_jax.heads.ridge import LinearProbe
+from w2s_jax.moments import ModelMoments, Moments
 from w2s_jax.overlap import Side, centered, principal_basis, representation, whiten
 from w2s_jax.spectrum import spectrum, unit_scale
 from w2s_jax.theory.kappa import sample_strength
@@ -40,7 +42,7 @@ def equivalent_errors(
     weak_outputs: ArrayLike,
     strong_ridge: ArrayLike,
     *,
-    center: bool = False,
+    bias: bool = False,
 ) -> EquivalentErrors:
     """Student and ceiling on fresh rows, and their gap, from the student's rows and the weak head's outputs on them.
 
@@ -50,7 +52,7 @@ def equivalent_errors(
         weak_outputs: outputs of the weak head in the shape of y, fitted on other rows. With y = delta and outputs 0 the gap
             is that of the residuals delta alone.
         strong_ridge: penalty of the mean squared loss, any shape (it comes first in the result); at 0 the limit.
-        center: the student has an intercept.
+        bias: the student has an intercept.
 
     Raises:
         InputError: shapes that do not fit, a representation of zeros, NaN or infinite entries, a negative ridge.
@@ -68,48 +70,56 @@ def equivalent_errors(
     if weak_outputs.shape != y.shape:
         raise InputError(f"weak outputs must have the labels' shape {y.shape}, got {weak_outputs.shape}")
     require_range("strong_ridge", strong_ridge, 0)
-    return _errors_of_rows(h_s, y, weak_outputs, jnp.asarray(strong_ridge), center)
+    return _errors_of_rows(h_s, y, weak_outputs, jnp.asarray(strong_ridge), bias)
 
 
-@partial(jax.jit, static_argnames="center")
-def _errors_of_rows(h_s: Array, y: Array, outputs: Array, ridge: Array, center: bool) -> EquivalentErrors:
-    basis, side = principal_basis(h_s, center)
+@partial(jax.jit, static_argnames="bias")
+def _errors_of_rows(h_s: Array, y: Array, outputs: Array, ridge: Array, bias: bool) -> EquivalentErrors:
+    basis, side = principal_basis(h_s, bias)
     # The residuals are subtracted before anything else is done to them: they may be small.
     columns = [x.astype(basis.dtype) for x in (y, outputs, y - outputs)]
-    mean = jnp.mean(columns[2], 0) * center
+    mean = jnp.mean(columns[2], 0) * bias
     n = y.shape[0]
-    flat = jnp.stack([(centered(x) if center else x).reshape(n, -1) for x in columns], 1)
+    flat = jnp.stack([(centered(x) if bias else x).reshape(n, -1) for x in columns], 1)
     a = matmul(basis.T, flat.reshape(n, -1)).reshape(-1, *flat.shape[1:]) / n**0.5
-    return _equivalent_errors(
-        side, a, jnp.einsum("nac,nbc->abc", flat, flat, precision="highest") / n, mean, ridge, center
-    )
+    energies = jnp.einsum("nac,nbc->abc", flat, flat, precision="highest") / n
+    return _equivalent_errors(_fit(side, a, energies, ridge, bias), mean)
 
 
-def equivalent_errors_from_moments(
-    m: Moments, kernel: Float[ArrayLike, "d_w *c"], strong_ridge: ArrayLike, *, bias: ArrayLike | None = None
-) -> EquivalentErrors:
+@partial(jax.jit, static_argnames="bias")
+def fresh_error(h: Array, y: Array, ridge: Array, bias: bool) -> Array:
+    """Error on fresh rows, by output, of a ridge head fitted to the labels of these rows: `||e(y)||^2 / n`."""
+    basis, side = principal_basis(h, bias)
+    y = (centered(y) if bias else y.astype(basis.dtype)).reshape(y.shape[0], -1)
+    n = y.shape[0]
+    a = matmul(basis.T, y)[:, None] / n**0.5
+    return _fit(side, a, jnp.sum(y * y, 0)[None, None] / n, ridge, bias).error(0, 0)
+
+
+def equivalent_errors_from_moments(m: Moments, weak: LinearProbe, strong_ridge: ArrayLike) -> EquivalentErrors:
     """`equivalent_errors` from the second moments of the student's rows and the weak head alone: any number of rows.
 
     Args:
         m: moments of the student's split, with labels; centred if the heads have intercepts.
-        kernel: the weak head's weights (d_w,) or (d_w, c), fitted on other rows.
+        weak: the weak head, fitted on other rows, with a bias if and only if the moments are centred.
         strong_ridge: penalty of the mean squared loss, any shape (it comes first in the result); at 0 the limit.
-        bias: the weak head's intercept () or (c,), if and only if the moments are centred.
 
     Raises:
-        InputError: no labels, a kernel that does not fit, a bias too many or too few, a negative ridge.
+        InputError: no labels, no probe or one that does not fit, a bias too many or too few, a negative ridge.
 
     The moments of `delta = y - f_w` are linear and quadratic in the kernel: `E h_s delta = sy - sw kernel` and
     `E delta^2 = yy - 2 wy kernel + kernel ww kernel`. Precision: as for `overlap_from_moments`.
     """
-    kernel = jnp.asarray(kernel)
+    if not isinstance(weak, LinearProbe):
+        raise InputError(f"weak must be a LinearProbe, got {type(weak).__name__}")
+    kernel, bias = parts(weak)
     if m.wy is None:
         raise InputError("moments must have labels, got some made without y")
     if kernel.shape != m.wy.shape:
-        raise InputError(f"kernel must have shape {m.wy.shape} like the moments' wy, got {kernel.shape}")
-    if (bias is None) != (m.shift is None):
+        raise InputError(f"weak must have a kernel of shape {m.wy.shape} like the moments' wy, got {kernel.shape}")
+    if (bias is None) == m.is_centred:
         given = "got none" if bias is None else f"got one of shape {jnp.shape(bias)} with moments that are not centred"
-        raise InputError(f"bias must be given if and only if the moments are centred, {given}")
+        raise InputError(f"weak must have a bias if and only if the moments are centred, {given}")
     require_range("strong_ridge", strong_ridge, 0)
     return _errors_of_moments(m, kernel, jnp.asarray(strong_ridge), bias)
 
@@ -125,40 +135,63 @@ def _errors_of_moments(m: Moments, kernel: Array, ridge: Array, bias: Array | No
     a = whiten(eigen, matmul(eigen.vectors.T, flat)).reshape(k, *columns.shape[1:])
     yf, ff = jnp.sum(kernel * wy, 0), jnp.sum(kernel * matmul(m.ww, kernel), 0)
     energies = jnp.stack([yy, yf, yy - yf, yf, ff, yf - ff, yy - yf, yf - ff, yy - 2 * yf + ff])
-    mean = jnp.zeros_like(yy) if bias is None else m.mean.y - matmul(m.mean.w, kernel) - bias
-    return _equivalent_errors(eigen, a, energies.reshape(3, 3, -1), mean, ridge / scale**2, bias is not None)
+    mean = jnp.zeros_like(yy) if bias is None else jnp.asarray(m.strong.label_mean) - matmul(m.weak.mean, kernel) - bias
+    fit = _fit(eigen, a, energies.reshape(3, 3, -1), ridge / scale**2, bias is not None)
+    return _equivalent_errors(fit, mean)
 
 
-def _equivalent_errors(
-    side: Any, a: Array, energies: Array, mean: Array, ridge: Array, center: bool
-) -> EquivalentErrors:
-    """The three errors from labels, outputs and residuals: coefficients a (k, 3, c), mean products energies (3, 3, c).
+@jax.jit
+def fresh_error_from_moments(m: ModelMoments, ridge: Array) -> Array:
+    """`fresh_error` from a model's moments with labels."""
+    scale = unit_scale(m.hh)
+    eigen = spectrum(m.hh / scale**2, m.n)
+    hy = jnp.asarray(m.hy).reshape(m.hh.shape[0], -1) / scale
+    a = whiten(eigen, matmul(eigen.vectors.T, hy))[:, None]
+    yy = jnp.asarray(m.yy).reshape(1, 1, -1)
+    return _fit(eigen, a, yy, ridge / scale**2, m.is_centred).error(0, 0)
 
-    `e(t)` is t but for the part `f(t)` that a head learns of it: the gap is `||f(delta)||^2`, the others `||y - f(t)||^2`.
-    """
+
+class _Fit(NamedTuple):
+    """What a head makes of p label vectors: their parts in the eigenbasis `whole` (k, p, c), what it learns of those, optimism
+    removed, `learned` (grid, k, p, c); products of the parts beyond the basis (p, p, c), and the share it learns of them."""
+
+    whole: Array
+    learned: Array
+    beyond: Array
+    outside: Array
+
+    def error(self, y: int | None, t: int) -> Array:
+        """`||y - f(t)||^2` (grid, c) of label vectors y and t, or `||f(t)||^2`."""
+        target = jnp.zeros_like(self.whole[:, 0]) if y is None else self.whole[:, y]
+        inside = jnp.sum(jnp.square(target - self.learned[..., t, :]), -2)
+        left = jnp.square(self.outside) * self.beyond[t, t]
+        if y is not None:
+            left = self.beyond[y, y] - 2 * self.outside * self.beyond[y, t] + left
+        return inside + jnp.maximum(left, 0)
+
+
+def _fit(side: Any, a: Array, energies: Array, ridge: Array, bias: bool) -> _Fit:
+    """From coefficients a (k, p, c) and mean products of the label vectors (p, p, c)."""
     scale = unit_scale(jnp.diag(side.values)) ** 2
     side = Side(side.values / scale, side.coupling / scale, side.n)
     ridge = ridge.astype(side.values.dtype) / scale
-    strength = lambda b: sample_strength(side.values, side.n, b, side.n - center)
+    strength = lambda b: sample_strength(side.values, side.n, b, side.n - bias)
     kappa, outside = jnp.vectorize(strength, signature="()->(),()")(ridge)
-    k, _, c = a.shape
-    whole, learned = (
-        apply_response(response, side, a.reshape(k, -1)) for response in (projection(), _Passed(kappa, ridge))
-    )
-    whole, learned = whole.reshape(k, 3, c), learned.reshape(*ridge.shape, k, 3, c)
+    flat = a.reshape(len(a), -1)
+    whole, learned = (apply_response(response, side, flat) for response in (projection(), _Passed(kappa, ridge)))
+    whole, learned = whole.reshape(a.shape), learned.reshape(*ridge.shape, *a.shape)
     beyond = energies - jnp.einsum("kac,kbc->abc", whole, whole, precision="highest")
-    o = outside[..., None]
+    return _Fit(whole, learned, beyond, outside[..., None])
 
-    def error(y: Array, y_part: int | None, t: int) -> Array:
-        inside = jnp.sum(jnp.square(y - learned[..., t, :]), -2)
-        left = jnp.square(o) * beyond[t, t]
-        if y_part is not None:
-            left = beyond[y_part, y_part] - 2 * o * beyond[y_part, t] + left
-        return (inside + jnp.maximum(left, 0)).reshape(*ridge.shape, *mean.shape)
 
-    y = whole[:, 0]
-    square = mean * mean
-    return EquivalentErrors(error(y, 0, 1) + square, error(y, 0, 0), error(jnp.zeros_like(y), None, 2) + square)
+def _equivalent_errors(fit: _Fit, mean: Array) -> EquivalentErrors:
+    """From a head's fit of labels, outputs and residuals, and the mean of the residuals, () or (c,), which passes whole.
+
+    `e(t)` is t but for the part `f(t)` that a head learns of it: the gap is `||f(delta)||^2`, the others `||y - f(t)||^2`.
+    """
+    shaped = lambda error: error.reshape(*error.shape[:-1], *mean.shape)
+    student, ceiling, gap = (shaped(fit.error(y, t)) for y, t in ((0, 1), (0, 0), (None, 2)))
+    return EquivalentErrors(student + mean * mean, ceiling, gap + mean * mean)
 
 
 @jax.tree_util.register_dataclass

@@ -53,7 +53,7 @@ def expected_experiment(
     shapes = [block.sw.shape for block in blocks]
     if len(set(shapes)) > 1:
         raise InputError(f"labelled, student and test must have the same widths (strong, weak), got {shapes}")
-    if len({block.shift is None for block in blocks}) > 1:
+    if len({block.is_centred for block in blocks}) > 1:
         raise InputError("labelled, student and test must all be centred or all not, got some of each")
     return _expected(blocks, weak_ridge, strong_ridge, prior, noise)
 

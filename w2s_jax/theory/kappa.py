@@ -104,14 +104,14 @@ def over(x: Array, y: Array) -> Array:
 
 
 def effective_ridge_from_spectrum(
-    values: Float[ArrayLike, "*batch k"], n: ArrayLike, ridge: ArrayLike, *, center: bool = False
+    values: Float[ArrayLike, "*batch k"], n: ArrayLike, ridge: ArrayLike, *, bias: bool = False
 ) -> Float[Array, "*grid"]:
     """The same strength from one sample's spectrum: `kappa = 1 / ((1/n) tr (K/n + ridge)^{-1})`.
 
     Args:
         values: eigenvalues of `K/n` (or of `H^T H / n`), descending (k,); the n - k that are missing count as zeros.
         n: rows of the sample; any shape that broadcasts, as for `ridge`. At ridge 0 the limit.
-        center: columns were centred (heads with an intercept): the trace runs over n - 1 directions.
+        bias: heads have an intercept, the columns were centred: the trace runs over n - 1 directions.
 
     Raises:
         InputError: a negative ridge or fewer than one row.
@@ -124,12 +124,12 @@ def effective_ridge_from_spectrum(
     require_finite("values", values)
     dtype = accumulation_dtype(jnp.result_type(values, float))
     arguments = (jnp.asarray(x, dtype) for x in (values, n, ridge))
-    return _strengths(*arguments, center)
+    return _strengths(*arguments, bias)
 
 
-@partial(jax.jit, static_argnames="center")
-def _strengths(values: Array, n: Array, ridge: Array, center: bool) -> Array:
-    kappa = lambda v, n, b: sample_strength(v, n, b, n - center)[0]
+@partial(jax.jit, static_argnames="bias")
+def _strengths(values: Array, n: Array, ridge: Array, bias: bool) -> Array:
+    kappa = lambda v, n, b: sample_strength(v, n, b, n - bias)[0]
     return jnp.vectorize(kappa, signature="(k),(),()->()")(values, n, ridge)
 
 
