@@ -59,7 +59,7 @@ from benchmarks.large_d import family
 from benchmarks.pairs import save_models
 from benchmarks.streaming import flop, product_rates, widths
 from w2s_jax._core.writing import write_text_atomically
-from w2s_jax.studies.simulation import simulate
+from w2s_jax.studies.simulation import Trial, simulate
 from w2s_jax.studies.synthetic import power_law
 from w2s_jax.theory import deterministic_equivalent
 
@@ -267,11 +267,11 @@ def theory(quick: bool) -> dict[str, Any]:
     diagram = lambda: deterministic_equivalent(laws.population, rows[:, None], rows, ridge, ridge).student_error
     seconds, compiling = timed(diagram, 3)
     keys = jax.random.split(jax.random.key(1), count)
+    trials = partial(simulate, keys, laws, n, n, ridge, ridge, measure=student_error)
     figures = {}
     for name, batch in {"by default": None, f"{count // 4} at once": count // 4}.items():
-        trials = partial(simulate, keys, laws, n, n, ridge, ridge, batch=batch)
-        figures[f"{count} trials, {name}: s, compile s"] = list(timed(trials, 3))
-    errors = np.asarray(simulate(keys, laws, n, n, ridge, ridge).student_error, float)
+        figures[f"{count} trials, {name}: s, compile s"] = list(timed(partial(trials, batch=batch), 3))
+    errors = np.asarray(trials(), float)
     expected = float(deterministic_equivalent(laws.population, n, n, ridge, ridge).student_error)
     difference, noise = errors.mean() / expected - 1, errors.std(ddof=1) / np.sqrt(count) / expected
     return {
@@ -280,6 +280,11 @@ def theory(quick: bool) -> dict[str, Any]:
         **figures,
         "relative difference of mean student error, its standard error": [float(difference), float(noise)],
     }
+
+
+def student_error(trial: Trial) -> jax.Array:
+    """What is kept of a trial."""
+    return trial.student_error
 
 
 LIMITS: dict[Part, float] = {  # seconds

@@ -243,7 +243,8 @@ def expected_scores(h: np.ndarray, s: np.ndarray, turn: tuple) -> tuple[float, f
 
 def batches(quick: bool) -> dict[str, Any]:
     """Factorisations of a batch against those of each matrix, how well they solve, and seconds at once and one by one."""
-    count, sizes = (3, (24,)) if quick else (16, (32, 256))
+    # Up to 32 a GPU has a solver of its own; elsewhere a further size is another slow program.
+    count, sizes = (3, (24,)) if quick else (16, (32, 256) if jax.default_backend() == "gpu" else (256,))
     figures: dict[str, Any] = {}
     errors: dict[str, tuple[float, float]] = {}
     for d in sizes:
