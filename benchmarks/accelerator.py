@@ -45,10 +45,12 @@ from benchmarks._common import (
 from benchmarks.device_checks import (
     Skipped,
     batches,
+    kernel,
+    lost,
+    norm,
     pair_accuracy,
     precision_report,
     precisions,
-    projector,
     ranking_accuracy,
     relative,
     require_sweeps,
@@ -120,9 +122,8 @@ def labelled_ranking(quick: bool) -> dict[str, Any]:
 def norm_error(table: w2s.SupervisorTable, weak: Mapping[str, np.ndarray], strong: np.ndarray, place: int) -> float:
     """Relative error of a model's `gap_fro` against rows in float64, at the ranking's own ridges."""
     name = list(weak)[place]
-    P_w, P_s = (projector(unit(h), ridge=1e-3) for h in (weak[name], strong))
-    exact = np.linalg.norm(P_s - P_s @ P_w)
-    return abs(float(table["gap_fro"][table.names.index(name)]) / float(exact) - 1)
+    exact = norm(lost(*(kernel(unit(h), ridge=1e-3) for h in (weak[name], strong))), "fro")
+    return abs(float(table["gap_fro"][table.names.index(name)]) / exact - 1)
 
 
 def device_memory() -> list[float | None]:
@@ -316,9 +317,7 @@ def run(limits: Mapping[Part, float], out: Path, quick: bool, minutes: float, re
         else:
             results[name] = {"verdict": "running", "started at s": at}
             write()
-            results[name] = (
-                {"verdict": ""} | measured(part, min(limit, 60 * minutes - at), quick) | {"started at s": at}
-            )
+            results[name] = measured(part, min(limit, 60 * minutes - at), quick) | {"started at s": at}
         write()
         failed += [name] if "error" in results[name] else []
         figures = results[name]

@@ -85,11 +85,33 @@ def precisions(quick: bool) -> dict[str, Any]:
     return judged({m.name: (m.error, BOUND) for m in report.measured if m.name == "float32"}) | figures
 
 
-def projector(h: np.ndarray, cut: float = 0.0, ridge: float = RIDGE) -> np.ndarray:
-    """The principal kernel of a ridge head, `U diag(f) U^T` (n, n)."""
-    left, singular, _ = np.linalg.svd(h, full_matrices=False)
+class Kernel(NamedTuple):
+    """The principal kernel of a ridge head, `U diag(f) U^T`, in factors (n, k) and (k,)."""
+
+    U: np.ndarray
+    f: np.ndarray
+
+    def norm(self, ord: str) -> float:
+        """ "op" or "fro"."""
+        return float(self.f.max() if ord == "op" else np.linalg.norm(self.f))
+
+
+def kernel(h: np.ndarray, cut: float = 0.0, ridge: float = RIDGE) -> Kernel:
+    """Of rows in float64."""
+    U, singular, _ = np.linalg.svd(h, full_matrices=False)
     values = singular**2 / len(h)
-    return (left * np.where(values >= cut * values[0], values / (values + ridge), 0)) @ left.T
+    return Kernel(U, np.where(values >= cut * values[0], values / (values + ridge), 0))
+
+
+def lost(weak: Kernel, strong: Kernel) -> np.ndarray:
+    """`P_s (I - P_w)` in the basis of P_s (k, n): of the same norms."""
+    kept = strong.f[:, None] * strong.U.T
+    return kept - ((kept @ weak.U) * weak.f) @ weak.U.T
+
+
+def norm(matrix: np.ndarray, ord: str) -> float:
+    """Of a wide matrix, "op" or "fro"."""
+    return float(np.sqrt(np.linalg.eigvalsh(matrix @ matrix.T)[-1]) if ord == "op" else np.linalg.norm(matrix))
 
 
 def pair_accuracy(quick: bool) -> dict[str, Any]:
@@ -98,50 +120,61 @@ def pair_accuracy(quick: bool) -> dict[str, Any]:
     (h_w, h_s), latent = stepped(np.random.default_rng(6), n, widths)
     y = latent[:, :2].astype(np.float32)
     w, s, t = (x.astype(float) for x in (h_w, h_s, y))
-    dense = [(projector(w, cut), projector(s, cut)) for cut in (CUT, CUT**2)]
-    heads = w2s.ridge(RIDGE, np.array([CUT, CUT**2]))
+    products = {"ww": w.T @ w, "ss": s.T @ s, "sw": s.T @ w, "sy": s.T @ t}
+    cuts = {CUT: BOUND, CUT**2: BOUND_SMALL_CUT}
+    dense = [PairScores.of(kernel(w, cut), kernel(s, cut), t) for cut in cuts]
+    heads = w2s.ridge(RIDGE, np.array(list(cuts)))
     errors: dict[str, tuple[float, float]] = {}
     for default in (None, "bfloat16"):
         with jax.default_matmul_precision(default):
             m = w2s.moments(h_w, h_s, y)
             o = w2s.overlap(h_w, h_s, y)
-            gaps = np.asarray(w2s.prediction_gap(o, heads, heads), float)
-            norms = [np.asarray(w2s.gap_norm(o, heads, heads, ord), float) for ord in ("op", "fro")]
+            gap = np.asarray(w2s.prediction_gap(o, heads, heads), float)
+            op, fro = (np.asarray(w2s.gap_norm(o, heads, heads, ord), float) for ord in ("op", "fro"))
         name = f"default precision {default}"
-        products = {"ww": (m.ww, w.T @ w), "ss": (m.ss, s.T @ s), "sw": (m.sw, s.T @ w), "sy": (m.sy, s.T @ t)}
-        errors |= {f"{name}: moment {key}": (relative(x, G / n), BOUND) for key, (x, G) in products.items()}
-        for i, (bound, cut) in enumerate(((BOUND, CUT), (BOUND_SMALL_CUT, CUT**2))):
-            found = pair_errors(*dense[i], t, gaps[i], norms[0][i], norms[1][i])
+        sums = {"ww": m.ww, "ss": m.ss, "sw": m.sw, "sy": m.sy}
+        errors |= {f"{name}: moment {key}": (relative(sums[key], G / n), BOUND) for key, G in products.items()}
+        for i, (cut, bound) in enumerate(cuts.items()):
+            found = dense[i].errors(gap[i], float(op[i]), float(fro[i]))
             errors |= {f"{name}: {key}, cut {cut:g}": (error, bound) for key, error in found.items()}
     return judged(errors) | {"n, d_w, d_s": [n, *widths]}
 
 
-def pair_errors(P_w: np.ndarray, P_s: np.ndarray, y: np.ndarray, gap: np.ndarray, op: float, fro: float) -> dict:
-    """Errors of a gap, relative to it or to 1% of the labels' energy, and of squared norms, relative to those of P_s."""
-    lost = P_s - P_s @ P_w
-    exact = np.sum((lost @ y) ** 2, 0) / len(y)
-    size = np.maximum(exact, 1e-2 * np.mean(y**2, 0))
-    of_norm = lambda value, ord: abs(value**2 / np.linalg.norm(P_s, ord) ** 2 - squared_share(lost, P_s, ord))
-    return {
-        "gap": float(np.max(np.abs(gap - exact) / size)),
-        "norm op": float(of_norm(op, 2)),
-        "norm F": float(of_norm(fro, "fro")),
-    }
+class PairScores(NamedTuple):
+    """Gap by output, the mean square of each, the two norms, and those of P_s."""
 
+    gap: np.ndarray
+    energy: np.ndarray
+    norms: dict[str, float]
+    sizes: dict[str, float]
 
-def squared_share(lost: np.ndarray, P_s: np.ndarray, ord: Any) -> float:
-    """A squared norm of what is lost over that of P_s."""
-    return float((np.linalg.norm(lost, ord) / np.linalg.norm(P_s, ord)) ** 2)
+    @classmethod
+    def of(cls, weak: Kernel, strong: Kernel, y: np.ndarray) -> PairScores:
+        """By their definitions."""
+        L = lost(weak, strong)
+        norms, sizes = ({ord: of(ord) for ord in ("op", "fro")} for of in (partial(norm, L), strong.norm))
+        return cls(np.sum((L @ y) ** 2, 0) / len(y), np.mean(y**2, 0), norms, sizes)
+
+    def errors(self, gap: np.ndarray, op: float, fro: float) -> dict[str, float]:
+        """Of a gap relative to it or to 1% of the labels' energy, of squared norms relative to those of P_s."""
+        found = {"gap": float(np.max(np.abs(gap - self.gap) / np.maximum(self.gap, 1e-2 * self.energy)))}
+        for ord, value in (("op", op), ("fro", fro)):
+            found[f"norm {ord}"] = abs(value**2 - self.norms[ord] ** 2) / self.sizes[ord] ** 2
+        return found
 
 
 class Ranked(NamedTuple):
-    """A small labelled ranking with a cut, its models and its rows' groups: one of each size and so one a fold."""
+    """A small labelled ranking with a cut, its models and its rows' groups: one of each size and so one a fold.
+
+    `sizes`: what errors of a score are relative to where that is not the score itself.
+    """
 
     weak: dict[str, np.ndarray]
     strong: np.ndarray
     y: np.ndarray
     groups: np.ndarray
     table: w2s.SupervisorTable
+    sizes: dict[str, float]
 
 
 SETTINGS: dict[str, Any] = {"weak_ridge": RIDGE, "strong_ridge": RIDGE, "threshold": CUT}
@@ -153,24 +186,26 @@ def ranked(quick: bool) -> Ranked:
     n, d_w, d_s, count = (150, 48, 64, 4) if quick else (600, 96, 128, TEACHERS)
     rng = np.random.default_rng(7)
     (strong, *teachers), latent = stepped(rng, n, [d_s] + [d_w] * count)
-    sizes = n // 3 + n // 30, n // 3, n // 3 - n // 30  # the largest group is the first fold
-    groups = rng.permutation(np.repeat(np.arange(3), sizes))
-    weak, y = {f"weak{i}": h for i, h in enumerate(teachers)}, (latent[:, :2] + 0.1 * rng.normal(size=(n, 2)))
-    y = y.astype(np.float32)
-    return Ranked(weak, strong, y, groups, w2s.rank_supervisors(weak, strong, y, groups=groups, **SETTINGS))
+    rows = n // 3 + n // 30, n // 3, n // 3 - n // 30  # the largest group is the first fold
+    groups = rng.permutation(np.repeat(np.arange(3), rows))
+    weak = {f"weak{i}": h for i, h in enumerate(teachers)}
+    y = (latent[:, :2] + 0.1 * rng.normal(size=(n, 2))).astype(np.float32)
+    P_s = kernel(unit(strong), CUT)
+    sizes = {"gap_op": P_s.norm("op"), "gap_fro": P_s.norm("fro"), "predicted_gap": 1e-2 * float(np.sum(np.var(y, 0)))}
+    return Ranked(weak, strong, y, groups, w2s.rank_supervisors(weak, strong, y, groups=groups, **SETTINGS), sizes)
 
 
 def ranking_accuracy(quick: bool) -> dict[str, Any]:
     """Scores of a ranking against the experiment on rows, and those of teachers in batches against each one's alone."""
-    weak, strong, y, groups, table = ranked(quick)
+    weak, strong, y, groups, table, sizes = ranked(quick)
     errors = {}
     for name in list(weak)[:: max(1, len(weak) // 3)]:
         together = scores_of(table, name)
         exact = dense_scores(weak[name], strong, y, groups)
         alone = w2s.rank_supervisors({name: weak[name]}, strong, y, groups=groups, **SETTINGS)
         for column, value in together.items():
-            errors[f"{name}: {column}"] = score_error(column, value, exact[column], y), BOUND
-            errors[f"{name}: {column}, alone"] = score_error(column, value, float(alone[column][0]), y), BOUND
+            errors[f"{name}: {column}"] = score_error(column, value, exact[column], sizes), BOUND
+            errors[f"{name}: {column}, alone"] = score_error(column, value, float(alone[column][0]), sizes), BOUND
     return judged(errors) | {"n, teachers": [len(y), len(weak)]}
 
 
@@ -179,31 +214,30 @@ def scores_of(table: w2s.SupervisorTable, name: str) -> dict[str, float]:
     return {column: float(table[column][table.names.index(name)]) for column in table.columns}
 
 
-def score_error(column: str, value: float, exact: float, y: np.ndarray) -> float:
-    """Relative error; that of a predicted gap relative to 1% of the labels' energy if it is smaller."""
-    floor = 1e-2 * float(np.sum(np.var(y, 0))) if column == "predicted_gap" else 0.0
-    return abs(value - exact) / max(abs(exact), floor)
+def score_error(column: str, value: float, exact: float, sizes: Mapping[str, float]) -> float:
+    """Relative error, as in `PairScores.errors`."""
+    if column in ("gap_op", "gap_fro"):
+        return abs(value**2 - exact**2) / sizes[column] ** 2
+    return abs(value - exact) / max(abs(exact), sizes.get(column, 0.0))
 
 
 def dense_scores(h_w: np.ndarray, h_s: np.ndarray, y: np.ndarray, fold: np.ndarray) -> dict[str, float]:
     """Every score of a labelled ranking of three folds by its definition."""
     h, s = unit(h_w), unit(h_s)
-    n, labels = len(h), y - y.mean(0)
-    P_s = projector(s, CUT)
-    lost = P_s - P_s @ projector(h, CUT)
-    norm = np.linalg.norm
+    pair = PairScores.of(kernel(h, CUT), kernel(s, CUT), y - y.mean(0))
+    size = lambda a, b: float(np.linalg.norm(a.T @ b))
     folds = [fold == i for i in range(3)]
     turns = [(folds[(i + 1) % 3], folds[(i + 2) % 3], folds[i]) for i in range(3)]
     expected = np.mean([expected_scores(h, s, turn) for turn in turns], 0)
     swapped = [(b, a, c) for a, b, c in turns]
     return {
         "trial_error": float(np.mean([trial(h, s, y, turn) for turn in turns + swapped])),
-        "predicted_gap": float(np.sum((lost @ labels) ** 2) / n),
+        "predicted_gap": float(np.sum(pair.gap)),
         "expected_error": float(expected[0]),
         "expected_gap": float(expected[1]),
-        "gap_op": float(norm(lost, 2)),
-        "gap_fro": float(norm(lost)),
-        "cka": float(norm(s.T @ h) ** 2 / norm(h.T @ h) / norm(s.T @ s)),
+        "gap_op": pair.norms["op"],
+        "gap_fro": pair.norms["fro"],
+        "cka": size(s, h) ** 2 / size(h, h) / size(s, s),
     }
 
 
@@ -300,7 +334,7 @@ def factorisations() -> dict[str, Callable[[jax.Array], jax.Array]]:
 def sweep_agrees(quick: bool) -> dict[str, Any]:
     """The same models and labels in files: a sweep's columns are the ranking's."""
     require_sweeps()
-    weak, strong, y, groups, table = ranked(quick)
+    weak, strong, y, groups, table, sizes = ranked(quick)
     with tempfile.TemporaryDirectory() as folder:
         for name, array in {**weak, "strong": strong, "y": y, "groups": groups}.items():
             np.save(Path(folder) / f"{name}.npy", array)
@@ -317,5 +351,5 @@ def sweep_agrees(quick: bool) -> dict[str, Any]:
     errors = {}
     for i, name in enumerate(swept["weak"]):
         for column, value in scores_of(table, name).items():
-            errors[f"{name}: {column}"] = score_error(column, float(swept[column][i]), value, y), BOUND
+            errors[f"{name}: {column}"] = score_error(column, float(swept[column][i]), value, sizes), BOUND
     return judged(errors) | {"pairs, s": [len(swept), seconds]}
