@@ -16,7 +16,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ import numpy as np
 
 ROOT = Path(__file__).parents[1]
 REST = 0.05  # seconds: on a CPU LAPACK's threads spin for some 20 ms after a call, and slow down what comes next
+COMPILED = "/jax/core/compile/backend_compile_duration"  # JAX's event for every program that the backend has compiled
 Part = Callable[[bool], dict[str, Any]]
 
 
@@ -42,6 +44,34 @@ def timed(call: Callable[[], Any], repeats: int) -> tuple[float, float]:
         seconds.append(time.perf_counter() - started)
     median = float(np.median(seconds))
     return median, first - median
+
+
+@contextmanager
+def compiled() -> Iterator[list[float]]:
+    """The seconds that the compiler takes for each program inside; programs loaded from a cache on disk count too."""
+    seconds: list[float] = []
+
+    def hear(event: str, duration_secs: float, **_: Any) -> None:
+        if event == COMPILED:
+            seconds.append(duration_secs)
+
+    jax.monitoring.register_event_duration_secs_listener(hear)
+    try:
+        yield seconds
+    finally:
+        jax.monitoring.unregister_event_duration_listener(hear)
+
+
+def first_and_again(call: Callable[[], Any]) -> dict[str, Any]:
+    """What a person waits for: programs and seconds of a first call, what of them the compiler took, and the call once more."""
+    with compiled() as programs:
+        started = time.perf_counter()
+        jax.block_until_ready(call())
+        first = time.perf_counter() - started
+    started = time.perf_counter()
+    jax.block_until_ready(call())
+    again = time.perf_counter() - started
+    return {"programs": len(programs), "compile s": sum(programs), "first s": first, "again s": again}
 
 
 def floor_programs() -> dict[str, Callable]:

@@ -81,15 +81,20 @@ def sweep(weak: Sequence[np.ndarray], strong: Sequence[np.ndarray]) -> dict[str,
     """Seconds of a second sweep of files of these, and what the first took on top."""
     seconds = []
     with tempfile.TemporaryDirectory() as folder:
-        for side, models in (("weak", weak), ("strong", strong)):
-            for i, rows in enumerate(models):
-                np.save(Path(folder) / f"{side}{i}.npy", rows)
-        config = {"weak": f"{folder}/weak*.npy", "strong": f"{folder}/strong*.npy", "threshold": 1e-3}
+        config = save_models(folder, weak, strong)
         for output in ("first", "second"):
             started = time.perf_counter()
-            table = w2s.run_sweep({**config, "output": f"{folder}/{output}"})
+            table = w2s.run_sweep({**config, "threshold": 1e-3, "output": f"{folder}/{output}"})
             seconds.append(time.perf_counter() - started)
     return {"pairs": table.computed, "sweep s": seconds[1], "compile s": seconds[0] - seconds[1]}
+
+
+def save_models(folder: str, weak: Sequence[np.ndarray], strong: Sequence[np.ndarray]) -> dict[str, Any]:
+    """Writes models to `.npy` files of a folder; what a sweep's configuration says of them."""
+    for side, models in (("weak", weak), ("strong", strong)):
+        for i, rows in enumerate(models):
+            np.save(Path(folder) / f"{side}{i}.npy", rows)
+    return {"weak": f"{folder}/weak*.npy", "strong": f"{folder}/strong*.npy"}
 
 
 def dense_scripts(weak: Sequence[np.ndarray], strong: Sequence[np.ndarray], latent: np.ndarray) -> float:

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import importlib
 import json
+import time
+from pathlib import Path
+from typing import Any
 
+import jax
+import jax.numpy as jnp
 import pytest
 
+from benchmarks import accelerator
 from benchmarks.__main__ import PARTS
+from benchmarks._common import compiled
+from benchmarks.device_checks import Skipped, judged
 from benchmarks.report import AIMS, PAGE, RESULTS, ROWS, devices, rendered, updated
 
 MACHINE = {"device": "cpu", "cpu": "Abacus", "cores": 2, "jax": "0.10"}
@@ -44,3 +52,84 @@ def test_results_of_one_part_twice_are_an_error(tmp_path):
         (tmp_path / f"{name}.json").write_text(json.dumps({"machine": MACHINE, "trials": {}}))
     with pytest.raises(ValueError, match=r"b\.json repeats trials"):
         devices(sorted(tmp_path.glob("*.json")))
+
+
+def test_programs_are_counted_inside_only():
+    """Every program that is compiled there counts, and none twice."""
+    double, triple = jax.jit(lambda x: 2 * x), jax.jit(lambda x: 3 * x)
+    one = jnp.ones(3)
+    with compiled() as seconds:
+        double(one), double(one)
+    triple(one)
+    assert len(seconds) == 1 and seconds[0] > 0
+
+
+# The command for an accelerator
+
+
+def run(tmp_path: Path, limits: dict, minutes: float = 1) -> tuple[list[str], dict[str, Any]]:
+    """The names of what failed, and the file."""
+    out = tmp_path / "out.json"
+    failed = accelerator.run(limits, out, True, minutes, {"machine": MACHINE})
+    return failed, json.loads(out.read_text())
+
+
+def good(quick: bool) -> dict[str, Any]:
+    """A part."""
+    return {"verdict": "good"}
+
+
+def test_what_fails_is_recorded_and_the_next_part_runs(tmp_path):
+    """An error, a reason to skip and a limit that was reached all stand in the file; only errors count as failures."""
+
+    def bad(quick: bool) -> dict[str, Any]:
+        raise ValueError("what was asked\nwhat went wrong")
+
+    def slow(quick: bool) -> dict[str, Any]:
+        return {"verdict": str(time.sleep(60))}
+
+    def missing(quick: bool) -> dict[str, Any]:
+        raise Skipped("no such package")
+
+    failed, found = run(tmp_path, {bad: 5, slow: 0.2, missing: 5, good: 5})
+    assert failed == ["bad", "slow"]
+    assert found["bad"]["error"] == "ValueError: what went wrong" and found["bad"]["first line"] == "what was asked"
+    assert found["slow"]["error"] == "OutOfTime: its 0.2 seconds were over"
+    assert found["missing"]["verdict"] == "skipped: no such package"
+    assert found["good"]["verdict"] == "good" and found["machine"] == MACHINE
+
+
+def test_the_file_is_whole_while_a_part_runs(tmp_path):
+    """Whatever ends the process, earlier parts are there and the running one is named; after the minutes none is started."""
+
+    def look(quick: bool) -> dict[str, Any]:
+        seen.update(json.loads((tmp_path / "out.json").read_text()))
+        return {"verdict": "seen"}
+
+    seen: dict[str, Any] = {}
+    run(tmp_path, {good: 5, look: 5})
+    assert seen["good"]["verdict"] == "good" and seen["look"]["verdict"] == "running"
+    _, found = run(tmp_path, {good: 5}, minutes=0)
+    assert found["good"] == {"verdict": "not started: 0 minutes were over"}
+
+
+def test_errors_beyond_their_bounds_are_named():
+    """So is one that is not a number."""
+    assert judged({"a": (1.0, 2.0)})["verdict"] == "all 1 within bounds"
+    assert judged({"a": (1.0, 2.0), "b": (3.0, 2.0), "c": (float("nan"), 2.0)})["verdict"] == "2 of 3 beyond: b, c"
+
+
+ALL = tuple(part.__name__ for part in accelerator.LIMITS)
+CHECKS = {"precisions", "pair_accuracy", "batches", "ranking_accuracy", "sweep_agrees"}
+
+
+@pytest.mark.parametrize("parts", [("precisions", "batches", "moments_rate"), ALL], ids=["few", "all"])
+def test_accelerator_command_at_small_sizes(tmp_path, parts):
+    """It runs on a CPU too, where everything is within its bounds."""
+    out = tmp_path / "out.json"
+    accelerator.main(["--quick", "--out", str(out), "--only", *parts])
+    found = json.loads(out.read_text())
+    assert found.keys() == {"machine", "quick", *parts}
+    assert {name: found[name]["verdict"] for name in parts if "error" in found[name]} == {}
+    checked = {name: found[name]["verdict"] for name in parts if name in CHECKS}
+    assert {name: verdict for name, verdict in checked.items() if not verdict.endswith("within bounds")} == {}
