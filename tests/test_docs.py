@@ -53,9 +53,9 @@ def test_code_runs(page: Path):
 
 
 def test_front_page_says_what_it_shows():
-    """Its example prints a ranking with the better teacher first, a gap and a norm per ridge strength, the experiment."""
+    """Its example prints a ranking with better teachers first, a gap and a norm per ridge strength, the experiment."""
     names, printed = run(README)
-    assert re.search(r"1 +large.*\n2 +small", printed)
+    assert re.search(r"1 +large.*\n2 +medium.*\n3 +small", printed)
     gaps = w2s_jax.prediction_gap(names["overlap"], names["head"], names["head"])
     assert gaps.shape == (3,)
     assert str(gaps) in printed
