@@ -1,4 +1,4 @@
-"""The theory against simulation: the figures of the README's verification section, with seconds per setting.
+"""The theory against simulation: the figures of docs/verification.md, with seconds per setting.
 
     python -m benchmarks.verify_theory [--quick] [--out FILE.json]
 
