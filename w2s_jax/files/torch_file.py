@@ -1,7 +1,7 @@
 """Rows of torch's .pt and .pth files, without torch and without unpickling.
 
 Such a file is a zip archive: a pickle that says which tensors there are, and one uncompressed member per storage,
-which is memory-mapped here. Only `_torch_pickle` looks at the pickle.
+which is memory-mapped here. Only `torch_pickle.py` looks at the pickle.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from w2s_jax.files.torch_pickle import Refused, Tensor, Unknown, interpret
 _LARGEST_PICKLE = 256 << 20  # it is held in memory, so a file's ids may be that long, its tensors of any size
 _NESTING = (Tensor, dict, list, tuple)
 _DEEPEST = 8  # of nested containers
+_LONGEST_KEY = 1024
 _OLD_FORMAT = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # how a .pt of torch < 1.6 begins
 
 
@@ -36,7 +37,7 @@ def open_torch(source: Source, kind: Kind) -> Rows:
         tensors = [key for key, value in held.items() if isinstance(value, Tensor)]
         if not tensors:
             unknown = [value.name for value in held.values() if isinstance(value, Unknown)]
-            came = ", ".join([type(found).__name__] * (not isinstance(found, Unknown)) + unknown[:1])
+            came = ", ".join([type(found).__name__] * (not isinstance(found, Unknown | bytes)) + unknown[:1])
             raise source.error(f"expected a tensor or a dict of tensors, got {came}")
 
         def read(source: Source, key: str, kind: Kind) -> Rows:
@@ -54,19 +55,28 @@ def open_torch(source: Source, kind: Kind) -> Rows:
 def _flat(found: Any) -> dict[str, Tensor | list | Unknown]:
     """All tensors by the keys and places that lead to them, joined by dots; beside them lists, as ids are, and what is unknown.
 
-    A container that is there several times is looked into once, and none too deep for a name.
+    A container that is there several times is looked into once, and nothing whose name would be too deep or too long.
     """
     flat: dict[str, Tensor | list | Unknown] = {}
+    nested: dict[int, bool] = {}  # by id, so that each list is searched once, however often it is there
     seen: set[int] = set()
 
+    def nests(value: Any) -> bool:
+        if id(value) not in nested:
+            entries = value if isinstance(value, list | tuple) else ()
+            nested[id(value)] = isinstance(value, dict) or any(isinstance(entry, _NESTING) for entry in entries)
+        return nested[id(value)]
+
     def visit(value: Any, path: tuple[str, ...]) -> None:
-        nested = isinstance(value, list | tuple) and any(isinstance(entry, _NESTING) for entry in value)
-        if isinstance(value, Tensor | Unknown) or (isinstance(value, list) and not nested and path):
+        if isinstance(value, bytes):
+            value = Unknown("bytes")
+        if isinstance(value, Tensor | Unknown) or (isinstance(value, list) and not nests(value) and path):
             flat.setdefault(".".join(path), value)
-        elif (isinstance(value, dict) or nested) and len(path) < _DEEPEST and id(value) not in seen:
+        elif nests(value) and len(path) < _DEEPEST and id(value) not in seen:
             seen.add(id(value))
             for key, entry in value.items() if isinstance(value, dict) else enumerate(value):
-                visit(entry, (*path, str(key)))
+                if len(str(key)) <= _LONGEST_KEY:
+                    visit(entry, (*path, str(key)))
 
     visit(found, ())
     return flat
