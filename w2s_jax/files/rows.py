@@ -1,6 +1,6 @@
 """An array in a file as `Rows`, and what the readers of all formats share: which array, of which kind, what is wrong.
 
-Every format's reader takes a `Source` and a kind and returns `Rows` without reading a row. An array called `id` or `ids`
+Every format's reader takes a `Place` and a kind and returns `Rows` without reading a row. An array called `id` or `ids`
 beside the one asked for names its rows: it is never taken for the representation, and comes along as `Rows.ids`.
 """
 
@@ -62,7 +62,7 @@ class Rows:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-class Source(NamedTuple):
+class Place(NamedTuple):
     """One array asked for: what messages call it, the path as given, and the file and key that means."""
 
     name: str
@@ -84,6 +84,8 @@ class Source(NamedTuple):
 
     def unreadable(self, error: BaseException) -> InputError:
         """The system refuses the file, or it is not what its extension says, or not all of it."""
+        if isinstance(error, FileNotFoundError):
+            return self.error("the file does not exist")
         if isinstance(error, OSError) and error.errno is not None:
             return self.error(reason(error))
         return self.error(f"it is damaged, truncated or not a {self.format} file ({reason(error)})")
@@ -130,11 +132,11 @@ class Source(NamedTuple):
             raise self.error(f"it holds several arrays, name one as {self.file}:KEY, KEY one of {names}")
         raise self.error(f"it has no array {self.key!r}, only {names}")
 
-    def of_ids(self) -> Source:
+    def of_ids(self) -> Place:
         """The same place, asked for the ids of its rows."""
         return self._replace(name=f"row ids of {self.name}")
 
-    def with_ids(self, key: str, keys: Sequence[str], kind: Kind, read: Callable[[Source, str, Kind], Rows]) -> Rows:
+    def with_ids(self, key: str, keys: Sequence[str], kind: Kind, read: Callable[[Place, str, Kind], Rows]) -> Rows:
         """The array under a key, read by `read`, and the ids beside it."""
         rows = read(self, key, kind)
         name = next((name for name in ID_KEYS if name in keys), None)
