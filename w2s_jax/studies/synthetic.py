@@ -2,7 +2,7 @@
 
 All Gaussian families have one shape: a latent `x ~ N(0, I)` seen through two matrices and a target vector, label noise,
 and optional isotropic tails. Every number of a family is an array in a pytree: a family can be jitted over, mapped over
-and differentiated, and another one of the same shapes compiles nothing. trials.py runs the experiment on a family.
+and differentiated, and another one of the same shapes compiles nothing. `studies.simulation` runs the experiment on a family.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from w2s_jax._core.arrays import accumulation_dtype, matmul
-from w2s_jax._core.checks import InputError, require_range
+from w2s_jax._core.checks import InputError, require_integer, require_range
 from w2s_jax.spectrum import spectrum
 from w2s_jax.theory.equivalent import Population, Tail
 
@@ -87,7 +87,7 @@ class GaussianFamily:
         Raises:
             InputError: a tail too wide to write down (simulate never does), n below 1, or a negative noise.
         """
-        require_count("n", n)
+        require_integer("n", n, 1)
         require_range("noise", self.noise, 0)
         return _gaussian_sample(key, self, n, *(_explicit_width(tail, n) for tail in (self.tail_w, self.tail_s)))
 
@@ -128,7 +128,7 @@ class ReluFamily:
         Raises:
             InputError: more entries than can be written down, n below 1, or a negative noise.
         """
-        require_count("n", n)
+        require_integer("n", n, 1)
         require_range("noise", self.noise, 0)
         _require_room(n, max(self.W_w.shape[0], self.W_s.shape[0]))
         return _relu_sample(key, self, n)
@@ -163,7 +163,7 @@ def low_intrinsic_dimension(
         InputError: a dimension below 1, a rank above latent, a negative noise.
     """
     for name, rank in (("latent", latent), ("weak_rank", weak_rank), ("strong_rank", strong_rank)):
-        require_count(name, rank)
+        require_integer(name, rank, 1)
         if rank > latent:
             raise InputError(f"{name} must be at most latent = {latent}, got {rank}")
     require_range("noise", noise, 0)
@@ -195,8 +195,8 @@ def spiked(
     Raises:
         InputError: n or width below 1, a negative gamma, or what `low_intrinsic_dimension` raises.
     """
-    require_count("n", n)
-    require_count("width", width)
+    require_integer("n", n, 1)
+    require_integer("width", width, 1)
     tails = _tails(n, width, weak_gamma, strong_gamma)
     family = low_intrinsic_dimension(key, **principal)  # pyright: ignore[reportArgumentType]
     return GaussianFamily(family.A_w, family.A_s, family.a, family.noise, *tails)
@@ -221,7 +221,7 @@ def power_law(
     Raises:
         InputError: a width that is odd or below 1, a correlation out of range, a negative noise.
     """
-    require_count("width", width)
+    require_integer("width", width, 1)
     require_range("correlation", correlation, -1, 1)
     require_range("noise", noise, 0)
     if width % 2:
@@ -250,8 +250,8 @@ def subspaces(strong_rank: int, weak_rank: int, overlap: float, *, noise: ArrayL
     Raises:
         InputError: a dimension below 1, an overlap out of range, a negative noise.
     """
-    require_count("strong_rank", strong_rank)
-    require_count("weak_rank", weak_rank)
+    require_integer("strong_rank", strong_rank, 1)
+    require_integer("weak_rank", weak_rank, 1)
     require_range("overlap", overlap, 1, min(strong_rank, weak_rank))
     require_range("noise", noise, 0)
     common = math.floor(overlap)
@@ -278,8 +278,8 @@ def benign_overfitting(
     Raises:
         InputError: n or width below 1, a share outside [0, 1], a negative gamma.
     """
-    require_count("n", n)
-    require_count("width", width)
+    require_integer("n", n, 1)
+    require_integer("width", width, 1)
     require_range("noise_share", noise_share, 0, 1)
     share = jnp.asarray(noise_share, jnp.result_type(float))
     weak = jnp.stack([jnp.sqrt(1 - share), jnp.sqrt(share)])
@@ -323,7 +323,7 @@ def random_features(
         InputError: another activation, a dimension below 1, a negative noise.
     """
     for name, count in (("inputs", inputs), ("weak_width", weak_width), ("strong_width", strong_width)):
-        require_count(name, count)
+        require_integer(name, count, 1)
     if activation not in ("relu", "linear"):
         raise InputError(f"activation must be 'relu' or 'linear', got {activation!r}")
     require_range("noise", noise, 0)
@@ -335,12 +335,6 @@ def random_features(
     if activation == "linear":
         return GaussianFamily(W_w, W_s, target, noise)
     return ReluFamily(W_w, W_s, jnp.stack([target, -target]), jnp.array([1.0, -1.0], target.dtype), noise)
-
-
-def require_count(name: str, value: int) -> None:
-    """Raises InputError unless the value is an integer of at least 1."""
-    if isinstance(value, Tracer) or int(value) != value or value < 1:
-        raise InputError(f"{name} must be a whole number of at least 1, got {value!r}")
 
 
 def _root_spectrum(count: int, exponent: ArrayLike) -> Array:
