@@ -33,6 +33,13 @@ def open_rows(path: str | os.PathLike, name: str = "array", *, kind: Kind = "num
 
     Raises:
         InputError: it cannot be read, or holds another kind of array; also when slicing a damaged file.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     np.savez(f"{folder}/model.npz", layer=np.arange(6.0).reshape(3, 2), ids=["a", "b", "c"])
+    ...     rows = open_rows(f"{folder}/model.npz:layer")
+    ...     rows.shape, rows[1:].tolist(), rows.ids[1:].tolist()
+    ((3, 2), [[2.0, 3.0], [4.0, 5.0]], ['b', 'c'])
     """
     given = os.fsdecode(path)
     place = Place(name, given, *split_key(given))
@@ -46,6 +53,12 @@ def read_labels(path: str | os.PathLike, name: str = "labels") -> np.ndarray:
 
     Raises:
         InputError: the file cannot be read, or has infinite labels.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     np.save(f"{folder}/y.npy", [1.0, np.nan, -1.0])
+    ...     read_labels(f"{folder}/y.npy")
+    array([ 1., nan, -1.])
     """
     rows = open_rows(path, name)
     labels = np.array(rows[:])
@@ -61,6 +74,12 @@ def read_groups(path: str | os.PathLike, name: str = "groups") -> np.ndarray:
 
     Raises:
         InputError: the file cannot be read, or does not hold integers or text.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     np.save(f"{folder}/groups.npy", ["mnist", "digits", "mnist"])
+    ...     read_groups(f"{folder}/groups.npy").tolist()
+    [1, 0, 1]
     """
     return np.unique(open_rows(path, name, kind="groups")[:], return_inverse=True)[1]
 

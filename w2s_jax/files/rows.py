@@ -37,6 +37,10 @@ class Rows:
 
     `label` names the array and its file in messages; `dtype` is in native byte order; `ids` (n,) are the ids of the
     rows, integers or text, where the file carries them.
+
+    >>> rows = Rows("weak (a.npy)", (4, 2), np.dtype("f4"), lambda start, stop: np.ones((stop - start, 2)))
+    >>> len(rows), rows[2:].shape, rows.nbytes
+    (4, (2, 2), 32)
     """
 
     label: str
@@ -63,7 +67,11 @@ class Rows:
 
 
 class Place(NamedTuple):
-    """One array asked for: what messages call it, the path as given, and the file and key that means."""
+    """One array asked for: what messages call it, the path as given, and the file and key that means.
+
+    >>> Place("weak", "a.npz:y", "a.npz", "y").error("the file does not exist")
+    InputError('cannot read weak from a.npz:y: the file does not exist')
+    """
 
     name: str
     given: str
@@ -174,6 +182,10 @@ class Place(NamedTuple):
 
 
 def listed(names: Sequence[str]) -> str:
-    """Names for a message, not all if there are many."""
+    """Names for a message, not all if there are many.
+
+    >>> listed([f"layer{i}" for i in range(12)])[-25:]
+    'layer8, layer9 and 2 more'
+    """
     more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
     return ", ".join(names[:LISTED]) + more

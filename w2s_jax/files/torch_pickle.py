@@ -63,6 +63,9 @@ def interpret(pickled: bytes) -> Any:
     Raises:
         Refused: it needs an opcode or keys that these do not need.
         Exception: it is damaged.
+
+    >>> interpret(pickle.dumps({"epoch": 3, "run": eval}, 2))
+    {'epoch': 3, 'run': Unknown(name='__builtin__.eval')}
     """
     return _Reader(io.BytesIO(pickled)).load()
 

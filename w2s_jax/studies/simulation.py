@@ -113,6 +113,11 @@ def simulate(
         InputError: n below 1, a negative ridge or noise, or a head without ridge whose tail is narrower than its rows.
 
     Source: Xue et al. 2025, the setting of the main theorem.
+
+    >>> from w2s_jax.studies.synthetic import subspaces
+    >>> run = lambda keys: simulate(keys, subspaces(4, 3, 2.5), 250, 500, 0.1, 0.1)
+    >>> jax.eval_shape(run, jax.random.split(jax.random.key(0), 1000)).gap.shape  # `run(keys)` runs it
+    (1000,)
     """
     keys = jnp.asarray(keys)
     if keys.ndim != (1 if jnp.issubdtype(keys.dtype, jax.dtypes.prng_key) else 2):
@@ -134,7 +139,13 @@ def simulate(
 
 
 def outcome(trial: Trial) -> Outcome:
-    """Errors of a trial beside the theorem's gap, `b = beta + gamma` (Xue et al. 2025), and beside that of `b = beta`."""
+    """Errors of a trial beside the theorem's gap, `b = beta + gamma` (Xue et al. 2025), and beside that of `b = beta`.
+
+    >>> from w2s_jax.studies.synthetic import subspaces
+    >>> run = lambda key: outcome(run_trial(key, subspaces(4, 3, 2.5), 250, 500, 0.1, 0.1))
+    >>> jax.eval_shape(run, jax.random.key(0))._fields
+    ('weak_error', 'student_error', 'ceiling_error', 'gap', 'theorem', 'theorem_without_gamma')
+    """
     gammas = jnp.stack([jnp.ones_like(trial.gap), jnp.zeros_like(trial.gap)])
     ridges = trial.weak_ridge + gammas * trial.gamma_w, trial.strong_ridge + gammas * trial.gamma_s
     theorem = prediction_gap(overlap_from_moments(trial.moments), *map(ridge_filter, ridges))
@@ -149,7 +160,13 @@ def run_trial(
     weak_ridge: ArrayLike,
     strong_ridge: ArrayLike,
 ) -> Trial:
-    """One experiment, as `simulate` runs it: pure, for use inside jit and vmap; n's are static, ridges are numbers ()."""
+    """One experiment, as `simulate` runs it: pure, for use inside jit and vmap; n's are static, ridges are numbers ().
+
+    >>> from w2s_jax.studies.synthetic import subspaces
+    >>> run = lambda key: run_trial(key, subspaces(4, 3, 2.5), 250, 500, 0.1, 0.1)
+    >>> jax.eval_shape(run, jax.random.key(0)).student_error.shape
+    ()
+    """
     rows_key, tail_key, student_key, student_tail_key = jax.random.split(key, 4)
     gaussian = family if isinstance(family, GaussianFamily) else family.gaussian
     A_w, A_s, a = gaussian.A_w, gaussian.A_s, gaussian.a
