@@ -1,4 +1,4 @@
-"""The theory against simulation: the figures of docs/verification.md, with seconds per setting.
+"""The theory against simulation: the figures of docs/verification.md, with seconds per scenario.
 
     python -m benchmarks.verify_theory [--quick] [--out FILE.json]
 
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmarks._common import run_parts
-from w2s_jax.studies.verify import SETTINGS, run_verify
+from w2s_jax.studies.verify import SCENARIOS, run_verify
 
 
 def everything(quick: bool) -> dict[str, Any]:
@@ -22,15 +22,15 @@ def everything(quick: bool) -> dict[str, Any]:
 
 def verification(quick: bool) -> dict[str, Any]:
     """A first look."""
-    return simulated(500, 0.005, list(SETTINGS)[:1]) if quick else simulated(4000, 0.1)
+    return simulated(500, 0.005, list(SCENARIOS)[:1]) if quick else simulated(4000, 0.1)
 
 
-def simulated(largest: int, effort: float, settings: Sequence[str] = tuple(SETTINGS)) -> dict[str, Any]:
-    """Seconds, and the equivalent's largest error of any quantity at n >= 500, by setting and over all."""
+def simulated(largest: int, effort: float, scenarios: Sequence[str] = tuple(SCENARIOS)) -> dict[str, Any]:
+    """Seconds, and the equivalent's largest error of any quantity at n >= 500, by scenario and over all."""
     figures: dict[str, Any] = {}
-    for name in settings:
+    for name in scenarios:
         started = time.perf_counter()
-        cells = run_verify(settings=[name], progress=False, largest=largest, effort=effort).to_dict()["cells"]
+        cells = run_verify(scenarios=[name], progress=False, largest=largest, effort=effort).to_dict()["cells"]
         worst = max(abs(bias) for cell in cells if cell["n"] >= 500 for bias in cell["bias"].values())
         figures[f"{name}: seconds, largest error"] = [time.perf_counter() - started, worst]
     seconds, errors = zip(*figures.values(), strict=True)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import os
 import pickle
+import sys
+import tracemalloc
 import zipfile
 from collections import OrderedDict, defaultdict
 from pathlib import Path
@@ -15,6 +18,8 @@ import numpy as np
 import pytest
 from files import DATA, X, assert_same, read_or_refused, refused
 
+from w2s_jax._core.checks import InputError
+from w2s_jax.files import torch_pickle
 from w2s_jax.files.opening import open_rows, read_groups
 
 pytestmark = pytest.mark.usefixtures("unchecked")
@@ -125,9 +130,11 @@ def tensor(shape=(7, 3), strides=(3, 1), offset=0, length=21, dtype="Float", mem
     return Made(REBUILD, storage, offset, shape, strides, False, OrderedDict(), *rest)
 
 
-def written(path: Path, obj: Any, data: bytes = STORAGE, method: int = zipfile.ZIP_STORED, **members: bytes) -> Path:
+def written(
+    path: Path, obj: Any, data: bytes = STORAGE, method: int = zipfile.ZIP_STORED, protocol: int = 2, **members: bytes
+) -> Path:
     stream = io.BytesIO()
-    Pickler(stream, 2).dump(obj)
+    Pickler(stream, protocol).dump(obj)
     with zipfile.ZipFile(path, "w", method) as archive:
         archive.writestr("x/data.pkl", stream.getvalue(), zipfile.ZIP_STORED)
         archive.writestr("x/data/0", data)
@@ -239,30 +246,140 @@ def nested(depth: int) -> bytes:
     return b"\x80\x02}" + b")" + depth * b"\x85" + b"Ns."
 
 
+def long(opcode: bytes, length: int, count: int) -> bytes:
+    return b"\x80\x05" + opcode + length.to_bytes(count, "little") + b"."
+
+
+REMEMBERED_TWICE = b"q\0h\0\x86"  # a pair of what is on top, twice the same
 HOSTILE = {
-    "a deep tuple as a key": nested(10**6),
-    "a deep tuple": b"\x80\x02)" + 10**6 * b"\x85" + b".",
-    "deep marks": 10**6 * b"(" + b".",
+    "a deep tuple as a key": nested(2 * 10**5),
+    "a key whose hash takes for ever": b"\x80\x02}N" + 60 * REMEMBERED_TWICE + b"Ns.",
+    "a deep tuple": b"\x80\x02)" + 2 * 10**5 * b"\x85" + b".",
+    "pairs of pairs": b"\x80\x02N" + 60 * REMEMBERED_TWICE + b".",
+    "deep marks": 10**5 * b"(" + b".",
     "an empty stack": b"\x80\x02R.",
+    "nothing to build": b"\x80\x02Nb.",
+    "nothing to set": b"\x80\x02}Ns.",
     "no value": b"\x80\x02.",
     "two values": b"\x80\x02NN.",
     "an unknown memo": b"\x80\x02h\x05.",
+    "the last memo there can be": b"\x80\x02Nr\xff\xff\xff\xff.",
     "items of a tuple": b"\x80\x02)NNs.",
     "appending to a dict": b"\x80\x02}Na.",
     "calling text": b"\x80\x02X\x01\x00\x00\x00a)R.",
+    "calling a type of storage": b"\x80\x02ctorch\nFloatStorage\n)R.",
+    "an instance of text": b"\x80\x02X\x01\x00\x00\x00a)\x81.",
     "a storage that is none": b"\x80\x02)Q.",
     "no end": b"\x80\x02}",
+    "no such opcode": b"\x80\x02\x01.",
+    "no such protocol": b"\x80\x09N.",
     "a long integer as a key": b"\x80\x02}\x8b\x04\x00\x00\x00\x01\x00\x00\x00Ns.",
+    "a key that shares its hash": b"\x80\x02}\x8a\x08" + (2**61 - 1).to_bytes(8, "little") + b"Ns.",
+    "a list as a key": b"\x80\x02}]Ns.",
+    "text of an exabyte": long(b"\x8d", 2**60, 8),
+    "bytes of an exabyte": long(b"\x8e", 2**60, 8),
+    "an array of an exabyte": long(b"\x96", 2**60, 8),
+    "a frame of an exabyte": long(b"\x95", 2**60, 8),
+    "an integer of two gigabytes": long(b"\x8b", 2**31 - 1, 4),
+    "a name that is no text": b"\x80\x04K\x01K\x02\x93.",
+    "a name of two lines": b"\x80\x04\x8c\x03a\nb\x8c\x03c\nd\x93.",
+    "a name of a megabyte": b"\x80\x02c" + 2**20 * b"a" + b"\nb\n.",
+    "an extension": b"\x80\x02\x82\x01.",
+    "an instance of protocol 0": b"(ios\nsystem\n.",
+    "an instance of protocol 1": b"(cos\nsystem\nX\x01\x00\x00\x00ao.",
+    "an instance with keywords": b"\x80\x04cos\nsystem\n)}\x92.",
+    "a buffer of someone else": b"\x80\x05\x97\x98.",
+    "a set": b"\x80\x04\x8f.",
 }
+
+
+def pickled(path: Path, data: bytes) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("x/data.pkl", data)
+        archive.writestr("x/data/0", STORAGE)
+    return path
 
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_pickles_are_one_sentence(tmp_path, name):
-    path = tmp_path / "x.pt"
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("x/data.pkl", HOSTILE[name])
-    with refused(r"(expected .+|it is damaged, truncated or not a \.pt file \(.+\))"):
-        open_rows(path)
+    """At once, and in no more memory than a few times their own size."""
+    path = pickled(tmp_path / "x.pt", HOSTILE[name])
+    tracemalloc.start()
+    try:
+        with refused(r"(expected .+|it is damaged, truncated or not a \.pt file \(.+\))"):
+            open_rows(path)
+        assert tracemalloc.get_traced_memory()[1] < (1 << 20) + 400 * len(HOSTILE[name])
+    finally:
+        tracemalloc.stop()
+
+
+def test_names_in_messages_are_short_and_printable(tmp_path):
+    for name in ("a name of two lines", "a name of a megabyte"):
+        with pytest.raises(InputError) as raised:
+            open_rows(pickled(tmp_path / "x.pt", HOSTILE[name]))
+        assert len(str(raised.value)) < 400
+        assert str(raised.value).isprintable()
+
+
+ATTRIBUTES = {"__defaults__": ((), ()), "__dict__": {"a": 1}, "__class__": dict, "a": 1}
+STAND_INS = ["torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_parameter", "collections.OrderedDict"]
+
+
+@pytest.mark.parametrize("name", [*STAND_INS, "torch.FloatStorage", "os.system"])
+@pytest.mark.parametrize("slots", [False, True])
+def test_a_pickle_leaves_no_trace_on_what_stands_for_a_name(tmp_path, name, slots):
+    """Attributes that a pickle sets on a function or type would still be there for the next file."""
+    stream = io.BytesIO()
+    pickler = Pickler(stream, 2)
+    pickler.write(b"\x80\x02" + "c{}\n{}\n".format(*name.rsplit(".", 1)).encode())
+    pickler.save((None, ATTRIBUTES) if slots else ATTRIBUTES)
+    pickler.write(b"b.")
+    before = {key: copy.copy(getattr(value, "__dict__", None)) for key, value in torch_pickle._MEANT.items()}
+    with refused(r"(expected .+|it is damaged, .+ \(its pickle makes an instance of what is no class, or sets .+\))"):
+        open_rows(pickled(tmp_path / "x.pt", stream.getvalue()))
+    assert before == {key: getattr(value, "__dict__", None) for key, value in torch_pickle._MEANT.items()}
+    assert torch_pickle._rebuild_tensor.__defaults__ is None
+    assert_same(open_rows(written(tmp_path / "x.pt", tensor()))[:], X)
+
+
+@pytest.mark.parametrize("module", ["antigravity", "w2s_jax.no_such_module", "this", "os.path", ""])
+def test_no_module_is_imported(tmp_path, module):
+    """Neither by GLOBAL nor by STACK_GLOBAL, whose name may have dots."""
+    loaded = set(sys.modules)
+    stacked = b"".join(b"\x8c" + bytes([len(text)]) + text for text in (module.encode(), b"a.b.c"))
+    for data in (f"\x80\x02c{module}\na\n.".encode("latin1"), b"\x80\x04" + stacked + b"\x93."):
+        with refused(rf"expected a tensor or a dict of tensors, got {module}\.a\S*"):
+            open_rows(pickled(tmp_path / "x.pt", data))
+    assert set(sys.modules) == loaded
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_every_protocol_from_2_on_is_read(tmp_path, protocol):
+    """With frames, memos without numbers, and bytes beside the tensors."""
+    held = {
+        "x": tensor(),
+        "ids": [f"row {i}" for i in range(7)],
+        "bytes": b"a",
+        "more": bytes(300),
+        "array": bytearray(3),
+    }
+    rows = open_rows(written(tmp_path / "x.pt", held, protocol=protocol))
+    assert rows.ids is not None
+    assert_same(rows[:], X)
+    assert rows.ids[:].tolist() == held["ids"]
+    name = "bytes" if protocol > 2 else r"_codecs\.encode"
+    with refused(f"expected a tensor as 'bytes', got {name}: save it as a tensor"):
+        open_rows(f"{tmp_path / 'x.pt'}:bytes")
+
+
+def test_a_list_that_is_there_ten_thousand_times_is_searched_once(tmp_path):
+    numbers = list(range(10**5))
+    path = written(tmp_path / "x.pt", {"x": tensor(), "more": [[], *[numbers] * 10**4]})
+    assert_same(open_rows(path)[:], X)
+
+
+def test_what_has_a_name_too_long_is_passed_by(tmp_path):
+    assert_same(open_rows(written(tmp_path / "x.pt", {"x": tensor(), "y" * 2000: tensor()}))[:], X)
 
 
 @pytest.mark.parametrize(

@@ -217,16 +217,16 @@ BAD = {
     "weak_rank must be at most latent = 3, got 4": lambda: low_intrinsic_dimension(
         KEY, latent=3, weak_rank=4, strong_rank=2
     ),
-    "strong_rank must be a whole number of at least 1, got 0": lambda: low_intrinsic_dimension(KEY, strong_rank=0),
+    "strong_rank must be an integer of at least 1, got 0": lambda: low_intrinsic_dimension(KEY, strong_rank=0),
     "weak_gamma must be at least 0, got -0.1": lambda: spiked(KEY, 10, 20, weak_gamma=-0.1),
-    "width must be a whole number of at least 1, got 2.5": lambda: spiked(KEY, 10, 2.5),
+    "width must be an integer of at least 1, got 2.5": lambda: spiked(KEY, 10, 2.5),
     "width must be even, got 5": lambda: power_law(KEY, 1.0, 5),
     "correlation must be between -1 and 1, got 2": lambda: power_law(KEY, 1.0, 4, correlation=2.0),
     "overlap must be between 1 and 3, got 3.5": lambda: subspaces(3, 5, 3.5),
     "noise_share must be between 0 and 1, got 2": lambda: benign_overfitting(10, 20, noise_share=2.0),
     "activation must be 'relu' or 'linear', got 'tanh'": lambda: random_features(KEY, 3, 3, 3, activation="tanh"),
     "got 1000 rows of 1000000 columns; simulate draws": lambda: spiked(KEY, 10, 10**6).sample(KEY, 1000),
-    "n must be a whole number of at least 1, got 0": lambda: random_features(KEY, 3, 3, 3).sample(KEY, 0),
+    "n must be an integer of at least 1, got 0": lambda: random_features(KEY, 3, 3, 3).sample(KEY, 0),
     "sample must be called outside jit": lambda: jax.jit(lambda f: f.sample(KEY, 3))(spiked(KEY, 10, 20)),
 }
 

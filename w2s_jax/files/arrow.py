@@ -18,17 +18,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from w2s_jax._core.checks import InputError
-from w2s_jax.files.rows import FLOATS, ID_KEYS, LISTED, Kind, Rows, Source
+from w2s_jax.files.rows import FLOATS, ID_KEYS, LISTED, Kind, Place, Rows
 
 _BATCH_BYTES = 4 << 20
 _END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
 
 
-def open_parquet(source: Source, kind: Kind) -> Rows:
+def open_parquet(place: Place, kind: Kind) -> Rows:
     """One column of a Parquet file."""
-    parquet: Any = source.extra("pyarrow.parquet", "pyarrow", "arrow")
-    with source.faults():
-        file = parquet.ParquetFile(source.file, pre_buffer=False, buffer_size=1 << 20)
+    parquet: Any = place.extra("pyarrow.parquet", "pyarrow", "arrow")
+    with place.faults():
+        file = parquet.ParquetFile(place.file, pre_buffer=False, buffer_size=1 << 20)
         counts = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
 
         def batches(name: str, rows: int, first: int) -> Iterator[Any]:
@@ -36,30 +36,30 @@ def open_parquet(source: Source, kind: Kind) -> Rows:
             for batch in file.iter_batches(rows, groups, [name]):
                 yield batch.column(batch.schema.get_field_index(name))
 
-        _require_columns(source, file.schema_arrow)
-        return _column_rows(source, kind, file.schema_arrow, counts, batches)
+        _require_columns(place, file.schema_arrow)
+        return _column_rows(place, kind, file.schema_arrow, counts, batches)
 
 
-def open_ipc(source: Source, kind: Kind) -> Rows:
+def open_ipc(place: Place, kind: Kind) -> Rows:
     """One column of an Arrow IPC file or, as Hugging Face datasets are saved, of an IPC stream; memory-mapped.
 
     A compressed record batch is decompressed whole, and opening a compressed file decompresses it once.
     """
-    arrow: Any = source.extra("pyarrow", "pyarrow", "arrow")
-    with source.faults(), arrow.memory_map(source.file) as mapped:
+    arrow: Any = place.extra("pyarrow", "pyarrow", "arrow")
+    with place.faults(), arrow.memory_map(place.file) as mapped:
         is_file = mapped.read(6) == b"ARROW1"
-        if not is_file and not _ends_as_stream(source.file):
+        if not is_file and not _ends_as_stream(place.file):
             raise ValueError("it has no end mark")
         mapped.seek(0)
         open_reader = arrow.ipc.open_file if is_file else arrow.ipc.open_stream
         reader = open_reader(mapped)
         schema, number = reader.schema, reader.num_record_batches if is_file else 0
-        _require_columns(source, schema)
+        _require_columns(place, schema)
         # Asked for one column of a batch, a file's reader copies it; of a compressed batch it decompresses all unless asked.
         some = not is_file or (number > 0 and not _is_mapped(reader.get_batch(0), mapped))
 
         def record_batches(column: int, first: int) -> Iterator[Any]:
-            mapped = arrow.memory_map(source.file)  # one for each reader, which has a place in it
+            mapped = arrow.memory_map(place.file)  # one for each reader, which has a position in it
             options = arrow.ipc.IpcReadOptions(included_fields=[column] if some else [])
             reader = open_reader(mapped, options=options)
             return (reader.get_batch(i) for i in range(first, number)) if is_file else reader
@@ -70,7 +70,7 @@ def open_ipc(source: Source, kind: Kind) -> Rows:
 
         least = min(range(len(schema)), key=lambda i: schema.field(i).type.num_fields)  # to count the rows by: no lists
         counts = [batch.num_rows for batch in record_batches(least, 0)]
-        return _column_rows(source, kind, schema, counts if is_file else [sum(counts)], batches)
+        return _column_rows(place, kind, schema, counts if is_file else [sum(counts)], batches)
 
 
 def _is_mapped(batch: Any, mapped: Any) -> bool:
@@ -99,45 +99,45 @@ class _Column(NamedTuple):
 Batches = Callable[[str, int, int], Iterator[Any]]  # column, rows at a time, first seek point -> Arrow arrays
 
 
-def _require_columns(source: Source, schema: Any) -> None:
+def _require_columns(place: Place, schema: Any) -> None:
     if not len(schema):
-        raise source.error("it holds no arrays")
+        raise place.error("it holds no arrays")
     if len(set(schema.names)) < len(schema):
-        raise source.error("two of its columns have the same name")
+        raise place.error("two of its columns have the same name")
 
 
-def _column_rows(source: Source, kind: Kind, schema: Any, counts: list[int], batches: Batches) -> Rows:
+def _column_rows(place: Place, kind: Kind, schema: Any, counts: list[int], batches: Batches) -> Rows:
     """Rows of the column asked for, and of the ids; `counts` are the rows between seek points."""
-    columns = {field.name: _column(source, field.type) for field in schema}
+    columns = {field.name: _column(place, field.type) for field in schema}
     if not sum(counts):  # its columns may have no type
-        source.require_kind((0,), np.dtype(bool), kind)
+        place.require_kind((0,), np.dtype(bool), kind)
 
     def valid(name: str, rows: int, first: int) -> Iterator[Any]:
         for array in batches(name, rows, first):
             array.validate(full=True)  # offsets that lead out of a damaged array would end the process
             yield array
 
-    def read(source: Source, key: str, kind: Kind) -> Rows:
+    def read(place: Place, key: str, kind: Kind) -> Rows:
         column = columns[key]
         if column.dtype is None:
-            raise source.wrong_type(f"the Arrow type {schema.field(key).type}", kind)
+            raise place.wrong_type(f"the Arrow type {schema.field(key).type}", kind)
         n, width = sum(counts), column.width
         if column.is_list and width is None and n:
             width = next((len(array[0]) for array in valid(key, 1, 0) if len(array) and array[0].is_valid), None)
             if width is None:
-                raise source.error("row 0 is null")
+                raise place.error("row 0 is null")
         shape: tuple[int, ...] = (n, width or 0) if column.is_list else (n,)
-        source.require_kind(shape, column.dtype, kind)
+        place.require_kind(shape, column.dtype, kind)
         dtype = np.dtype(object) if column.dtype.kind == "U" else column.dtype
         rows = max(1, _BATCH_BYTES // (dtype.itemsize * math.prod(shape[1:])))
-        return source.rows(shape, dtype, _Batches(source, counts, partial(valid, key, rows), shape, dtype))
+        return place.rows(shape, dtype, _Batches(place, counts, partial(valid, key, rows), shape, dtype))
 
-    return source.with_ids(_pick(source, columns), list(columns), kind, read)
+    return place.with_ids(_pick(place, columns), list(columns), kind, read)
 
 
-def _column(source: Source, kind: Any) -> _Column:
+def _column(place: Place, kind: Any) -> _Column:
     """What a column of an Arrow type holds."""
-    types: Any = source.extra("pyarrow", "pyarrow", "arrow").types
+    types: Any = place.extra("pyarrow", "pyarrow", "arrow").types
     kind = getattr(kind, "storage_type", kind)
     is_list = types.is_fixed_size_list(kind) or types.is_list(kind) or types.is_large_list(kind)
     width = kind.list_size if types.is_fixed_size_list(kind) else None
@@ -149,18 +149,18 @@ def _column(source: Source, kind: Any) -> _Column:
     return _Column(None, is_list, width)
 
 
-def _pick(source: Source, columns: dict[str, _Column]) -> str:
+def _pick(place: Place, columns: dict[str, _Column]) -> str:
     """The column asked for, or the only one of fixed-size lists, or of lists, or of all."""
     lists = [name for name, column in columns.items() if column.is_list and column.dtype is not None]
     fixed = [name for name in lists if columns[name].width is not None]
     only = next((names[0] for names in (fixed, lists) if len(names) == 1), None)
-    if source.key is None and only is not None and only not in ID_KEYS:
+    if place.key is None and only is not None and only not in ID_KEYS:
         return only
-    if source.key is None and not lists and len(columns) > LISTED:
-        raise source.error(
+    if place.key is None and not lists and len(columns) > LISTED:
+        raise place.error(
             f"a representation is one column with a list in every row, got {len(columns)} columns of single values"
         )
-    return source.pick(list(columns))
+    return place.pick(list(columns))
 
 
 class _Batches:
@@ -168,13 +168,13 @@ class _Batches:
 
     def __init__(
         self,
-        source: Source,
+        place: Place,
         counts: list[int],
         batches: Callable[[int], Iterator[Any]],
         shape: tuple[int, ...],
         dtype: np.dtype,
     ) -> None:
-        self._source, self._batches, self._shape, self._dtype = source, batches, shape, dtype
+        self._place, self._batches, self._shape, self._dtype = place, batches, shape, dtype
         self._starts = [int(start) for start in np.cumsum([0, *counts[:-1]])]
         self._arrays: Iterator[Any] | None = None
         self._block, self._first, self._point = np.empty(0), 0, 0
@@ -182,7 +182,7 @@ class _Batches:
 
     def __call__(self, start: int, stop: int) -> np.ndarray:
         out = np.empty((stop - start, *self._shape[1:]), self._dtype)
-        with self._lock, self._source.faults():
+        with self._lock, self._place.faults():
             done = start
             while done < stop:
                 block = self._holding(done)[: stop - done]
@@ -221,7 +221,7 @@ class _Batches:
     def _null(self, row: int, why: str) -> InputError:
         numbers = self._dtype.kind != "O"
         remedy = ": where that means unlabelled, use NaN in a column of floating numbers" if numbers else ""
-        return self._source.error(f"row {row} {why}{remedy}")
+        return self._place.error(f"row {row} {why}{remedy}")
 
     def _values(self, lists: Any) -> Any:
         """The numbers in lists, one after the other."""
@@ -229,7 +229,7 @@ class _Batches:
         if (lengths != self._shape[1]).any():
             row = int(np.argmax(lengths != self._shape[1]))
             expected = f"expected {self._shape[1]} numbers in every row"
-            raise self._source.error(f"{expected}, got {lengths[row]} in row {self._first + row}")
+            raise self._place.error(f"{expected}, got {lengths[row]} in row {self._first + row}")
         values = lists.flatten()
         if values.null_count and self._dtype not in FLOATS:
             row = int(np.argmin(values.is_valid())) // self._shape[1]

@@ -18,6 +18,15 @@ def require_same_ids(sources: Mapping[str, Any]) -> None:
 
     Raises:
         InputError: the first row whose ids differ, and both ids.
+
+    >>> import numpy as np
+    >>> from w2s_jax.files.rows import Rows
+    >>> rows = lambda ids: Rows("rows", (2,), np.dtype(int), lambda *_: np.zeros(2), ids=ids)
+    >>> ids = lambda *names: Rows("ids", (2,), np.dtype("U1"), lambda start, stop: np.array(names[start:stop]))
+    >>> require_same_ids({"weak": rows(ids("a", "b")), "strong": rows(ids("a", "c")), "labels": rows(None)})
+    Traceback (most recent call last):
+        ...
+    w2s_jax._core.checks.InputError: row 1 is 'b' in weak and 'c' in strong
     """
     ids = {name: rows.ids for name, rows in sources.items() if getattr(rows, "ids", None) is not None}
     for start in range(0, max(map(len, ids.values()), default=0), _BLOCK_ROWS):

@@ -13,40 +13,37 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from w2s_jax.files.rows import Kind, Rows, Source
+from w2s_jax.files.rows import Kind, Place, Rows
 
 _MAGIC = b"\x93NUMPY"
 _CHUNK = 1 << 20  # bytes decompressed at a time
 
 
-def open_npy(source: Source, kind: Kind) -> Rows:
+def open_npy(place: Place, kind: Kind) -> Rows:
     """The array of an .npy file."""
-    if source.key is not None:
-        raise source.error(f"an .npy file holds one array, so it takes no key, got {source.key!r}")
-    try:
-        with open(source.file, "rb") as stream:
-            header = _read_header(source, stream, os.path.getsize(source.file), kind)
-            stream.seek(header.length + header.nbytes)
-            if stream.read(len(_MAGIC)) == _MAGIC:
-                raise source.error(
-                    "several arrays were saved to it, one behind the other: save them as an .npz or as shards"
-                )
-    except OSError as error:
-        raise source.unreadable(error) from error
-    return _mapped(source, header, header.length)
+    if place.key is not None:
+        raise place.error(f"an .npy file holds one array, so it takes no key, got {place.key!r}")
+    with place.faults(), open(place.file, "rb") as stream:
+        header = _read_header(place, stream, os.path.getsize(place.file), kind)
+        stream.seek(header.length + header.nbytes)
+        if stream.read(len(_MAGIC)) == _MAGIC:
+            raise place.error(
+                "several arrays were saved to it, one behind the other: save them as an .npz or as shards"
+            )
+    return _mapped(place, header, header.length)
 
 
-def open_npz(source: Source, kind: Kind) -> Rows:
+def open_npz(place: Place, kind: Kind) -> Rows:
     """One array of an .npz file."""
-    with source.faults(), zipfile.ZipFile(source.file) as archive:
+    with place.faults(), zipfile.ZipFile(place.file) as archive:
         members = {info.filename[:-4]: info for info in archive.infolist() if info.filename.endswith(".npy")}
 
-        def read(source: Source, key: str, kind: Kind) -> Rows:
+        def read(place: Place, key: str, kind: Kind) -> Rows:
             with archive.open(members[key]) as stream:
-                header = _read_header(source, stream, members[key].file_size, kind)
-            return _member(source, members[key], header)
+                header = _read_header(place, stream, members[key].file_size, kind)
+            return _member(place, members[key], header)
 
-        return source.with_ids(source.pick(list(members)), list(members), kind, read)
+        return place.with_ids(place.pick(list(members)), list(members), kind, read)
 
 
 def data_offset(file: str, member: zipfile.ZipInfo) -> int:
@@ -70,43 +67,41 @@ class _Header(NamedTuple):
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-def _read_header(source: Source, stream: Any, size: int, kind: Kind) -> _Header:
+def _read_header(place: Place, stream: Any, size: int, kind: Kind) -> _Header:
     """The header of an .npy stream of `size` bytes, checked against what follows it."""
-    with source.faults():  # NumPy's header parser lets half a dozen unrelated exceptions through
+    with place.faults():  # NumPy's header parser lets half a dozen unrelated exceptions through
         version = np.lib.format.read_magic(stream)
         old = version == (1, 0)
         read = np.lib.format.read_array_header_1_0 if old else np.lib.format.read_array_header_2_0
         header = _Header(*read(stream), stream.tell())
-    source.require_kind(header.shape, header.dtype, kind)
+    place.require_kind(header.shape, header.dtype, kind)
     there = size - header.length
     if there < header.nbytes:
-        raise source.error(f"it is truncated: {header.nbytes} bytes of data expected, {there} there")
+        raise place.error(f"it is truncated: {header.nbytes} bytes of data expected, {there} there")
     return header
 
 
-def _mapped(source: Source, header: _Header, offset: int) -> Rows:
+def _mapped(place: Place, header: _Header, offset: int) -> Rows:
     """Rows of a memory map; a column-major one gathers each block from all over the file."""
     order = "F" if header.column_major else "C"
-    try:
-        array = np.memmap(source.file, header.dtype, "r", offset, header.shape, order)
-    except (OSError, ValueError) as error:
-        raise source.unreadable(error) from error
-    return source.rows(header.shape, header.dtype, lambda start, stop: array[start:stop])
+    with place.faults():
+        array = np.memmap(place.file, header.dtype, "r", offset, header.shape, order)
+    return place.rows(header.shape, header.dtype, lambda start, stop: array[start:stop])
 
 
-def _member(source: Source, member: zipfile.ZipInfo, header: _Header) -> Rows:
+def _member(place: Place, member: zipfile.ZipInfo, header: _Header) -> Rows:
     if member.compress_type == zipfile.ZIP_STORED:
-        return _mapped(source, header, data_offset(source.file, member) + header.length)
+        return _mapped(place, header, data_offset(place.file, member) + header.length)
     if header.column_major:
-        raise source.error("it is compressed and in column order: save it uncompressed or in row order")
-    return source.rows(header.shape, header.dtype, _Forwards(source, member, header))
+        raise place.error("it is compressed and in column order: save it uncompressed or in row order")
+    return place.rows(header.shape, header.dtype, _Forwards(place, member, header))
 
 
 class _Forwards:
     """Row blocks of a compressed member, which is read from front to back; going back starts again."""
 
-    def __init__(self, source: Source, member: zipfile.ZipInfo, header: _Header) -> None:
-        self._source, self._member, self._header = source, member, header
+    def __init__(self, place: Place, member: zipfile.ZipInfo, header: _Header) -> None:
+        self._place, self._member, self._header = place, member, header
         self._row_bytes = header.nbytes // header.shape[0]
         self._stream: Any | None = None
         self._row = 0
@@ -114,7 +109,7 @@ class _Forwards:
 
     def __call__(self, start: int, stop: int) -> np.ndarray:
         data = np.empty((stop - start) * self._row_bytes, np.uint8)
-        with self._lock, self._source.faults():
+        with self._lock, self._place.faults():
             stream = self._at(start)
             _fill(stream, data.data)
             self._stream, self._row = stream, stop
@@ -125,7 +120,7 @@ class _Forwards:
         stream, self._stream = self._stream, None  # a read that fails leaves no usable position behind
         behind = (row - self._row) * self._row_bytes
         if stream is None or behind < 0:
-            with zipfile.ZipFile(self._source.file) as archive:
+            with zipfile.ZipFile(self._place.file) as archive:
                 stream = archive.open(self._member)  # keeps the file open for as long as it is needed
             behind = self._header.length + row * self._row_bytes
         while behind > 0:

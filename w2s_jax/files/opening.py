@@ -14,11 +14,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-from w2s_jax._core.checks import InputError, reason
+from w2s_jax._core.checks import InputError
 from w2s_jax.files.arrow import open_ipc, open_parquet
 from w2s_jax.files.npy import open_npy, open_npz
 from w2s_jax.files.paths import EXTENSIONS, is_pattern, split_key
-from w2s_jax.files.rows import Kind, Rows, Source
+from w2s_jax.files.rows import Kind, Place, Rows
 from w2s_jax.files.safetensors import open_safetensors
 from w2s_jax.files.shards import find_shards, open_shards
 from w2s_jax.files.torch_file import open_torch
@@ -33,12 +33,19 @@ def open_rows(path: str | os.PathLike, name: str = "array", *, kind: Kind = "num
 
     Raises:
         InputError: it cannot be read, or holds another kind of array; also when slicing a damaged file.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     np.savez(f"{folder}/model.npz", layer=np.arange(6.0).reshape(3, 2), ids=["a", "b", "c"])
+    ...     rows = open_rows(f"{folder}/model.npz:layer")
+    ...     rows.shape, rows[1:].tolist(), rows.ids[1:].tolist()
+    ((3, 2), [[2.0, 3.0], [4.0, 5.0]], ['b', 'c'])
     """
     given = os.fsdecode(path)
-    source = Source(name, given, *split_key(given))
-    if is_pattern(source.file) or (os.path.isdir(source.file) and not _is_zarr(source.file)):
-        return open_shards(source, find_shards(source), lambda shard: _open_file(shard, kind))
-    return _open_file(source, kind)
+    place = Place(name, given, *split_key(given))
+    if is_pattern(place.file) or (os.path.isdir(place.file) and not is_zarr(place.file)):
+        return open_shards(place, find_shards(place), lambda shard: _open_file(shard, kind))
+    return _open_file(place, kind)
 
 
 def read_labels(path: str | os.PathLike, name: str = "labels") -> np.ndarray:
@@ -46,6 +53,12 @@ def read_labels(path: str | os.PathLike, name: str = "labels") -> np.ndarray:
 
     Raises:
         InputError: the file cannot be read, or has infinite labels.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     np.save(f"{folder}/y.npy", [1.0, np.nan, -1.0])
+    ...     read_labels(f"{folder}/y.npy")
+    array([ 1., nan, -1.])
     """
     rows = open_rows(path, name)
     labels = np.array(rows[:])
@@ -61,38 +74,35 @@ def read_groups(path: str | os.PathLike, name: str = "groups") -> np.ndarray:
 
     Raises:
         InputError: the file cannot be read, or does not hold integers or text.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     np.save(f"{folder}/groups.npy", ["mnist", "digits", "mnist"])
+    ...     read_groups(f"{folder}/groups.npy").tolist()
+    [1, 0, 1]
     """
     return np.unique(open_rows(path, name, kind="groups")[:], return_inverse=True)[1]
 
 
-def _open_file(source: Source, kind: Kind) -> Rows:
+def _open_file(place: Place, kind: Kind) -> Rows:
     """Opens one file, or one Zarr folder; opening a pipe would wait for ever, so only a regular file is opened."""
-    if _is_zarr(source.file):
-        return open_zarr(source, kind)
-    try:
-        mode = os.stat(source.file).st_mode
+    if is_zarr(place.file):
+        return open_zarr(place, kind)
+    with place.faults():
+        mode = os.stat(place.file).st_mode
         if stat.S_ISDIR(mode):
-            raise source.error("it is a directory, expected a file")
+            raise place.error("it is a directory, expected a file")
         if not stat.S_ISREG(mode):
-            raise source.error("it is not a regular file")
-        open(source.file, "rb").close()
-    except FileNotFoundError as error:
-        raise source.error("the file does not exist") from error
-    except OSError as error:
-        raise source.error(reason(error)) from error
-    extension = source.extension.lower()
+            raise place.error("it is not a regular file")
+        open(place.file, "rb").close()
+    extension = place.extension.lower()
     if extension not in _READERS:
         came = f"the extension {extension!r}" if extension else "no extension"
-        raise source.error(f"expected a file that ends in {', '.join(EXTENSIONS)}, got {came}")
-    return _READERS[extension](source, kind)
+        raise place.error(f"expected a file that ends in {', '.join(EXTENSIONS)}, got {came}")
+    return _READERS[extension](place, kind)
 
 
-def _is_zarr(path: str) -> bool:
-    """Whether a folder is one Zarr array or group rather than a folder of shards."""
-    return os.path.isdir(path) and (is_zarr(path) or path.rstrip("/").lower().endswith(".zarr"))
-
-
-_READERS: dict[str, Callable[[Source, Kind], Rows]] = {
+_READERS: dict[str, Callable[[Place, Kind], Rows]] = {
     ".npy": open_npy,
     ".npz": open_npz,
     ".safetensors": open_safetensors,

@@ -11,12 +11,20 @@ _FILE_AND_KEY = re.compile(f"(.+?(?:{'|'.join(map(re.escape, EXTENSIONS))})/?):(
 
 
 def is_pattern(path: str) -> bool:
-    """Whether a path is a glob pattern, and not a file whose name looks like one."""
+    """Whether a path is a glob pattern, and not a file whose name looks like one.
+
+    >>> is_pattern("reps/*.npy"), is_pattern("reps/a.npy")
+    (True, False)
+    """
     return glob.has_magic(path) and not os.path.exists(path)
 
 
 def split_key(path: str) -> tuple[str, str | None]:
-    """File, folder or pattern, and the key behind it; what exists as it stands has none."""
+    """File, folder or pattern, and the key behind it; what exists as it stands has none.
+
+    >>> split_key("reps/a.npz:layer.4"), split_key("reps/*.npy")
+    (('reps/a.npz', 'layer.4'), ('reps/*.npy', None))
+    """
     if os.path.exists(path):
         return path, None
     found = _FILE_AND_KEY.fullmatch(path)
@@ -30,7 +38,15 @@ def split_key(path: str) -> tuple[str, str | None]:
 
 
 def matching(path: str) -> list[str]:
-    """What a path stands for: itself, or of a pattern the files that match, each with the pattern's key; sorted."""
+    """What a path stands for: itself, or of a pattern the files that match, each with the pattern's key; sorted.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for name in "ba":
+    ...         open(f"{folder}/{name}.npz", "w").close()
+    ...     [os.path.basename(path) for path in matching(f"{folder}/*.npz:layer")]
+    ['a.npz:layer', 'b.npz:layer']
+    """
     file, key = split_key(path)
     if not is_pattern(file):
         return [path]
@@ -38,7 +54,11 @@ def matching(path: str) -> list[str]:
 
 
 def short_name(path: str) -> str:
-    """The file's name without a known extension, and the key."""
+    """The file's name without a known extension, and the key.
+
+    >>> short_name("reps/small.npy"), short_name("reps/small.npz:layer")
+    ('small', 'small:layer')
+    """
     file, key = split_key(path)
     name = os.path.basename(os.path.abspath(file))
     stem, extension = os.path.splitext(name)

@@ -1,6 +1,6 @@
 """An array in a file as `Rows`, and what the readers of all formats share: which array, of which kind, what is wrong.
 
-Every format's reader takes a `Source` and a kind and returns `Rows` without reading a row. An array called `id` or `ids`
+Every format's reader takes a `Place` and a kind and returns `Rows` without reading a row. An array called `id` or `ids`
 beside the one asked for names its rows: it is never taken for the representation, and comes along as `Rows.ids`.
 """
 
@@ -37,6 +37,10 @@ class Rows:
 
     `label` names the array and its file in messages; `dtype` is in native byte order; `ids` (n,) are the ids of the
     rows, integers or text, where the file carries them.
+
+    >>> rows = Rows("weak (a.npy)", (4, 2), np.dtype("f4"), lambda start, stop: np.ones((stop - start, 2)))
+    >>> len(rows), rows[2:].shape, rows.nbytes
+    (4, (2, 2), 32)
     """
 
     label: str
@@ -62,8 +66,12 @@ class Rows:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-class Source(NamedTuple):
-    """One array asked for: what messages call it, the path as given, and the file and key that means."""
+class Place(NamedTuple):
+    """One array asked for: what messages call it, the path as given, and the file and key that means.
+
+    >>> Place("weak", "a.npz:y", "a.npz", "y").error("the file does not exist")
+    InputError('cannot read weak from a.npz:y: the file does not exist')
+    """
 
     name: str
     given: str
@@ -84,6 +92,8 @@ class Source(NamedTuple):
 
     def unreadable(self, error: BaseException) -> InputError:
         """The system refuses the file, or it is not what its extension says, or not all of it."""
+        if isinstance(error, FileNotFoundError):
+            return self.error("the file does not exist")
         if isinstance(error, OSError) and error.errno is not None:
             return self.error(reason(error))
         return self.error(f"it is damaged, truncated or not a {self.format} file ({reason(error)})")
@@ -130,11 +140,11 @@ class Source(NamedTuple):
             raise self.error(f"it holds several arrays, name one as {self.file}:KEY, KEY one of {names}")
         raise self.error(f"it has no array {self.key!r}, only {names}")
 
-    def of_ids(self) -> Source:
+    def of_ids(self) -> Place:
         """The same place, asked for the ids of its rows."""
         return self._replace(name=f"row ids of {self.name}")
 
-    def with_ids(self, key: str, keys: Sequence[str], kind: Kind, read: Callable[[Source, str, Kind], Rows]) -> Rows:
+    def with_ids(self, key: str, keys: Sequence[str], kind: Kind, read: Callable[[Place, str, Kind], Rows]) -> Rows:
         """The array under a key, read by `read`, and the ids beside it."""
         rows = read(self, key, kind)
         name = next((name for name in ID_KEYS if name in keys), None)
@@ -172,6 +182,10 @@ class Source(NamedTuple):
 
 
 def listed(names: Sequence[str]) -> str:
-    """Names for a message, not all if there are many."""
+    """Names for a message, not all if there are many.
+
+    >>> listed([f"layer{i}" for i in range(12)])[-25:]
+    'layer8, layer9 and 2 more'
+    """
     more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
     return ", ".join(names[:LISTED]) + more

@@ -7,7 +7,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from w2s_jax.files.rows import Kind, Rows, Source
+from w2s_jax.files.rows import Kind, Place, Rows
 
 _DTYPES = {
     "F16": np.float16,
@@ -19,22 +19,20 @@ _DTYPES = {
 }
 
 
-def open_safetensors(source: Source, kind: Kind) -> Rows:
+def open_safetensors(place: Place, kind: Kind) -> Rows:
     """One array of a .safetensors file, which the safetensors package memory-maps."""
-    safetensors: Any = source.extra("safetensors", "safetensors", "cli")
-    try:
-        file = safetensors.safe_open(source.file, framework="np")
-    except (safetensors.SafetensorError, OSError) as error:
-        raise source.unreadable(error) from error
+    safetensors: Any = place.extra("safetensors", "safetensors", "cli")
+    with place.faults():
+        file = safetensors.safe_open(place.file, framework="np")
 
-    def read(source: Source, key: str, kind: Kind) -> Rows:
+    def read(place: Place, key: str, kind: Kind) -> Rows:
         array = file.get_slice(key)
         code, shape = array.get_dtype(), tuple(array.get_shape())
         if code not in _DTYPES:
-            raise source.error(f"expected real numbers of at most 64 bits, got the safetensors type {code}")
+            raise place.error(f"expected real numbers of at most 64 bits, got the safetensors type {code}")
         dtype = np.dtype(_DTYPES[code])
-        source.require_kind(shape, dtype, kind)
-        return source.rows(shape, dtype, lambda start, stop: array[start:stop])
+        place.require_kind(shape, dtype, kind)
+        return place.rows(shape, dtype, lambda start, stop: array[start:stop])
 
     keys = list(file.keys())
-    return source.with_ids(source.pick(keys), keys, kind, read)
+    return place.with_ids(place.pick(keys), keys, kind, read)

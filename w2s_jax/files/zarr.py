@@ -10,31 +10,32 @@ from typing import Any
 import numpy as np
 
 from w2s_jax._core.checks import reason
-from w2s_jax.files.rows import ID_KEYS, Kind, Rows, Source
+from w2s_jax.files.rows import ID_KEYS, Kind, Place, Rows
 
 _CACHE_BYTES = 128 << 20  # so that blocks of rows smaller than a chunk do not decode it again and again
 _MARKS = ("zarr.json", ".zarray", ".zgroup")
 
 
 def is_zarr(path: str) -> bool:
-    """Whether a folder is a Zarr array or group, by its metadata."""
-    return any(os.path.isfile(os.path.join(path, mark)) for mark in _MARKS)
+    """Whether a path is a folder with a Zarr array or group, by its metadata or its name."""
+    marked = any(os.path.isfile(os.path.join(path, mark)) for mark in _MARKS)
+    return marked or (os.path.isdir(path) and path.rstrip("/").lower().endswith(".zarr"))
 
 
-def open_zarr(source: Source, kind: Kind) -> Rows:
+def open_zarr(place: Place, kind: Kind) -> Rows:
     """The array in a folder, whose ids are its sibling, or one array of a group."""
-    if not os.path.isdir(source.file):
-        raise source.error("a .zarr is a folder, got a file")
-    with source.faults():
-        driver = _driver(source.file)
+    if not os.path.isdir(place.file):
+        raise place.error("a .zarr is a folder, got a file")
+    with place.faults():
+        driver = _driver(place.file)
         if driver is None:
-            keys = [entry.name for entry in os.scandir(source.file) if entry.is_dir() and _driver(entry.path)]
-            return source.with_ids(source.pick(keys), keys, kind, partial(_read, source.file))
-        if source.key is not None:
-            raise source.error(f"it is an array, not a group of arrays, so it takes no key, got {source.key!r}")
-        group, name = os.path.split(os.path.abspath(source.file))
+            keys = [entry.name for entry in os.scandir(place.file) if entry.is_dir() and _driver(entry.path)]
+            return place.with_ids(place.pick(keys), keys, kind, partial(_read, place.file))
+        if place.key is not None:
+            raise place.error(f"it is an array, not a group of arrays, so it takes no key, got {place.key!r}")
+        group, name = os.path.split(os.path.abspath(place.file))
         keys = [key for key in ID_KEYS if is_zarr(group) and _driver(os.path.join(group, key))]
-        return source.with_ids(name, keys, kind, partial(_read, group))
+        return place.with_ids(name, keys, kind, partial(_read, group))
 
 
 def _driver(path: str) -> str | None:
@@ -48,23 +49,26 @@ def _driver(path: str) -> str | None:
         return None
 
 
-def _read(group: str, source: Source, key: str, kind: Kind) -> Rows:
-    tensorstore: Any = source.extra("tensorstore", "tensorstore", "zarr")
+def _read(group: str, place: Place, key: str, kind: Kind) -> Rows:
+    tensorstore: Any = place.extra("tensorstore", "tensorstore", "zarr")
     path = os.path.join(group, key)
-    place = {"driver": "file", "path": path + os.sep}
-    context = {"cache_pool": {"total_bytes_limit": _CACHE_BYTES}}
-    spec = {"driver": _driver(path), "kvstore": place, "context": context, "recheck_cached_data": "open"}
+    spec = {
+        "driver": _driver(path),
+        "kvstore": {"driver": "file", "path": path + os.sep},
+        "context": {"cache_pool": {"total_bytes_limit": _CACHE_BYTES}},
+        "recheck_cached_data": "open",
+    }
     try:
         array = tensorstore.open(spec, open=True, read=True).result()
     except ValueError as error:
-        raise source.error(f"TensorStore cannot open the array {key!r} ({reason(error)})") from error
+        raise place.error(f"TensorStore cannot open the array {key!r} ({reason(error)})") from error
     shape, dtype = tuple(array.shape), array.dtype.numpy_dtype
     if dtype is None or dtype.hasobject:
-        raise source.wrong_type(f"the TensorStore type {array.dtype.name}", kind)
-    source.require_kind(shape, dtype, kind)
+        raise place.wrong_type(f"the TensorStore type {array.dtype.name}", kind)
+    place.require_kind(shape, dtype, kind)
 
     def read(start: int, stop: int) -> np.ndarray:
-        with source.faults():
+        with place.faults():
             block = np.asarray(array[start:stop].read().result())
         if block.ndim > 1:
             require_written(start, block)
@@ -81,6 +85,6 @@ def _read(group: str, source: Source, key: str, kind: Kind) -> Rows:
             strict.result()[row].read().result()
         except ValueError as error:
             never = "it was never written, or holds nothing but the fill value and was left out"
-            raise source.error(f"row {row} is in no chunk of the array {key!r}: {never}") from error
+            raise place.error(f"row {row} is in no chunk of the array {key!r}: {never}") from error
 
-    return source.rows(shape, dtype, read)
+    return place.rows(shape, dtype, read)

@@ -17,7 +17,7 @@ def add_studies(commands: Any) -> tuple[argparse.ArgumentParser, argparse.Argume
     demo.add_argument("--plot", default="w2s_demo.png", metavar="FILE", help="figure (default: %(default)s)")
     verify = commands.add_parser("verify", help="simulate weak-to-strong experiments and hold the theory against them")
     verify.set_defaults(run=_verify)
-    verify.add_argument("--settings", nargs="+", metavar="NAME", help="some of the settings (default: all)")
+    verify.add_argument("--scenarios", nargs="+", metavar="NAME", help="some of the scenarios (default: all)")
     verify.add_argument("--largest", type=int, default=16000, metavar="N", help="largest n (default: %(default)s)")
     verify.add_argument("--effort", type=float, default=1.0, metavar="X", help="factor on the number of trials")
     verify.add_argument("--seed", type=int, default=0, help="of the trials")
@@ -46,13 +46,13 @@ def _verify(args: argparse.Namespace) -> None:
     require_writable(args.json, args.plot)
     require_figure(args.plot)
     from w2s_jax.devices.programs import cache_compiled_programs
-    from w2s_jax.studies.verify import SETTINGS, run_verify
+    from w2s_jax.studies.verify import SCENARIOS, run_verify
     from w2s_jax.studies.verify_figure import plot_verification
 
     cache_compiled_programs()
-    settings = list(SETTINGS) if args.settings is None else args.settings
+    scenarios = list(SCENARIOS) if args.scenarios is None else args.scenarios
     numbers = {"largest": args.largest, "effort": args.effort, "seed": args.seed}
-    found = run_verify(settings=settings, out=args.out, progress=not args.quiet, **numbers)
+    found = run_verify(scenarios=scenarios, out=args.out, progress=not args.quiet, **numbers)
     plot_verification(found, args.plot)
     if args.json is not None:
         write_text_atomically(args.json, json.dumps(found.to_dict(), indent=1) + "\n")

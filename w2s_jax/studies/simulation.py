@@ -22,13 +22,13 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from w2s_jax._core.arrays import matmul, outer
-from w2s_jax._core.checks import InputError, require_range
+from w2s_jax._core.checks import InputError, require_integer, require_range
 from w2s_jax._core.factor import solve
-from w2s_jax.filters import ridge
+from w2s_jax.filters import ridge as ridge_filter
 from w2s_jax.gap import prediction_gap
 from w2s_jax.moments import Moments, moments
 from w2s_jax.overlap import overlap_from_moments
-from w2s_jax.studies.synthetic import GaussianFamily, ReluFamily, require_count
+from w2s_jax.studies.synthetic import GaussianFamily, ReluFamily
 from w2s_jax.theory.equivalent import Tail
 
 _ROWS_PER_DRAW = 128  # tail rows whose random numbers are drawn together
@@ -41,8 +41,8 @@ class Trial:
     """One experiment: exact population errors of its heads, and what the theorem sees of the student's rows.
 
     Errors are mean squares against the noise-free target, `gap` that of student minus ceiling; `moments` are those of the
-    features without tails, and of the noisy labels, on the student's rows (no means); `ridge_w` and `ridge_s` are the heads'
-    penalties beta, `gamma_w` the weak tail's gamma on the labelled rows, `gamma_s` the strong tail's on the student's.
+    features without tails, and of the noisy labels, on the student's rows (no means); `weak_ridge` and `strong_ridge` are the
+    heads' penalties, `gamma_w` the weak tail's gamma on the labelled rows, `gamma_s` the strong tail's on the student's.
     """
 
     weak_error: Float[Array, ""]
@@ -50,8 +50,8 @@ class Trial:
     ceiling_error: Float[Array, ""]
     gap: Float[Array, ""]
     moments: Moments
-    ridge_w: Float[Array, ""]
-    ridge_s: Float[Array, ""]
+    weak_ridge: Float[Array, ""]
+    strong_ridge: Float[Array, ""]
     gamma_w: Float[Array, ""]
     gamma_s: Float[Array, ""]
 
@@ -78,7 +78,7 @@ class _Rows(NamedTuple):
     spare: Array
 
 
-class _Head(NamedTuple):
+class _Fitted(NamedTuple):
     """Ridge heads: coefficients of the features (k, c), and squared norms of the coefficients of the tail (c,)."""
 
     theta: Array
@@ -100,9 +100,9 @@ def simulate(
 
     Args:
         keys: random keys (trials,).
-        family: of synthetic.py; another one of the same shapes compiles nothing.
+        family: of `studies.synthetic`; another one of the same shapes compiles nothing.
         n_labelled, n_student: rows of the labelled split (weak head) and of the student's split (student and ceiling).
-        weak_ridge, strong_ridge: penalties beta of the mean squared losses; heads have no intercept.
+        weak_ridge, strong_ridge: penalties of the mean squared losses; heads have no intercept.
         measure: what to keep of each `Trial`, by default `outcome`; pass the same function object again to reuse the program.
         batch: trials at once, by default as many as fit about 32 MB (more helps on an accelerator).
 
@@ -113,31 +113,42 @@ def simulate(
         InputError: n below 1, a negative ridge or noise, or a head without ridge whose tail is narrower than its rows.
 
     Source: Xue et al. 2025, the setting of the main theorem.
+
+    >>> from w2s_jax.studies.synthetic import subspaces
+    >>> run = lambda keys: simulate(keys, subspaces(4, 3, 2.5), 250, 500, 0.1, 0.1)
+    >>> jax.eval_shape(run, jax.random.split(jax.random.key(0), 1000)).gap.shape  # `run(keys)` runs it
+    (1000,)
     """
     keys = jnp.asarray(keys)
     if keys.ndim != (1 if jnp.issubdtype(keys.dtype, jax.dtypes.prng_key) else 2):
         raise InputError(f"keys must be one random key per trial, got {keys.dtype} of shape {keys.shape}")
-    require_count("n_labelled", n_labelled)
-    require_count("n_student", n_student)
+    require_integer("n_labelled", n_labelled, 1)
+    require_integer("n_student", n_student, 1)
     require_range("noise", family.noise, 0)
-    for side, tail, n, strength in (
+    for side, tail, n, ridge in (
         ("weak", getattr(family, "tail_w", None), n_labelled, weak_ridge),
         ("strong", getattr(family, "tail_s", None), n_student, strong_ridge),
     ):
-        require_range(f"{side}_ridge", strength, 0)
-        _require_solvable(side, tail, n, strength)
+        require_range(f"{side}_ridge", ridge, 0)
+        _require_solvable(side, tail, n, ridge)
     batch = _batch_size(family, n_labelled, n_student) if batch is None else batch
-    require_count("batch", batch)
+    require_integer("batch", batch, 1)
     return _simulate(
         keys, family, weak_ridge, strong_ridge, n_labelled, n_student, outcome if measure is None else measure, batch
     )
 
 
 def outcome(trial: Trial) -> Outcome:
-    """Errors of a trial beside the theorem's gap, `b = beta + gamma` (Xue et al. 2025), and beside that of `b = beta`."""
+    """Errors of a trial beside the theorem's gap, `b = beta + gamma` (Xue et al. 2025), and beside that of `b = beta`.
+
+    >>> from w2s_jax.studies.synthetic import subspaces
+    >>> run = lambda key: outcome(run_trial(key, subspaces(4, 3, 2.5), 250, 500, 0.1, 0.1))
+    >>> jax.eval_shape(run, jax.random.key(0))._fields
+    ('weak_error', 'student_error', 'ceiling_error', 'gap', 'theorem', 'theorem_without_gamma')
+    """
     gammas = jnp.stack([jnp.ones_like(trial.gap), jnp.zeros_like(trial.gap)])
-    heads = ridge(trial.ridge_w + gammas * trial.gamma_w), ridge(trial.ridge_s + gammas * trial.gamma_s)
-    theorem = prediction_gap(overlap_from_moments(trial.moments), *heads)
+    ridges = trial.weak_ridge + gammas * trial.gamma_w, trial.strong_ridge + gammas * trial.gamma_s
+    theorem = prediction_gap(overlap_from_moments(trial.moments), *map(ridge_filter, ridges))
     return Outcome(trial.weak_error, trial.student_error, trial.ceiling_error, trial.gap, theorem[0], theorem[1])
 
 
@@ -149,23 +160,30 @@ def run_trial(
     weak_ridge: ArrayLike,
     strong_ridge: ArrayLike,
 ) -> Trial:
-    """One experiment, as `simulate` runs it: pure, for use inside jit and vmap; n's are static, ridges are numbers ()."""
+    """One experiment, as `simulate` runs it: pure, for use inside jit and vmap; n's are static, ridges are numbers ().
+
+    >>> from w2s_jax.studies.synthetic import subspaces
+    >>> run = lambda key: run_trial(key, subspaces(4, 3, 2.5), 250, 500, 0.1, 0.1)
+    >>> jax.eval_shape(run, jax.random.key(0)).student_error.shape
+    ()
+    """
     rows_key, tail_key, student_key, student_tail_key = jax.random.split(key, 4)
     gaussian = family if isinstance(family, GaussianFamily) else family.gaussian
     A_w, A_s, a = gaussian.A_w, gaussian.A_s, gaussian.a
-    ridge_w, ridge_s = (jnp.asarray(strength, a.dtype) for strength in (weak_ridge, strong_ridge))
+    weak_ridge, strong_ridge = (jnp.asarray(ridge, a.dtype) for ridge in (weak_ridge, strong_ridge))
     rows = _split(rows_key, family, n_labelled)
-    weak = _fit(tail_key, rows.w, rows.y[:, None], n_labelled, gaussian.tail_w, ridge_w)
+    weak = _fit(tail_key, rows.w, rows.y[:, None], n_labelled, gaussian.tail_w, weak_ridge)
     weak_error, carried = _errors(weak, A_w, a[:, None], gaussian.tail_w)
     rows = _split(student_key, family, n_student)
     # What the weak head makes of its own tail on new rows is independent normal noise.
     pseudo = matmul(rows.w, weak.theta[:, 0]) + jnp.sqrt(carried[0]) * rows.spare
     labels = jnp.stack([pseudo, rows.y, pseudo - rows.y], 1)
-    heads = _fit(student_tail_key, rows.s, labels, n_student, gaussian.tail_s, ridge_s)
+    heads = _fit(student_tail_key, rows.s, labels, n_student, gaussian.tail_s, strong_ridge)
     targets = jnp.stack([a, a, jnp.zeros_like(a)], 1)
     (student, ceiling, gap), _ = _errors(heads, A_s, targets, gaussian.tail_s)
     gammas = (_gamma(tail, n, a.dtype) for tail, n in ((gaussian.tail_w, n_labelled), (gaussian.tail_s, n_student)))
-    return Trial(weak_error[0], student, ceiling, gap, _moments(rows, n_student), ridge_w, ridge_s, *gammas)
+    seen = _moments(rows, n_student)
+    return Trial(weak_error[0], student, ceiling, gap, seen, weak_ridge, strong_ridge, *gammas)
 
 
 @partial(jax.jit, static_argnames=("n_labelled", "n_student", "measure", "batch"))
@@ -212,36 +230,36 @@ def _wishart_root(key: Array, n: int, m: int, dtype: Any) -> Array:
     return (R + jnp.eye(r, m, dtype=dtype) * diagonal[:, None]) / jnp.sqrt(jnp.asarray(n, dtype))
 
 
-def _fit(key: Array, F: Array, labels: Array, n: int, tail: Tail | None, strength: Array) -> _Head:
+def _fit(key: Array, F: Array, labels: Array, n: int, tail: Tail | None, ridge: Array) -> _Fitted:
     """Ridge heads on features F (r, k) and a tail, for labels (r, c), everything in the coordinates of `_Rows`.
 
     With a tail the dual solution is `M^{-1} w`, `w = u - F theta`, `theta = (I + F^T P F)^{-1} F^T P u`, P the inverse of M/n.
     """
     r, k = F.shape
     if tail is None and r < k:
-        return _Head(matmul(F.T, solve(matmul(F, F.T), strength, labels)), jnp.zeros(labels.shape[1:], F.dtype))
+        return _Fitted(matmul(F.T, solve(matmul(F, F.T), ridge, labels)), jnp.zeros(labels.shape[1:], F.dtype))
     if tail is None:
-        return _Head(solve(matmul(F.T, F), strength, matmul(F.T, labels)), jnp.zeros(labels.shape[1:], F.dtype))
-    P, K = _tail_moments(key, n, r, tail, strength)
+        return _Fitted(solve(matmul(F.T, F), ridge, matmul(F.T, labels)), jnp.zeros(labels.shape[1:], F.dtype))
+    P, K = _tail_moments(key, n, r, tail, ridge)
     weighted = matmul(P, F)
     theta = solve(matmul(F.T, weighted), 1, matmul(weighted.T, labels))
     w = labels - matmul(F, theta)
-    return _Head(theta, jnp.sum(w * matmul(K, w), 0))
+    return _Fitted(theta, jnp.sum(w * matmul(K, w), 0))
 
 
-def _errors(heads: _Head, A: Array, targets: Array, tail: Tail | None) -> tuple[Array, Array]:
+def _errors(heads: _Fitted, A: Array, targets: Array, tail: Tail | None) -> tuple[Array, Array]:
     """Mean squared errors (c,) of heads against targets (p, c) on the population, and the tail's part of them."""
     of_tail = heads.tail * (0 if tail is None else jnp.asarray(tail.variance, A.dtype))
     return jnp.sum(jnp.square(matmul(A.T, heads.theta) - targets), 0) + of_tail, of_tail
 
 
-def _tail_moments(key: Array, n: int, m: int, tail: Tail, strength: Array) -> tuple[Array, Array]:
+def _tail_moments(key: Array, n: int, m: int, tail: Tail, ridge: Array) -> tuple[Array, Array]:
     """`P = Q^T A^{-1} Q` and `K = Q^T A^{-1} (A - beta I) A^{-1} Q` (m, m), `A = v/n G G^T + beta I`, Q orthonormal (n, m).
 
     Rows leave from the last to the first: P and K are those of the m rows after the current one as if no earlier column
     existed, and each step adds a row and a column g, by Sherman and Morrison, and drops the last row.
     """
-    dtype = strength.dtype
+    dtype = ridge.dtype
     scale, width = jnp.asarray(tail.variance, dtype) / n, jnp.asarray(tail.width, dtype)
     first = jnp.eye(1, m, dtype=dtype)[0]
 
@@ -249,8 +267,8 @@ def _tail_moments(key: Array, n: int, m: int, tail: Tail, strength: Array) -> tu
         P, K = state
         p, k = jnp.sum(P * g[1:], -1), jnp.sum(K * g[1:], -1)
         q, energy = 1 + scale * jnp.sum(g[1:] * p), 1 + scale * jnp.sum(g[1:] * k)
-        pivot = strength * q + scale * g[0] * g[0]
-        u = jnp.concatenate([g[:1], strength * p[:-1]]) / pivot
+        pivot = ridge * q + scale * g[0] * g[0]
+        u = jnp.concatenate([g[:1], ridge * p[:-1]]) / pivot
         p, k = _moved(p), _moved(k)
         P = _moved(P) - scale * (outer(p, u) + u[0] * outer(first, p)) + q / pivot * outer(first, first)
         K = _moved(K) - scale * (outer(u, k) + outer(k, u)) + scale * energy * outer(u, u)
@@ -335,10 +353,10 @@ def _batch_size(family: GaussianFamily | ReluFamily, n_labelled: int, n_student:
     return max(1, _BATCH_ENTRIES // size)
 
 
-def _require_solvable(side: str, tail: Tail | None, n: int, strength: ArrayLike) -> None:
-    if tail is None or isinstance(tail.width, Tracer) or isinstance(strength, Tracer):
+def _require_solvable(side: str, tail: Tail | None, n: int, ridge: ArrayLike) -> None:
+    if tail is None or isinstance(tail.width, Tracer) or isinstance(ridge, Tracer):
         return
-    if strength == 0 and tail.width < n:
+    if ridge == 0 and tail.width < n:
         raise InputError(
             f"{side}_ridge must be positive where the {side} tail is narrower than its {n} rows, got 0 and width {tail.width}"
         )

@@ -2,7 +2,7 @@
 
 All Gaussian families have one shape: a latent `x ~ N(0, I)` seen through two matrices and a target vector, label noise,
 and optional isotropic tails. Every number of a family is an array in a pytree: a family can be jitted over, mapped over
-and differentiated, and another one of the same shapes compiles nothing. trials.py runs the experiment on a family.
+and differentiated, and another one of the same shapes compiles nothing. `studies.simulation` runs the experiment on a family.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from w2s_jax._core.arrays import accumulation_dtype, matmul
-from w2s_jax._core.checks import InputError, require_range
+from w2s_jax._core.checks import InputError, require_integer, require_range
 from w2s_jax.spectrum import spectrum
 from w2s_jax.theory.equivalent import Population, Tail
 
@@ -29,7 +29,13 @@ LARGEST_SAMPLE = 1 << 28  # entries of one representation that `sample` is willi
 
 
 class Sample(NamedTuple):
-    """Representations (n, d_w), (n, d_s) of the same n rows, labels (n,), and the labels without their noise (n,)."""
+    """Representations (n, d_w), (n, d_s) of the same n rows, labels (n,), and the labels without their noise (n,).
+
+    >>> family = subspaces(strong_rank=3, weak_rank=2, overlap=1.0)
+    >>> sample = jax.eval_shape(lambda key: family.sample(key, 5), jax.random.key(0))
+    >>> sample.h_w.shape, sample.h_s.shape, sample.y.shape
+    ((5, 2), (5, 3), (5,))
+    """
 
     h_w: Array
     h_s: Array
@@ -38,7 +44,11 @@ class Sample(NamedTuple):
 
 
 class Errors(NamedTuple):
-    """Mean squared errors against the noise-free target, and the gap between student and ceiling, all ()."""
+    """Mean squared errors against the noise-free target, and the gap between student and ceiling, all ().
+
+    >>> float(Errors(0.3, 0.09, 0.0, 0.09).student_error)
+    0.09
+    """
 
     weak_error: Array
     student_error: Array
@@ -56,6 +66,10 @@ class GaussianFamily:
 
     Raises:
         InputError: numbers of columns that differ.
+
+    >>> family = GaussianFamily(jnp.array([[1.0, 0.0]]), jnp.eye(2), jnp.array([0.6, 0.8]), tail_s=Tail(0.01, 30))
+    >>> family.population.sw.tolist(), jax.eval_shape(lambda key: family.sample(key, 5), jax.random.key(0)).h_s.shape
+    ([[1.0], [0.0]], (5, 32))
     """
 
     A_w: Float[Array, "k_w p"]
@@ -87,7 +101,7 @@ class GaussianFamily:
         Raises:
             InputError: a tail too wide to write down (simulate never does), n below 1, or a negative noise.
         """
-        require_count("n", n)
+        require_integer("n", n, 1)
         require_range("noise", self.noise, 0)
         return _gaussian_sample(key, self, n, *(_explicit_width(tail, n) for tail in (self.tail_w, self.tail_s)))
 
@@ -99,6 +113,10 @@ class ReluFamily:
 
     `W_w` (k_w, d), `W_s` (k_s, d), `W_t` (t, d), `c` (t,); `noise` is the variance of the label noise. A linear target
     `a^T x` is `W_t = [a, -a]`, `c = [1, -1]`. Second moments given the weights are the arc-cosine kernel's (Cho & Saul 2009).
+
+    >>> family = ReluFamily(jnp.eye(1, 2), jnp.eye(2), jnp.array([[1.0, 0.0], [-1.0, 0.0]]), jnp.array([1.0, -1.0]))
+    >>> [f"{x:.3f}" for x in family.population.sw[:, 0]]  # 1/2 - 1/(2 pi) is the variance of relu(x)
+    ['0.341', '0.000']
     """
 
     W_w: Float[Array, "k_w d"]
@@ -128,7 +146,7 @@ class ReluFamily:
         Raises:
             InputError: more entries than can be written down, n below 1, or a negative noise.
         """
-        require_count("n", n)
+        require_integer("n", n, 1)
         require_range("noise", self.noise, 0)
         _require_room(n, max(self.W_w.shape[0], self.W_s.shape[0]))
         return _relu_sample(key, self, n)
@@ -161,9 +179,13 @@ def low_intrinsic_dimension(
 
     Raises:
         InputError: a dimension below 1, a rank above latent, a negative noise.
+
+    >>> family = low_intrinsic_dimension(jax.random.key(0), weak_rank=2, strong_rank=3)
+    >>> family.A_w.shape, family.A_s.shape
+    ((2, 6), (3, 6))
     """
     for name, rank in (("latent", latent), ("weak_rank", weak_rank), ("strong_rank", strong_rank)):
-        require_count(name, rank)
+        require_integer(name, rank, 1)
         if rank > latent:
             raise InputError(f"{name} must be at most latent = {latent}, got {rank}")
     require_range("noise", noise, 0)
@@ -194,9 +216,13 @@ def spiked(
 
     Raises:
         InputError: n or width below 1, a negative gamma, or what `low_intrinsic_dimension` raises.
+
+    >>> family = spiked(jax.random.key(0), 100, 1000, weak_gamma=0.3)
+    >>> round(family.tail_w.variance * family.tail_w.width / 100, 3)
+    0.3
     """
-    require_count("n", n)
-    require_count("width", width)
+    require_integer("n", n, 1)
+    require_integer("width", width, 1)
     tails = _tails(n, width, weak_gamma, strong_gamma)
     family = low_intrinsic_dimension(key, **principal)  # pyright: ignore[reportArgumentType]
     return GaussianFamily(family.A_w, family.A_s, family.a, family.noise, *tails)
@@ -220,8 +246,11 @@ def power_law(
 
     Raises:
         InputError: a width that is odd or below 1, a correlation out of range, a negative noise.
+
+    >>> [f"{x:.3f}" for x in power_law(jax.random.key(0), 1.0, 4).population.ss.diagonal()]
+    ['1.000', '0.500', '0.333', '0.250']
     """
-    require_count("width", width)
+    require_integer("width", width, 1)
     require_range("correlation", correlation, -1, 1)
     require_range("noise", noise, 0)
     if width % 2:
@@ -249,9 +278,13 @@ def subspaces(strong_rank: int, weak_rank: int, overlap: float, *, noise: ArrayL
 
     Raises:
         InputError: a dimension below 1, an overlap out of range, a negative noise.
+
+    >>> family = subspaces(strong_rank=3, weak_rank=2, overlap=1.25)
+    >>> round(float(jnp.sum(family.population.sw**2)), 3)
+    1.25
     """
-    require_count("strong_rank", strong_rank)
-    require_count("weak_rank", weak_rank)
+    require_integer("strong_rank", strong_rank, 1)
+    require_integer("weak_rank", weak_rank, 1)
     require_range("overlap", overlap, 1, min(strong_rank, weak_rank))
     require_range("noise", noise, 0)
     common = math.floor(overlap)
@@ -277,9 +310,13 @@ def benign_overfitting(
 
     Raises:
         InputError: n or width below 1, a share outside [0, 1], a negative gamma.
+
+    >>> family = benign_overfitting(100, 1000, noise_share=0.25, weak_gamma=0.02)
+    >>> round(float(family.A_w[0, 1]), 3), round(family.tail_w.variance * family.tail_w.width / 100, 3)
+    (0.5, 0.02)
     """
-    require_count("n", n)
-    require_count("width", width)
+    require_integer("n", n, 1)
+    require_integer("width", width, 1)
     require_range("noise_share", noise_share, 0, 1)
     share = jnp.asarray(noise_share, jnp.result_type(float))
     weak = jnp.stack([jnp.sqrt(1 - share), jnp.sqrt(share)])
@@ -292,6 +329,10 @@ def benign_overfitting_errors(noise_share: ArrayLike, weak_gamma: ArrayLike, str
 
     With `s = 1/(1 + weak_gamma)`, `t = 1/(1 + strong_gamma)`: weak error `(1 - a^2 s)^2 + (a b s)^2`, student `(1 - a^2 s t)^2`,
     ceiling `(1 - t)^2`, gap `(t - a^2 s t)^2`.
+
+    >>> errors = benign_overfitting_errors(0.3, 0.0, 0.0)
+    >>> round(float(errors.weak_error), 3), round(float(errors.student_error), 3)
+    (0.3, 0.09)
     """
     share, weak_gamma, strong_gamma = map(jnp.asarray, (noise_share, weak_gamma, strong_gamma))
     s, t = 1 / (1 + weak_gamma), 1 / (1 + strong_gamma)
@@ -321,9 +362,13 @@ def random_features(
 
     Raises:
         InputError: another activation, a dimension below 1, a negative noise.
+
+    >>> family = random_features(jax.random.key(0), inputs=4, weak_width=2, strong_width=8)
+    >>> family.W_w.shape, family.W_s.shape
+    ((2, 4), (8, 4))
     """
     for name, count in (("inputs", inputs), ("weak_width", weak_width), ("strong_width", strong_width)):
-        require_count(name, count)
+        require_integer(name, count, 1)
     if activation not in ("relu", "linear"):
         raise InputError(f"activation must be 'relu' or 'linear', got {activation!r}")
     require_range("noise", noise, 0)
@@ -335,12 +380,6 @@ def random_features(
     if activation == "linear":
         return GaussianFamily(W_w, W_s, target, noise)
     return ReluFamily(W_w, W_s, jnp.stack([target, -target]), jnp.array([1.0, -1.0], target.dtype), noise)
-
-
-def require_count(name: str, value: int) -> None:
-    """Raises InputError unless the value is an integer of at least 1."""
-    if isinstance(value, Tracer) or int(value) != value or value < 1:
-        raise InputError(f"{name} must be a whole number of at least 1, got {value!r}")
 
 
 def _root_spectrum(count: int, exponent: ArrayLike) -> Array:

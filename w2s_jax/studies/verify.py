@@ -1,6 +1,6 @@
 """`w2s verify`: the theory held against simulated experiments, family by family, from n = 250 to 16,000.
 
-Every trial is a whole experiment (weak head, student, ceiling) with exact population errors (trials.py). Beside the
+Every trial is a whole experiment (weak head, student, ceiling) with exact population errors (`studies.simulation`). Beside the
 measured gap stand the theorem's prediction (Xue et al. 2025), the same with gamma left out, and the deterministic
 equivalent; some families meet the theorem's conditions, some break them on purpose, and `decomposability` says which.
 Chunks of trials are written to a file as they finish: a stopped run goes on where it was.
@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import version
@@ -31,87 +32,72 @@ from w2s_jax.theory.equivalent import Equivalent, deterministic_equivalent
 
 SIZES = (250, 500, 1000, 2000, 4000, 8000, 16000)
 TRIALS = {250: 4000, 500: 4000, 1000: 4000, 2000: 2000, 4000: 1000, 8000: 500, 16000: 400}
+POWER_LAW_WIDTH = 200
 CHUNK_ROWS = 200_000  # rows of D^ simulated between two writes, about
 MEASURED = ("weak_error", "student_error", "ceiling_error", "gap")
 KEY = jax.random.key  # families are drawn anew, so that importing this module starts no device
 
 
-class Experiment(NamedTuple):
-    """A family at one size, rows of the two splits, and the two heads' penalties."""
+class Scenario(NamedTuple):
+    """What is simulated: a title, the family at n rows, both heads' ridge, and whether it meets the theorem's conditions.
 
-    family: Any
-    n_labelled: int
-    n_student: int
-    weak_ridge: float
-    strong_ridge: float
-
-
-class Setting(NamedTuple):
-    """What is simulated: a title, the experiment at n rows, whether it meets the theorem's conditions, its share of trials."""
+    `share` is its part of the trials, `labelled` its labelled rows for each of the student's.
+    """
 
     title: str
-    at: Callable[[int], Experiment]
+    family: Callable[[int], Any]
+    ridge: float
     within: bool
     share: float = 1.0
+    labelled: float = 1.0
+
+    def at(self, n: int) -> tuple[Any, int, int, float, float]:
+        """What `simulate` takes after its keys: the family, the rows of both splits, the two heads' ridges."""
+        return self.family(n), int(n * self.labelled), n, self.ridge, self.ridge
 
 
 def _wide(n: int, **more: Any) -> Any:
-    """The spiked family of all wide-tail settings: width n^1.5."""
+    """The spiked family of all scenarios with wide tails: width n^1.5."""
     return synthetic.spiked(KEY(1), n, round(n**1.5), **more)
 
 
-SETTINGS: dict[str, Setting] = {
-    "low": Setting(
-        "low dimension, no tail",
-        lambda n: Experiment(synthetic.low_intrinsic_dimension(KEY(1)), n, n, 0.1, 0.1),
-        True,
+def _power_law() -> Any:
+    return synthetic.power_law(KEY(2), 1.0, POWER_LAW_WIDTH, noise=0.25)
+
+
+SCENARIOS: dict[str, Scenario] = {
+    "low": Scenario("low dimension, no tail", lambda n: synthetic.low_intrinsic_dimension(KEY(1)), 0.1, True),
+    "spiked": Scenario("wide tails (d = n^1.5)", _wide, 0.1, True),
+    "ridgeless": Scenario("wide tails, no ridge", _wide, 0.0, True),
+    "few_labels": Scenario("wide tails, a quarter of the labels", _wide, 0.1, True, labelled=0.25),
+    "benign": Scenario("benign overfitting", lambda n: synthetic.benign_overfitting(n, round(n**1.5)), 0.0, True),
+    "noise": Scenario("wide tails, label noise sd 1", lambda n: _wide(n, noise=1.0), 0.1, False),
+    "proportional": Scenario("tails of width 2n", lambda n: synthetic.spiked(KEY(1), n, 2 * n), 0.1, False),
+    "power_law": Scenario(
+        f"power law i^-1, d = {POWER_LAW_WIDTH}, noise sd .5", lambda n: _power_law(), 1e-2, False, share=0.05
     ),
-    "spiked": Setting("wide tails (d = n^1.5)", lambda n: Experiment(_wide(n), n, n, 0.1, 0.1), True),
-    "ridgeless": Setting("wide tails, no ridge", lambda n: Experiment(_wide(n), n, n, 0.0, 0.0), True),
-    "few_labels": Setting(
-        "wide tails, a quarter of the labels", lambda n: Experiment(_wide(n), n // 4, n, 0.1, 0.1), True
+    "subspaces": Scenario(
+        "subspaces of 30 and 10, noise, no ridge", lambda n: synthetic.subspaces(30, 10, 5.5), 0.0, False, share=4.0
     ),
-    "benign": Setting(
-        "benign overfitting",
-        lambda n: Experiment(synthetic.benign_overfitting(n, round(n**1.5)), n, n, 0.0, 0.0),
-        True,
-    ),
-    "noise": Setting("wide tails, label noise sd 1", lambda n: Experiment(_wide(n, noise=1.0), n, n, 0.1, 0.1), False),
-    "proportional": Setting(
-        "tails of width 2n",
-        lambda n: Experiment(synthetic.spiked(KEY(1), n, 2 * n), n, n, 0.1, 0.1),
-        False,
-    ),
-    "power_law": Setting(
-        "power law i^-1, d = 200, noise sd .5",
-        lambda n: Experiment(synthetic.power_law(KEY(2), 1.0, 200, noise=0.25), n, n, 1e-2, 1e-2),
-        False,
-        0.05,
-    ),
-    "subspaces": Setting(
-        "subspaces of 30 and 10, noise, no ridge",
-        lambda n: Experiment(synthetic.subspaces(30, 10, 5.5), n, n, 0.0, 0.0),
-        False,
-        4.0,
-    ),
-    "relu": Setting(
+    "relu": Scenario(
         "ReLU features, 40 teach 160",
-        lambda n: Experiment(synthetic.random_features(KEY(3), 20, 40, 160, exponent=1.0), n, n, 1e-3, 1e-3),
+        lambda n: synthetic.random_features(KEY(3), 20, 40, 160, exponent=1.0),
+        1e-3,
         False,
-        0.02,
+        share=0.02,
     ),
 }
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One setting at one n: trials, means, and how far each prediction is off.
+    """One scenario at one n: trials, means, and how far each prediction is off.
 
     `mean` and `se`: of the measured quantities; `equivalent`: what the deterministic equivalent says of them.
     `theorem`, `without_gamma`: median over trials of |prediction / measured - 1| of the gap, with a 95% band.
     """
 
-    setting: str
+    scenario: str
     n: int
     trials: int
     mean: dict[str, float]
@@ -139,9 +125,9 @@ class Verification:
     rates: dict[str, tuple[float, float]]
     broken: dict[str, tuple[int, ...]]
 
-    def of(self, setting: str) -> list[Cell]:
-        """A setting's cells by n."""
-        return [cell for cell in self.cells if cell.setting == setting]
+    def of(self, scenario: str) -> list[Cell]:
+        """A scenario's cells by n."""
+        return [cell for cell in self.cells if cell.scenario == scenario]
 
     def to_dict(self) -> dict[str, Any]:
         """Everything that is reported, as plain lists and numbers."""
@@ -156,41 +142,41 @@ def run_verify(
     *,
     largest: int = 16000,
     effort: float = 1.0,
-    settings: Iterable[str] = tuple(SETTINGS),
+    scenarios: Iterable[str] = tuple(SCENARIOS),
     seed: int = 0,
     out: str | os.PathLike | None = None,
     progress: bool = True,
 ) -> Verification:
-    """Simulates all settings at n = 250 ... `largest` and compares; with `out`, resumable.
+    """Simulates all scenarios at n = 250 ... `largest` and compares; with `out`, resumable.
 
     Args:
         largest: the largest n.
         effort: factor on the number of trials (4,000 up to n = 1,000, 400 at n = 16,000), never fewer than 20.
-        settings: names from `SETTINGS`.
+        scenarios: names from `SCENARIOS`.
         seed: of all trials.
         out: file that keeps finished chunks of trials, one JSON line each.
         progress: show a progress bar where tqdm is installed.
 
     Raises:
-        InputError: an unknown setting, or a file that belongs to another run or cannot be written.
+        InputError: an unknown scenario, or a file that belongs to another run or cannot be written.
     """
-    settings = list(settings)
-    unknown = [name for name in settings if name not in SETTINGS]
-    if unknown or not settings:
-        raise InputError(f"settings must be some of {', '.join(SETTINGS)}, got {', '.join(unknown) or 'none'}")
+    scenarios = list(scenarios)
+    unknown = [name for name in scenarios if name not in SCENARIOS]
+    if unknown or not scenarios:
+        raise InputError(f"scenarios must be some of {', '.join(SCENARIOS)}, got {', '.join(unknown) or 'none'}")
     sizes = [n for n in SIZES if n <= largest]
     if not sizes:
         raise InputError(f"largest must be at least {SIZES[0]}, got {largest}")
     require_range("effort", effort, 0)
-    counts = {(s, n): max(20, round(TRIALS[n] * effort * SETTINGS[s].share)) for s in settings for n in sizes}
+    counts = {(s, n): max(20, round(TRIALS[n] * effort * SCENARIOS[s].share)) for s in scenarios for n in sizes}
     store = _Store(out, {"w2s_verify": version("w2s_jax"), "seed": seed})
     jobs = [(s, n, chunk) for s, n in counts for chunk in _chunks(n, counts[s, n])]
-    for setting, n, (first, count) in track(jobs, progress, "experiments"):
-        if (setting, n, first, count) not in store:
-            store.add((setting, n, first, count), _simulated(setting, n, first, count, seed))
+    for scenario, n, (first, count) in track(jobs, progress, "experiments"):
+        if (scenario, n, first, count) not in store.chunks:
+            store.add((scenario, n, first, count), _simulated(scenario, n, first, count, seed))
     cells = tuple(_cell(s, n, store.trials(s, n, list(_chunks(n, counts[s, n])))) for s, n in counts)
-    rates = {s: _rate([cell for cell in cells if cell.setting == s]) for s in settings}
-    return Verification(cells, rates, {s: _broken(s) for s in settings})
+    rates = {s: _rate([cell for cell in cells if cell.scenario == s]) for s in scenarios}
+    return Verification(cells, rates, {s: _broken(s) for s in scenarios})
 
 
 def _chunks(n: int, trials: int) -> Iterator[tuple[int, int]]:
@@ -200,85 +186,73 @@ def _chunks(n: int, trials: int) -> Iterator[tuple[int, int]]:
 
 
 @lru_cache(maxsize=1)
-def _experiment(setting: str, n: int) -> Experiment:
-    return SETTINGS[setting].at(n)
+def _at(scenario: str, n: int) -> tuple[Any, int, int, float, float]:
+    return SCENARIOS[scenario].at(n)
 
 
-def _simulated(setting: str, n: int, first: int, count: int, seed: int) -> dict[str, list[float]]:
-    experiment = _experiment(setting, n)
-    base = jax.random.fold_in(jax.random.fold_in(KEY(seed), list(SETTINGS).index(setting)), n)
+def _simulated(scenario: str, n: int, first: int, count: int, seed: int) -> dict[str, list[float]]:
+    base = jax.random.fold_in(jax.random.fold_in(KEY(seed), list(SCENARIOS).index(scenario)), n)
     keys = jax.vmap(lambda i: jax.random.fold_in(base, i))(jnp.arange(first, first + count))
-    found = simulate(keys, *experiment)
+    found = simulate(keys, *_at(scenario, n))
     return {name: np.asarray(values, float).tolist() for name, values in found._asdict().items()}
 
 
 class _Store:
-    """Finished chunks by (setting, n, first trial, trials), kept as lines of a file if one is named."""
+    """Finished chunks by (scenario, n, first trial, trials), kept as lines of a file if one is named."""
 
     def __init__(self, path: str | os.PathLike | None, header: dict[str, Any]) -> None:
         self.path = None if path is None else Path(path)
         self.chunks: dict[tuple, dict[str, list[float]]] = {}
-        if self.path is None:
-            return
-        try:
-            lines = self.path.read_text().split("\n") if self.path.exists() else []
-            for line in self._read(lines, header):
-                self.chunks[tuple(line["chunk"])] = line["trials"]
-            if not lines:
-                self._append(header)
-        except OSError as error:
-            raise InputError(f"cannot keep trials in {path}: {error.strerror}") from error
+        for line in self._read(header):
+            self.chunks[tuple(line["chunk"])] = line["trials"]
 
-    def _read(self, lines: list[str], header: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    def _read(self, header: dict[str, Any]) -> list[dict[str, Any]]:
         """The complete lines after the header; what a killed run left of a last one is cut off."""
-        if not lines or self.path is None:
-            return
-        try:
-            found = json.loads(lines[0])
-        except ValueError:
-            found = None
-        if found != header:
-            raise InputError(
-                f"{self.path} does not hold trials of this version and seed: name another file, or remove it"
-            )
-        if lines[-1]:
-            self.path.write_text("\n".join(lines[:-1]) + "\n")
-        yield from map(json.loads, lines[1:-1])
-
-    def __contains__(self, chunk: tuple) -> bool:
-        return chunk in self.chunks
+        if self.path is None:
+            return []
+        with self._faults():
+            if not self.path.exists():
+                self.path.write_text(json.dumps(header) + "\n")
+            *lines, rest = self.path.read_text().split("\n")
+            if lines[:1] != [json.dumps(header)]:
+                raise InputError(
+                    f"{self.path} does not hold trials of this version and seed: name another file, or remove it"
+                )
+            if rest:
+                self.path.write_text("\n".join(lines) + "\n")
+        return [json.loads(line) for line in lines[1:]]
 
     def add(self, chunk: tuple, trials: dict[str, list[float]]) -> None:
         self.chunks[chunk] = trials
         if self.path is not None:
-            try:
-                self._append({"chunk": chunk, "trials": trials})
-            except OSError as error:
-                raise InputError(f"cannot keep trials in {self.path}: {error.strerror}") from error
+            with self._faults(), self.path.open("a") as stream:
+                stream.write(json.dumps({"chunk": chunk, "trials": trials}) + "\n")
 
-    def _append(self, line: dict[str, Any]) -> None:
-        assert self.path is not None
-        with self.path.open("a") as stream:
-            stream.write(json.dumps(line) + "\n")
+    @contextmanager
+    def _faults(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise InputError(f"cannot keep trials in {self.path}: {error.strerror}") from error
 
-    def trials(self, setting: str, n: int, chunks: list[tuple[int, int]]) -> dict[str, np.ndarray]:
-        """All trials of a setting at one n."""
-        parts = [self.chunks[setting, n, first, count] for first, count in chunks]
+    def trials(self, scenario: str, n: int, chunks: list[tuple[int, int]]) -> dict[str, np.ndarray]:
+        """All trials of a scenario at one n."""
+        parts = [self.chunks[scenario, n, first, count] for first, count in chunks]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def _cell(setting: str, n: int, trials: dict[str, np.ndarray]) -> Cell:
+def _cell(scenario: str, n: int, trials: dict[str, np.ndarray]) -> Cell:
     count = len(trials["gap"])
     mean = {name: float(trials[name].mean()) for name in MEASURED}
     se = {name: float(trials[name].std(ddof=1) / count**0.5) for name in MEASURED}
-    equivalent = _equivalent(setting, n)
+    equivalent = _equivalent(scenario, n)
     predicted = {name: float(getattr(equivalent, name)) for name in MEASURED}
     off = [_median_band(np.abs(trials[p] / trials["gap"] - 1)) for p in ("theorem", "theorem_without_gamma")]
-    return Cell(setting, n, count, mean, se, predicted, off[0], off[1])
+    return Cell(scenario, n, count, mean, se, predicted, off[0], off[1])
 
 
-def _equivalent(setting: str, n: int) -> Equivalent:
-    family, *numbers = _experiment(setting, n)
+def _equivalent(scenario: str, n: int) -> Equivalent:
+    family, *numbers = _at(scenario, n)
     return deterministic_equivalent(family.population, *numbers)
 
 
@@ -300,9 +274,9 @@ def _rate(cells: list[Cell]) -> tuple[float, float]:
     return float(slope), float(np.sqrt(covariance[0, 0] * np.sum(left**2) / (len(x) - 2)))
 
 
-def _broken(setting: str, n: int = 1000) -> tuple[int, ...]:
+def _broken(scenario: str, n: int = 1000) -> tuple[int, ...]:
     """Conditions of the theory that fail on two samples of n strong rows, for the V that the theorem's prediction uses."""
-    family, *_, strong_ridge = _experiment(setting, n)
+    family, *_, strong_ridge = _at(scenario, n)
     train, student = (family.sample(KEY(i), n) for i in (0, 1))
     principal = {"rule": "rank", "level": family.population.ss.shape[0], "ridge": strong_ridge, "tolerance": 1.0}
     return decomposability(train.h_s, student.h_s, train.y, student.y, **principal).broken
@@ -314,7 +288,7 @@ def _report(found: Verification) -> list[str]:
         "theorem without gamma, and the deterministic equivalent (against the mean; ± twice the mean's standard error).",
         f"{'':>8}{'trials':>8}{'gap':>10}{'theorem':>22}{'no gamma':>10}{'equivalent':>18}{'worst of four':>15}",
     ]
-    for name in dict.fromkeys(cell.setting for cell in found.cells):
+    for name in dict.fromkeys(cell.scenario for cell in found.cells):
         slope, error = found.rates[name]
         spread = error * t_quantile(0.95, max(1, len(found.of(name)) - 2))
         rate = f"theorem's error ~ n^{slope:.2f} ± {spread:.2f}; " if slope == slope else ""
@@ -322,7 +296,7 @@ def _report(found: Verification) -> list[str]:
         conditions = (
             f"condition{'s' * (len(broken) > 1)} {', '.join(map(str, broken))} broken" if broken else "conditions hold"
         )
-        lines += ["", f"{SETTINGS[name].title}: {rate}{conditions} at n = 1,000"]
+        lines += ["", f"{SCENARIOS[name].title}: {rate}{conditions} at n = 1,000"]
         for cell in found.of(name):
             median, low, high = cell.theorem
             band = f"{median:>8.1%} [{low:.1%}, {high:.1%}]"
@@ -337,8 +311,6 @@ def _report(found: Verification) -> list[str]:
 
 def phase_diagram(points: int = 61) -> tuple[np.ndarray, Equivalent]:
     """Rows per feature (points,) on both axes, and the equivalent over n~ (first axis) and n^ (second) for a power law."""
-    width = 200
     ratio = np.geomspace(0.1, 30, points)
-    family = synthetic.power_law(KEY(2), 1.0, width, noise=0.25)
-    rows = np.maximum(ratio * width, 1)
-    return ratio, deterministic_equivalent(family.population, rows[:, None], rows[None, :], 1e-2, 1e-2)
+    rows = np.maximum(ratio * POWER_LAW_WIDTH, 1)
+    return ratio, deterministic_equivalent(_power_law().population, rows[:, None], rows[None, :], 1e-2, 1e-2)

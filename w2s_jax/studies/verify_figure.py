@@ -8,16 +8,16 @@ from typing import Any
 import numpy as np
 
 from w2s_jax._core.figures import BLUE, GREEN, ORANGE, new_figure, save_figure
-from w2s_jax.studies.verify import SETTINGS, Verification, phase_diagram
+from w2s_jax.studies.verify import SCENARIOS, Verification, phase_diagram
 
 
 def plot_verification(found: Verification, path: str | os.PathLike) -> None:
-    """Writes a panel per setting, relative errors of the predictions over n, and the phase diagram of the equivalent.
+    """Writes a panel per scenario, relative errors of the predictions over n, and the phase diagram of the equivalent.
 
     Raises:
         InputError: matplotlib is missing, or the path cannot be written or has an extension it does not know.
     """
-    names = list(dict.fromkeys(cell.setting for cell in found.cells))
+    names = list(dict.fromkeys(cell.scenario for cell in found.cells))
     rows = -(-(len(names) + 2) // 4)
     figure = new_figure(13, 3.1 * rows)
     panels = figure.subplots(rows, 4, squeeze=False).reshape(-1)
@@ -40,25 +40,17 @@ def _errors_over_n(panel: Any, found: Verification, name: str) -> None:
     panel.plot(n, median, "o-", ms=3, lw=1.2, color=BLUE, label="theorem (median over trials)")
     panel.fill_between(n, low, high, color=BLUE, alpha=0.25, lw=0)
     if any(cell.without_gamma != cell.theorem for cell in cells):
-        panel.plot(
-            n, [cell.without_gamma[0] for cell in cells], "s--", ms=3, lw=1, color=ORANGE, label="theorem without gamma"
-        )
+        without = [cell.without_gamma[0] for cell in cells]
+        panel.plot(n, without, "s--", ms=3, lw=1, color=ORANGE, label="theorem without gamma")
     bias, noise = (np.array([getattr(cell, part)["gap"] for cell in cells]) for part in ("bias", "noise"))
-    panel.plot(
-        n,
-        np.maximum(np.abs(bias), 1e-4),
-        "D-",
-        ms=3,
-        lw=1.2,
-        color=GREEN,
-        label="deterministic equivalent (of the mean)",
-    )
+    off = np.maximum(np.abs(bias), 1e-4)
+    panel.plot(n, off, "D-", ms=3, lw=1.2, color=GREEN, label="deterministic equivalent (of the mean)")
     panel.plot(n, noise, ":", lw=1, color=GREEN, label="twice the standard error of the simulated mean")
-    panel.set(xscale="log", yscale="log", ylim=(1e-4, 3), title=SETTINGS[name].title)
+    panel.set(xscale="log", yscale="log", ylim=(1e-4, 3), title=SCENARIOS[name].title)
     panel.set_xticks(n, [f"{x:,}" for x in n], rotation=45)
     panel.xaxis.set_minor_locator(NullLocator())
     panel.title.set_fontsize(8.5)
-    panel.title.set_color("black" if SETTINGS[name].within else "#A03000")
+    panel.title.set_color("black" if SCENARIOS[name].within else "#A03000")
     panel.yaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{100 * x:g}%"))
     panel.tick_params(labelsize=7)
     panel.grid(lw=0.3)

@@ -54,8 +54,8 @@ def head_of_rows(key: jax.Array, n: int, width: int, variance: float, ridge: flo
     rng = np.random.default_rng(1)
     r, k = min(n, 6), 4
     F, labels = (rng.standard_normal(shape).astype(dtype) for shape in ((r, k), (r, 2)))
-    tail, strength = Tail(variance, width), jnp.asarray(ridge, dtype)
-    found = FIT(key, jnp.asarray(F), jnp.asarray(labels), n, tail, strength)
+    tail, penalty = Tail(variance, width), jnp.asarray(ridge, dtype)
+    found = FIT(key, jnp.asarray(F), jnp.asarray(labels), n, tail, penalty)
     G = banded(key, n, r, width, dtype)
     rest = np.zeros((n - r, k + 2))
     rows = np.sqrt(n) * np.vstack([np.hstack([F, labels]), rest])
@@ -238,7 +238,7 @@ def test_batches_change_nothing():
 
 
 def test_derivatives_in_the_ridges_are_finite_differences(x64):
-    """With the randomness held fixed every outcome is differentiable in the ridge strengths."""
+    """With the randomness held fixed every outcome is differentiable in the ridges."""
     family = gaussian(0, None, Tail(0.02, 400), 0.1)
     assert derivative_error(lambda ridges: all_of(family, KEY, ridges), np.array([0.1, 0.2])) <= 1e-7
 
@@ -274,15 +274,15 @@ def test_another_measure_is_kept_instead():
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (dict(n_labelled=0), "n_labelled must be a whole number of at least 1, got 0"),
-        (dict(n_student=2.5), "n_student must be a whole number of at least 1, got 2.5"),
+        (dict(n_labelled=0), "n_labelled must be an integer of at least 1, got 0"),
+        (dict(n_student=2.5), "n_student must be an integer of at least 1, got 2.5"),
         (dict(weak_ridge=-1.0), "weak_ridge must be at least 0, got -1"),
         (
             dict(strong_ridge=0.0),
             "strong_ridge must be positive where the strong tail is narrower than its 30 rows, got 0",
         ),
         (dict(keys=KEY), r"keys must be one random key per trial, got key<fry> of shape \(\)"),
-        (dict(batch=0), "batch must be a whole number of at least 1, got 0"),
+        (dict(batch=0), "batch must be an integer of at least 1, got 0"),
     ],
 )
 def test_bad_input_is_one_sentence(change, sentence, unchecked):
