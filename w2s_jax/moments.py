@@ -168,7 +168,7 @@ def moments(
     *,
     weights: Float[ArrayLike, " n"] | None = None,
     center: bool = False,
-    precision: str | None = None,
+    precision: str = "float32",
 ) -> Moments:
     """Second moments of a weak and a strong representation of the same rows.
 
@@ -178,10 +178,10 @@ def moments(
         y: labels (n,), or (n, c) for c outputs (classification: one-hot or +-1 targets).
         weights: weight of each row (n,); 0 leaves a row out (padding), default all 1.
         center: take moments about the mean (heads with an intercept), safely for any ratio of mean to spread.
-        precision: of the products of features, for float32 sums: "float32", or one of `supported_precisions` that splits
-            every number into low-precision parts. Default: the fastest within twice the error of "float32", which a GPU or
-            TPU measures at the first call (`fastest_precision`); "float32" on a CPU. float64 sums are always at full
-            precision, and so are products with labels.
+        precision: of the products of features, for float32 sums: "float32", one of `supported_precisions` that splits every
+            number into low-precision parts, or "fastest", the fastest of them within twice the error of "float32", which a
+            GPU or TPU measures at the first call (`fastest_precision`). float64 sums are always at full precision, and so
+            are products with labels.
 
     Raises:
         InputError: shapes that do not fit, a precision that the platform does not have, or (outside jit) NaN or infinite
@@ -203,7 +203,7 @@ def moments_from_batches(
     center: bool = False,
     progress: bool | Callable[[Iterable], Iterable] = False,
     mesh: Mesh | None = None,
-    precision: str | None = None,
+    precision: str = "float32",
 ) -> Moments:
     """Moments of any number of rows, in memory that does not grow with them.
 
