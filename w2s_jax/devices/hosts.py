@@ -199,10 +199,8 @@ def _padded(data: bytes, length: int) -> np.ndarray:
 @lru_cache
 def _mesh() -> Mesh:
     """One device of each process."""
-    first: dict[int, Any] = {}
-    for device in jax.devices():
-        first.setdefault(device.process_index, device)
-    return Mesh(np.array([first[index] for index in sorted(first)]), ("hosts",))
+    first = [jax.local_devices(process_index=index)[0] for index in range(jax.process_count())]
+    return Mesh(np.array(first), ("hosts",))
 
 
 @lru_cache

@@ -131,9 +131,8 @@ def _agreed(
         checked = config if isinstance(config, SweepConfig) else _checked(config)
     chosen = hosts.first(lambda: resolved(checked.precision, device))
     with hosts.together():
-        return replace(
-            checked, precision=chosen if checked.precision == FASTEST else resolved(checked.precision, device)
-        )
+        own = resolved(chosen if checked.precision == FASTEST else checked.precision, device)
+        return replace(checked, precision=own)
 
 
 def _checked(config: Mapping[str, Any] | str | os.PathLike) -> SweepConfig:
@@ -190,7 +189,7 @@ def _batches(run: _Run, names: Iterable[str]) -> list[list[str]]:
 def _hashed(run: _Run, name: str) -> str:
     """The hash of a model's rows, read for its sake alone."""
     began = now_ns()
-    return _content(run, name, began, run.workers.hash_of(name))
+    return _keep(run, name, began, run.workers.hash_of(name))
 
 
 def _computed(run: _Run, names: Sequence[str]) -> dict[str, str]:
@@ -201,18 +200,20 @@ def _computed(run: _Run, names: Sequence[str]) -> dict[str, str]:
             raise InputError(f"model {name!r} is too large: its squares overflow {run.inputs.dtype}")
         if not found.variance > 0:
             raise InputError(f"model {name!r} is constant, expected rows that differ")
-        _keep_model(run, content, found)
-        contents[name] = _content(run, name, began, content)
+        contents[name] = _keep(run, name, began, content, found)
     return contents
 
 
-def _keep_model(run: _Run, content: str, model: Model) -> None:
-    arrays = lambda: {field: np.asarray(array) for field, array in model._asdict().items()}
-    run.stored(lambda store: store.keep_moments(_model_key(run, content), arrays()))
+def _keep(run: _Run, name: str, began: int, content: str, model: Model | None = None) -> str:
+    """Keeps a model's moments, if given, and the hash of its rows, which have been read from `began` on."""
 
+    def write(store: Store) -> None:
+        if model is not None:
+            arrays = {field: np.asarray(array) for field, array in model._asdict().items()}
+            store.keep_moments(_model_key(run, content), arrays)
+        store.keep_content(run.config.models[name], run.inputs.stamps[name], began, content)
 
-def _content(run: _Run, name: str, began: int, content: str) -> str:
-    run.stored(lambda store: store.keep_content(run.config.models[name], run.inputs.stamps[name], began, content))
+    run.stored(write)
     return content
 
 
