@@ -100,11 +100,15 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("processes", [2, 4])
-def test_processes_give_the_table_of_one(alone, processes):
-    """All columns agree, and the inputs have the same hash, whoever has read which rows."""
+@pytest.mark.parametrize(("processes", "precision"), [(2, "fastest"), (4, "float32")])
+def test_processes_give_the_table_of_one(alone, processes, precision):
+    """All columns agree, and the inputs have the same hash, whoever has read which rows; process 0 says what is fastest."""
     output = f"of{processes}"
-    assert [code for code, _ in finish(start(alone, output, processes))] == [0] * processes
+    ended = finish(start(alone, output, processes, extra=("--precision", precision)))
+    assert [code for code, _ in ended] == [0] * processes
+    assert ["precision 'fastest' on cpu is float32" in said for _, said in ended] == [
+        precision == "fastest" and process == 0 for process in range(processes)
+    ]
     found, expected = read_sweep(alone / output), read_sweep(alone / "alone")
     for column in NUMBERS:
         assert relative_error(found[column], expected[column]) <= 1e-9, column
