@@ -12,7 +12,16 @@ from jax import export
 
 from w2s_jax import InputError, device_mesh, run_sweep
 from w2s_jax.sweep import few_rows, run, workers
-from w2s_jax.sweep.few_rows import ModelRows, Size, StrongRows, in_features, kernel_entries, model_of_rows, products
+from w2s_jax.sweep.few_rows import (
+    ModelRows,
+    Size,
+    StrongRows,
+    kernel_entries,
+    model_of_rows,
+    products,
+    projected,
+    with_vectors,
+)
 from w2s_jax.sweep.pairs import Cells, model_from_sums
 from w2s_jax.sweep.row_cells import Source, model_sums, row_cells
 from w2s_jax.sweep.row_digest import RowDigest
@@ -66,9 +75,8 @@ def test_a_model_of_few_rows_is_that_of_its_moments(x64, n, normalize):
     cells, source = row_cells(n, labels, None, 0, 0, normalize), Source("h", h, h[:1])
     found = model_of_rows(source, cells, normalize, RowDigest(h.shape, h.dtype))
     assert found.vectors.size == 0
-    share = []
-    in_features(source, found, cells, (0, 15), lambda sums: share.append(sums) or sums)
-    found = in_features(source, found, cells, (15, n), lambda sums: sums + share[0])
+    first, second = (projected(source, found, cells, span) for span in ((0, 15), (15, n)))
+    found = with_vectors(found, first + second)
     assert found.left.size == 0
     want = model_from_sums(model_sums(source, cells), Cells(*map(jnp.asarray, cells.cells)), normalize)
     for field in ("mean", "origin", "root", "spread", "variance", "first"):

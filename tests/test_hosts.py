@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import sqlite3
@@ -61,6 +62,7 @@ def start(
     processes: int,
     weak: Callable[[int], str] = lambda _: "weak*.npy",
     extra: tuple[str, ...] = (),
+    program: tuple[str, ...] = ("-m", "w2s_jax"),
 ) -> list:
     """The command of each process with `extra` options, running, with files of its own in the folder "part0", "part1", ..."""
     port, environment = free_port(), environment_of(folder)
@@ -68,7 +70,7 @@ def start(
     together = [] if processes == 1 else ["--coordinator", f"127.0.0.1:{port}", "--processes", str(processes)]
     return [
         subprocess.Popen(
-            [sys.executable, "-m", "w2s_jax", "sweep", "--weak", weak(i), *given, *together]
+            [sys.executable, *program, "sweep", "--weak", weak(i), *given, *together]
             + ([] if processes == 1 else ["--process", str(i)])
             + list(extra),
             **dict(
@@ -98,11 +100,15 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("processes", [2, 4])
-def test_processes_give_the_table_of_one(alone, processes):
-    """All columns agree, and the inputs have the same hash, whoever has read which rows."""
+@pytest.mark.parametrize(("processes", "precision"), [(2, "fastest"), (4, "float32")])
+def test_processes_give_the_table_of_one(alone, processes, precision):
+    """All columns agree, and the inputs have the same hash, whoever has read which rows; process 0 says what is fastest."""
     output = f"of{processes}"
-    assert [code for code, _ in finish(start(alone, output, processes))] == [0] * processes
+    ended = finish(start(alone, output, processes, extra=("--precision", precision)))
+    assert [code for code, _ in ended] == [0] * processes
+    assert ["precision 'fastest' on cpu is float32" in said for _, said in ended] == [
+        precision == "fastest" and process == 0 for process in range(processes)
+    ]
     found, expected = read_sweep(alone / output), read_sweep(alone / "alone")
     for column in NUMBERS:
         assert relative_error(found[column], expected[column]) <= 1e-9, column
@@ -168,6 +174,63 @@ def test_a_fault_in_one_process_is_heard_by_all(tmp_path):
         assert said.endswith(
             f"the values of model 'weak0' contain 5 NaN or infinite values, the first in row {N - 1}\n"
         )
+
+
+BREAKING = """
+import sys
+from w2s_jax import InputError
+from w2s_jax.cli import main
+from w2s_jax.sweep import store, workers
+
+def fail(*args, **options):
+    raise {error}
+
+if sys.argv[sys.argv.index("--process") + 1] == "{victim}":
+    {place} = fail
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def breaking(folder: Path, victim: int, place: str, error: str) -> list[tuple[int, str]]:
+    """How two processes end of which one fails at a place."""
+    script = BREAKING.format(victim=victim, place=place, error=error)
+    return finish(start(folder, f"{place}{victim}", 2, program=("-c", script)))
+
+
+def test_what_process_0_cannot_keep_is_heard_by_all(alone):
+    """The others have no part in the store and end with its sentence."""
+    for code, said in breaking(alone, 0, "store.Store.keep_results", "InputError('the disk is full')"):
+        assert (code, said) == (2, "w2s sweep: the disk is full\n")
+
+
+@pytest.mark.parametrize(("victim", "place"), [(1, "workers.table_rows"), (0, "workers.model_sums")])
+def test_a_failure_of_another_kind_ends_the_others(alone, victim, place):
+    """The one that fails shows where; the other says that it was lost, or without process 0 JAX's runtime does."""
+    ended = breaking(alone, victim, place, "RuntimeError('a fault of its own')")
+    assert ended[victim][0] == 1 and "RuntimeError: a fault of its own" in ended[victim][1]
+    code, said = ended[1 - victim]
+    ours = code == 2 and "another process of this run was lost: start all of them again" in said
+    assert ours or (victim == 0 and code == -signal.SIGABRT)
+
+
+def test_processes_go_on_with_kernels_of_one(tmp_path):
+    """What a single process has kept of fewer rows than features is of use to several, which share the features."""
+    rng = np.random.default_rng(0)
+    latent = rng.standard_normal((70, 6))
+    for name, width in (("weak0", 90), ("weak1", 120), ("strong", 100)):
+        np.save(tmp_path / name, latent @ rng.standard_normal((6, width)) + 0.5 * rng.standard_normal((70, width)))
+    np.save(tmp_path / "y.npy", np.where(np.arange(70) % 3, latent[:, 0], np.nan))
+    time.sleep(store._FRESH_NS / 1e9)
+    assert finish(start(tmp_path, "of1", 1, extra=("--folds", "0")))[0][0] == 0
+    shutil.copytree(tmp_path / "of1", tmp_path / "of2")
+    kept = stored(tmp_path / "of2" / "sweep.sqlite")
+    for processes in (1, 2):
+        ended = finish(start(tmp_path, f"of{processes}", processes, extra=("--folds", "0", "--threshold", "0.01")))
+        assert ended == [(0, "")] * processes
+    assert stored(tmp_path / "of2" / "sweep.sqlite") == kept
+    expected, found = (read_sweep(tmp_path / output) for output in ("of1", "of2"))
+    for column in ("gap_op", "gap_fro", "cka", "predicted_gap"):
+        assert relative_error(found[column], expected[column]) <= 1e-9, column
 
 
 def test_processes_with_other_models_are_refused(alone):

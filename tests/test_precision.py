@@ -81,7 +81,7 @@ def test_the_chosen_device_is_asked():
 # What it changes
 
 
-@pytest.mark.parametrize("name", [*SPLIT, None])
+@pytest.mark.parametrize("name", SPLIT)
 @pytest.mark.parametrize("bias", [False, True])
 def test_moments_are_those_of_full_precision(name, bias):
     """Within twice the error against float64 that full float32 makes on the same way, which is itself small."""
@@ -233,15 +233,25 @@ def test_splits_that_lose_are_seen():
     assert split[1] > 2 * full[1]
 
 
-def test_a_cpu_measures_nothing(monkeypatch):
+@pytest.fixture
+def unmeasured():
+    """As in a new process."""
+    precision._fastest.cache_clear()
+    yield
+    precision._fastest.cache_clear()
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="others have something to choose from")
+def test_a_cpu_measures_nothing(monkeypatch, unmeasured):
     """Its splits are plain float32 products."""
     monkeypatch.setattr(precision, "fastest_precision", None)
-    assert resolved(None) == "float32"
+    with pytest.warns(UserWarning, match="^precision 'fastest' on cpu is float32$"):
+        assert resolved("fastest") == "float32"
 
 
 @pytest.fixture
-def measuring(monkeypatch):
-    """This device as one whose splits may pay: the reports of what the default measures, on small products."""
+def measuring(monkeypatch, unmeasured):
+    """This device as one whose splits may pay: the reports of what is measured, on small products."""
     reports = []
 
     def measure(device):
@@ -250,30 +260,32 @@ def measuring(monkeypatch):
 
     monkeypatch.setattr(precision, "UNSPLIT", ())
     monkeypatch.setattr(precision, "fastest_precision", measure)
-    precision._fastest.cache_clear()
-    yield reports
-    precision._fastest.cache_clear()
+    return reports
 
 
 @pytest.mark.parametrize("way", ["outside", "jit", "grad", "vmap"])
-def test_the_default_is_measured_once(measuring, way):
-    """Elsewhere the first call measures, also one that is being traced, and what is asked by name measures nothing."""
-    trace = lambda h: jnp.trace(moments(h, h).ww)
+def test_the_fastest_is_measured_once(measuring, way):
+    """The first call measures and says so, also one that is being traced; what is asked by name measures nothing."""
+    trace = lambda h: jnp.trace(moments(h, h, precision="fastest").ww)
     ways = {"outside": trace, "jit": jax.jit(trace), "grad": jax.grad(trace), "vmap": jax.vmap(trace)}
     h = np.stack([ROWS, ROWS]) if way == "vmap" else ROWS
+    moments(ROWS, ROWS)
     assert resolved("float32") == "float32" and not measuring
-    for _ in range(2):
-        assert np.isfinite(ways[way](h)).all()
+    with pytest.warns(UserWarning, match="^precision 'fastest' on ") as said:
+        found = [ways[way](h) for _ in range(2)]
+    assert np.isfinite(np.asarray(found)).all()
     assert [report.device for report in measuring] == [jax.devices()[0].device_kind]
-    assert resolved(None) == measuring[0].chosen
+    assert resolved("fastest") == measuring[0].chosen
+    assert [str(warning.message).rpartition(" ")[2] for warning in said] == [measuring[0].chosen]
 
 
 @pytest.mark.skipif(not SPLIT, reason="this platform has full float32 only")
-def test_the_default_is_what_was_measured(measuring, monkeypatch):
+@pytest.mark.filterwarnings("ignore:precision 'fastest'")
+def test_the_fastest_is_what_was_measured(measuring, monkeypatch):
     """Products are at the chosen precision."""
     rows = [("float32", 1.0, 2.0), (SPLIT[-1], 1.5, 1.0)]
     monkeypatch.setattr(precision, "choose", lambda *_: choose([MeasuredPrecision(n, 1e-7, r, s) for n, r, s in rows]))
-    assert presets(program(lambda h: moments(h, h[:, :9]), ROWS)) == [SPLIT[-1][-1]] * 3
+    assert presets(program(lambda h: moments(h, h[:, :9], precision="fastest"), ROWS)) == [SPLIT[-1][-1]] * 3
 
 
 # What is refused
@@ -291,7 +303,7 @@ CALLS = {
 def test_unsupported_precisions_are_one_sentence(call, name, unchecked):
     """Which argument, what the platform has, what came."""
     has = ", ".join(map(repr, SUPPORTED))
-    sentence = f"precision must be one that {jax.devices()[0].platform} has: {has}; got {name!r}"
+    sentence = f"precision must be 'fastest' or one that {jax.devices()[0].platform} has: {has}; got {name!r}"
     with pytest.raises(InputError, match=f"^{re.escape(sentence)}$"):
         CALLS[call](name)
 

@@ -19,8 +19,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from w2s_jax import InputError, moments, rank_supervisors, run_sweep
+from w2s_jax import InputError, moments, rank_supervisors, run_sweep, supported_precisions
 from w2s_jax.cli import main
+from w2s_jax.devices import precision
 from w2s_jax.devices.hosts import Hosts
 from w2s_jax.files import opening
 from w2s_jax.sweep import inputs, run, store, workers
@@ -217,11 +218,9 @@ def test_sums_over_ranges_of_rows_merge(x64, folds):
     )
     whole = model_sums(strong[0], rows), cross_sums(strong, weak, rows)
     first = model_sums(strong[0], rows, span=(0, 40)), cross_sums(strong, weak, rows, span=(0, 40))
-    add = lambda part: lambda sums: jax.tree.map(np.add, sums, part)
-    merged = (
-        model_sums(strong[0], rows, span=(40, N), merge=add((first[0].sums.h, first[0].sums.hh, first[0].sums.hy))),
-        cross_sums(strong, weak, rows, span=(40, N), merge=lambda sums: sums[:, :54, :22] + first[1]),
-    )
+    second = model_sums(strong[0], rows, span=(40, N)), cross_sums(strong, weak, rows, span=(40, N))
+    own, cross = jax.tree.map(np.add, first, second)
+    merged = own.of(own.sums, whole[0].shift), cross
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-11), merged, whole)
 
 
@@ -272,8 +271,9 @@ def test_models_at_once_fit_the_memory():
     given = SimpleNamespace(rows=SimpleNamespace(cells=cells), sources=sources, dtype=np.dtype(np.float32))
 
     def batches(processes: int, memory: float) -> list[str]:
-        workers = SimpleNamespace(hosts=SimpleNamespace(count=processes))
-        asked = SimpleNamespace(workers=workers, inputs=given, config=SimpleNamespace(memory=memory))
+        asked = SimpleNamespace(
+            hosts=SimpleNamespace(count=processes), inputs=given, config=SimpleNamespace(memory=memory)
+        )
         return ["".join(batch) for batch in run._batches(asked, sources)]
 
     assert batches(1, 256) == ["a", "b", "c", "d", "e"]
@@ -432,12 +432,17 @@ def test_another_grid_keeps_the_moments(units):
 
 
 def test_another_precision_is_another_computation(units):
-    """Of models and pairs alike."""
+    """Of models and pairs alike; it is the one that is computed with, however it was chosen."""
+    split = supported_precisions()[-1]
     run_sweep(LITTLE)
     units.take()
-    assert run_sweep({**LITTLE, "precision": "float32"}).changed == ()
+    precision._fastest.cache_clear()
+    with pytest.warns(UserWarning, match="^precision 'fastest' on cpu is float32$"):
+        assert run_sweep({**LITTLE, "precision": "fastest"}).computed == 0
+    assert units.take() == ([], 0)
+    assert run_sweep({**LITTLE, "precision": split}).changed == ()
     models, pairs = units.take()
-    assert (len(models), pairs) == (3, 2)
+    assert (len(models), pairs) == ((0, 0) if split == "float32" else (3, 2))
 
 
 def test_another_model_is_only_its_own_pairs(units):

@@ -27,4 +27,6 @@ def require_figure(path: str | None) -> None:
         require_figure_path(path)
 
 
-PRECISION_HELP = "of products over rows: float32, or a split one that the device has (default: the fastest as accurate)"
+PRECISION_HELP = (
+    "of products over rows: float32 (default), a split one that the device has, or fastest, which is measured"
+)

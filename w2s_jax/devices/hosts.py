@@ -1,7 +1,9 @@
 """Several processes on one piece of work: who reads which rows, how sums meet, and what the others hear when one fails.
 
-Start-up and the detection of a cluster (SLURM, Kubernetes, Cloud TPU) are `jax.distributed`'s. Every process streams its
-own rows; sums meet in one all-reduce. What goes wrong in one process is raised in all, so that none waits for ever.
+Every process runs the same program and meets the others in the same collectives, in the same order (SPMD). Start-up and
+the detection of a cluster (SLURM, Kubernetes, Cloud TPU) are `jax.distributed`'s, the collectives are
+`jax.experimental.multihost_utils`' and, for sums, one all-reduce. What goes wrong in one process is raised in all, so that
+none waits for ever.
 """
 
 from __future__ import annotations
@@ -13,12 +15,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.experimental.multihost_utils import broadcast_one_to_all, process_allgather
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jax.typing import ArrayLike
@@ -28,20 +31,20 @@ from w2s_jax._core.checks import InputError
 
 _START_SECONDS = 120  # in which all processes must have come
 _HEARTBEAT_SECONDS = 20  # a process that has said nothing for so long is lost
-_HEAD = 1024  # bytes of a message that go in one sum, of one length for all; the first 8 are its length
+T = TypeVar("T")
 
 
-class SharedError(InputError):
-    """An error that every process has been told of and raises too."""
-
-
-class LostError(SharedError):
+class LostError(InputError):
     """A process is gone: whoever is left cannot end together with it, as JAX's own shutdown would try for a while."""
 
 
 @dataclass(frozen=True)
 class Hosts:
-    """The processes of a run: this one's `index`, their `count`. A single process is `Hosts()`."""
+    """The processes of a run: this one's `index`, their `count`. A single process is `Hosts()`.
+
+    All but `span` are collectives, which every process calls at the same point of the program; they raise InputError if a
+    process has been lost.
+    """
 
     index: int = 0
     count: int = 1
@@ -59,94 +62,75 @@ class Hosts:
         return steps * self.index // self.count * step, min(rows, steps * (self.index + 1) // self.count * step)
 
     def add(self, sums: Any) -> Any:
-        """The sum of all processes' pytrees, by one all-reduce; every process calls this with the same shapes.
-
-        Raises:
-            InputError: a process has been lost.
-        """
+        """The sum of all processes' pytrees, which have the same shapes."""
         if self.count == 1:
             return sums
-        leaves, tree = jax.tree.flatten(sums)
-        arrays = [np.asarray(x) for x in leaves]
-        ends = np.cumsum([x.size for x in arrays])
-        # Lengths share programs; what fills them up is the last part.
-        own = np.zeros((1, bucket(int(ends[-1]))), jnp.result_type(*arrays))
-        own[0, : ends[-1]] = np.concatenate([x.ravel() for x in arrays])
-        parts = np.split(self._total(own), ends)
-        return tree.unflatten(
-            jnp.asarray(part.reshape(x.shape).astype(x.dtype)) for part, x in zip(parts, arrays, strict=False)
-        )
-
-    def _total(self, own: np.ndarray) -> np.ndarray:
-        """The sum of every process's row (1, m)."""
         mesh = _mesh()
-        try:
-            rows = jax.make_array_from_process_local_data(
-                NamedSharding(mesh, P("hosts")), own, (self.count, own.shape[1])
-            )
-            return np.asarray(_sum_over(mesh)(rows).addressable_data(0))
-        except (jax.errors.JaxRuntimeError, ValueError) as error:  # either is raised for the same failure
-            raise LostError(
-                "another process of this run was lost: start all of them again, finished work is kept"
-            ) from error
+        by_process = NamedSharding(mesh, P("hosts"))
 
-    def exchange(self, text: str) -> list[str]:
-        """Every process's text; all call this together."""
-        return [data.decode() for data in self.gather(text.encode())]
+        def placed(x: ArrayLike) -> Array:
+            own = np.asarray(x)[None]
+            return jax.make_array_from_process_local_data(by_process, own, (self.count, *own.shape[1:]))
+
+        with _among_all():
+            total = _sum_over(mesh)(jax.tree.map(placed, sums))
+            return jax.tree.map(lambda x: jnp.asarray(np.asarray(x.addressable_data(0))), total)
 
     def gather(self, data: bytes) -> list[bytes]:
-        """Every process's bytes; all call this together."""
+        """Every process's bytes."""
         if self.count == 1:
             return [data]
-        message = len(data).to_bytes(8, "little") + data
-        heads = self._lines(message[:_HEAD], _HEAD)
-        lengths = [8 + int.from_bytes(head[:8], "little") for head in heads]
-        tails = [b""] * self.count
-        if max(lengths) > _HEAD:
-            tails = self._lines(message[_HEAD:], max(lengths) - _HEAD)
-        return [(head + tail)[8:length] for head, tail, length in zip(heads, tails, lengths, strict=True)]
+        with _among_all():
+            lengths = process_allgather(np.int32(len(data))).tolist()
+            rows = process_allgather(_padded(data, max(lengths))) if any(lengths) else lengths
+        return [row[:length].tobytes() if length else b"" for row, length in zip(rows, lengths, strict=True)]
 
-    def _lines(self, data: bytes, size: int) -> list[bytes]:
-        """Every process's bytes, filled up to a size with zeros."""
-        table = np.zeros((self.count, -(-size // 4) * 4), np.uint8)
-        table[self.index, : len(data)] = np.frombuffer(data, np.uint8)
-        heard = np.asarray(self.add(table.view(np.int32))).view(np.uint8)  # all zero but in one process
-        return [line.tobytes() for line in heard]
-
-    def share(self, arrays: Mapping[str, ArrayLike] | None, source: int = 0) -> dict[str, Any]:
-        """The arrays, all of one type, that the process `source` has; all call this together, the others with None."""
-        if self.count == 1:
-            return dict(arrays or {})
-        own = {name: (np.shape(x), np.asarray(x).dtype.str) for name, x in (arrays or {}).items()}
-        sizes = json.loads(self.exchange(json.dumps(own))[source])
-        zeros = {name: np.zeros(shape, dtype) for name, (shape, dtype) in sizes.items()}
-        return self.add(zeros if arrays is None else dict(arrays))
+    def exchange(self, text: str) -> list[str]:
+        """Every process's text."""
+        return [data.decode() for data in self.gather(text.encode())]
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Work of every process that ends in `agree` or `merge`: where one fails with an InputError, all raise it."""
+        """Work of a process alone, without collectives: where it fails with an InputError in one, all raise that at its end."""
+        if self.count == 1:
+            yield
+            return
+        own = None
         try:
             yield
-        except SharedError:
-            raise
         except InputError as error:
-            if self.count > 1:
-                self._hear(str(error))
-            raise
-
-    def agree(self) -> None:
-        """Waits until all have got so far; raises SharedError if one has failed."""
-        self._hear("")
-
-    def merge(self, sums: Any) -> Any:
-        """`agree`, then `add`."""
-        self.agree()
-        return self.add(sums)
-
-    def _hear(self, error: str) -> None:
-        failed = [text for text in self.exchange(error) if text]
+            own = error
+        failed = [text for text in self.exchange("" if own is None else str(own)) if text]
         if failed:
-            raise SharedError(failed[0])
+            raise InputError(failed[0]) from own
+
+    def first(self, make: Callable[[], T]) -> T:
+        """What `make` returns in process 0, where alone it is called, told to all as JSON writes it."""
+        if self.count == 1:
+            return make()
+        with self.together():
+            text = json.dumps(make()) if self.index == 0 else ""
+        return json.loads(self._told(text, 0))
+
+    def broadcast(self, make: Callable[[], Mapping[str, ArrayLike]], source: int = 0) -> dict[str, Any]:
+        """The arrays that `make` returns in the process `source`, where alone it is called."""
+        if self.count == 1:
+            return dict(make())
+        with self.together():
+            arrays = {name: np.asarray(x) for name, x in make().items()} if self.index == source else {}
+        own = json.dumps({name: (x.shape, x.dtype.str) for name, x in arrays.items()})
+        shapes = json.loads(self._told(own, source))
+        arrays = arrays or {name: np.zeros(shape, dtype) for name, (shape, dtype) in shapes.items()}
+        with _among_all():
+            return broadcast_one_to_all(arrays, is_source=self.index == source)
+
+    def _told(self, text: str, source: int) -> str:
+        """The text of the process `source`."""
+        data, here = text.encode(), self.index == source
+        with _among_all():
+            length = int(broadcast_one_to_all(np.int32(len(data)), is_source=here))
+            heard = broadcast_one_to_all(_padded(data if here else b"", length), is_source=here)
+        return heard[:length].tobytes().decode()
 
 
 @contextmanager
@@ -194,15 +178,32 @@ def _require_address(coordinator: str, process: int | None) -> None:
             time.sleep(0.2)
 
 
+@contextmanager
+def _among_all() -> Iterator[None]:
+    """Collectives: what they raise without an answer, as one sentence."""
+    try:
+        yield
+    except (jax.errors.JaxRuntimeError, ValueError) as error:  # either is raised for the same failure
+        raise LostError(
+            "another process of this run was lost: start all of them again, finished work is kept"
+        ) from error
+
+
+def _padded(data: bytes, length: int) -> np.ndarray:
+    """Bytes, filled up with zeros to a length that shares programs with its neighbours."""
+    padded = np.zeros(bucket(length), np.uint8)
+    padded[: len(data)] = np.frombuffer(data, np.uint8)
+    return padded
+
+
 @lru_cache
 def _mesh() -> Mesh:
     """One device of each process."""
-    first: dict[int, Any] = {}
-    for device in jax.devices():
-        first.setdefault(device.process_index, device)
-    return Mesh(np.array([first[index] for index in sorted(first)]), ("hosts",))
+    first = [jax.local_devices(process_index=index)[0] for index in range(jax.process_count())]
+    return Mesh(np.array(first), ("hosts",))
 
 
 @lru_cache
-def _sum_over(mesh: Mesh) -> Callable[[Array], Array]:
-    return jax.jit(lambda parts: jnp.sum(parts, 0, dtype=parts.dtype), out_shardings=NamedSharding(mesh, P()))
+def _sum_over(mesh: Mesh) -> Callable[[Any], Any]:
+    add = lambda parts: jax.tree.map(lambda x: jnp.sum(x, 0, dtype=x.dtype), parts)
+    return jax.jit(add, out_shardings=NamedSharding(mesh, P()))

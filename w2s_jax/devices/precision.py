@@ -8,6 +8,7 @@ they are there is measured (`fastest_precision`), never assumed.
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -24,6 +25,7 @@ from w2s_jax._core.checks import InputError
 from w2s_jax._core.text import aligned
 
 UNSPLIT = ("cpu",)  # computes the bfloat16 presets as plain float32 products: the same numbers in the same time
+FASTEST = "fastest"  # the precision that is measured
 FEW_ROWS = 16
 
 
@@ -112,28 +114,34 @@ def errors_of(product: Callable[[Array], Array], samples: list[Array], exact: li
     return [float(norm(np.asarray(product(h), float) - G) / norm(G)) for h, G in pairs]
 
 
-def resolved(precision: str | None, device: Any = None) -> str:
-    """A precision that the device has: the one asked for, or the fastest one that is accurate there.
+def resolved(precision: str, device: Any = None) -> str:
+    """A precision that the device has: the one asked for, or for "fastest" the fastest one that is accurate there.
 
-    That one is measured once per process, as compilers time their kernels; a CPU has nothing to choose from.
+    That one is measured once per process and device, as compilers time their kernels, and a warning says which it is; a CPU
+    has nothing to choose from.
 
     Raises:
         InputError: an unknown name, or one that the device does not have, with those that it has.
     """
     device = _default_device() if device is None else device
-    if precision is None:
-        return "float32" if device.platform in UNSPLIT else _fastest(device)
+    if precision == FASTEST:
+        return _fastest(device)
     supported = ("float32",) if precision == "float32" else supported_precisions(device)
     if precision not in supported:
         has = ", ".join(repr(name) for name in supported_precisions(device))
-        raise InputError(f"precision must be one that {device.platform} has: {has}; got {precision!r}")
+        raise InputError(f"precision must be {FASTEST!r} or one that {device.platform} has: {has}; got {precision!r}")
     return precision
 
 
 @lru_cache
 def _fastest(device: Any) -> str:
-    with jax.ensure_compile_time_eval():  # the first to ask may be a function that is being traced
-        return fastest_precision(device=device).chosen
+    if device.platform in UNSPLIT:
+        chosen = "float32"
+    else:
+        with jax.ensure_compile_time_eval():  # the first to ask may be a function that is being traced
+            chosen = fastest_precision(device=device).chosen
+    warnings.warn(f"precision {FASTEST!r} on {device.device_kind} is {chosen}", stacklevel=4)
+    return chosen
 
 
 @lru_cache

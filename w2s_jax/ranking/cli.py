@@ -40,7 +40,7 @@ def add_rank(commands: Any) -> argparse.ArgumentParser:
     rank.add_argument("--folds", type=int, default=3, metavar="K", help="blocks of rows for cross-fitting and errors")
     rank.add_argument("--seed", type=int, default=0, help="of the folds")
     rank.add_argument("--raw", action="store_true", help="neither centre nor rescale the representations")
-    rank.add_argument("--precision", metavar="NAME", help=PRECISION_HELP)
+    rank.add_argument("--precision", default="float32", metavar="NAME", help=PRECISION_HELP)
     rank.add_argument("--sort", metavar="COLUMN", help="sort by this column")
     rank.add_argument("--json", metavar="FILE", help="also write the table as JSON")
     rank.add_argument("--plot", metavar="FILE", help="also draw the table")

@@ -53,7 +53,7 @@ def rank_supervisors(
     seed: int = 0,
     progress: bool | Callable[[Iterable], Iterable] = False,
     mesh: Mesh | None = None,
-    precision: str | None = None,
+    precision: str = "float32",
 ) -> SupervisorTable:
     """Ranks weak models as supervisors of one or several strong models; the first row is the best teacher.
 

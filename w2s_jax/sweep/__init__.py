@@ -2,7 +2,7 @@
 
 config.py says what is asked for and inputs.py opens its files; row_cells.py turns them into sums per cell of rows; pairs.py
 makes scores of those on the device and pair_rows.py rows of the table, with few_rows.py where rows are fewer than features;
-workers.py deals all that to the processes; store.py keeps what is done; cli.py is `w2s sweep`.
+workers.py is what the processes compute of all that together; store.py keeps what is done; cli.py is `w2s sweep`.
 """
 
 from w2s_jax.sweep.run import run_sweep

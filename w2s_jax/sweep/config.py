@@ -42,7 +42,7 @@ class SweepConfig:
 
     `groups`: file of row groups that stay in one fold; `folds`: 0, or blocks of rows for the cross-fitted columns, drawn
     with `seed`, for label prior `prior` and noise `noise`; `memory`: MiB for the sums or kernels of a group of pairs;
-    `precision`: of the products of features, as in `moments`, None for the device's default.
+    `precision`: of the products of features, as in `moments`.
     """
 
     output: Path
@@ -57,7 +57,7 @@ class SweepConfig:
     prior: float
     noise: float
     memory: float
-    precision: str | None
+    precision: str
 
     @property
     def models(self) -> dict[str, str]:
@@ -115,7 +115,7 @@ def sweep_config(table: Mapping[str, Any], folder: str | os.PathLike = ".") -> S
     for name in weak.keys() & strong.keys():
         if weak[name] != strong[name]:
             raise InputError(f"a name must mean one model, got {name!r} for {weak[name]} and for {strong[name]}")
-    groups, precision = table.get("groups"), table.get("precision")
+    groups = table.get("groups")
     return SweepConfig(
         output=output,
         weak=weak,
@@ -129,7 +129,7 @@ def sweep_config(table: Mapping[str, Any], folder: str | os.PathLike = ".") -> S
         prior=_number("prior", table.get("prior", 2.0)),
         noise=_number("noise", table.get("noise", 1.0)),
         memory=_number("memory", table.get("memory", 256.0)),
-        precision=None if precision is None else _text("precision", precision, "a name"),
+        precision=_text("precision", table.get("precision", "float32"), "a name"),
     )
 
 

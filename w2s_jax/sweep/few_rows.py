@@ -17,13 +17,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 
 from w2s_jax._core.arrays import bucket, matmul, outer
 from w2s_jax._core.factor import numerically_zero
 from w2s_jax.ranking.folds import block_size
 from w2s_jax.spectrum import spectrum
 from w2s_jax.sweep.pairs import Met, Model, batches
-from w2s_jax.sweep.row_cells import BLOCK_BYTES, Merge, RowCells, Source, side_by_side
+from w2s_jax.sweep.row_cells import BLOCK_BYTES, RowCells, Source, side_by_side
 from w2s_jax.sweep.row_digest import RowDigest
 
 TILE = 512  # rows of a kernel's tile
@@ -109,9 +110,8 @@ def _model(x: Array, y: Array, members: Array, sets: Array, shift: Array, normal
     return Model(mean, origin, root, spread, variance, first, no_sums, no_sums, values, no_vectors, left, labels)
 
 
-def in_features(source: Source, model: Model, rows: RowCells, span: tuple[int, int], merge: Merge) -> Model:
-    """A model of few rows with eigenvectors of its features instead of its kernel's, from this process's rows `span`, where
-    `merge` adds up those of all.
+def projected(source: Source, model: Model, rows: RowCells, span: tuple[int, int]) -> Array:
+    """What this process's rows `span` add to the eigenvectors of a few-row model's features (R, d, k).
 
     Raises:
         InputError: NaN or infinite entries.
@@ -119,8 +119,12 @@ def in_features(source: Source, model: Model, rows: RowCells, span: tuple[int, i
     first, last = span
     x = jax.device_put(side_by_side([source], len(model.mean), first, last, last - first))
     inside = _inside(rows, rows.n).astype(x.dtype)
-    model = model._replace(left=model.left[:, first:last])
-    vectors = _orthogonal(jnp.asarray(merge(_projected(x, model, inside[:, first:last], inside.sum(1)))))
+    return _projected(x, model._replace(left=model.left[:, first:last]), inside[:, first:last], inside.sum(1))
+
+
+def with_vectors(model: Model, sums: ArrayLike) -> Model:
+    """A model of few rows with eigenvectors of its features instead of its kernel's, from what all rows add to them."""
+    vectors = _orthogonal(jnp.asarray(sums))
     return model._replace(vectors=vectors, left=jnp.zeros((len(vectors), 0, 0), vectors.dtype))
 
 

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from w2s_jax._core.checks import InputError, warn_of_classes
-from w2s_jax.devices.hosts import Hosts, SharedError
+from w2s_jax.devices.hosts import Hosts
 from w2s_jax.files.ids import require_same_ids
 from w2s_jax.files.opening import open_rows, read_labels
 from w2s_jax.sweep.config import SweepConfig
@@ -94,18 +94,13 @@ def open_inputs(config: SweepConfig, hosts: Hosts, process_local: bool) -> Input
     """
     with hosts.together():
         own = _opened(config)
-        hosts.agree()
-        _require_same(hosts, config, own, process_local)
-        if process_local:
-            every, ends = _joined(hosts, own)
-            span = ends[hosts.index] - own.n, ends[hosts.index]
-            models = {name: _Share(held, span[0], every.n) for name, held in own.models.items()}
-        else:
-            every, ends, models = own, (), own.models
-            span = hosts.span(own.n, chunk_rows(own.n))
+    _require_same(hosts, config, own, process_local)
+    every, ends = _joined(hosts, own) if process_local else (own, ())
+    with hosts.together():
+        span = (ends[hosts.index] - own.n, ends[hosts.index]) if ends else hosts.span(own.n, chunk_rows(own.n))
         groups = None if every.groups is None else np.unique(every.groups, return_inverse=True)[1]
         rows = row_cells(every.n, every.labels, groups, config.folds, config.seed, config.normalize)
-        hosts.agree()
+    models = {name: _Share(held, span[0], every.n) for name, held in own.models.items()} if ends else own.models
     sources = {name: Source(name, held, every.first[name]) for name, held in models.items()}
     rows_key = _rows_key(rows, config, next(iter(every.first.values())).dtype)
     return Inputs(sources, rows, rows_key, span, ends, every.stamps, config.models, own.stamps)
@@ -147,7 +142,7 @@ def _opened(config: SweepConfig) -> _Files:
 
 
 def _require_same(hosts: Hosts, config: SweepConfig, own: _Files, process_local: bool) -> None:
-    """Raises SharedError unless every process has the same models, labels and settings, whatever is in files of its own."""
+    """Raises InputError, in all processes, unless they have the same models, labels and settings, whatever is in own files."""
     settings = ("normalize", "folds", "seed", "prior", "noise", "memory", "precision", "grid")
     given: dict[str, Any] = {"weak": list(config.weak), "strong": list(config.strong), "labels": list(config.labels)}
     groups = [] if own.groups is None else [own.groups]
@@ -162,7 +157,7 @@ def _require_same(hosts: Hosts, config: SweepConfig, own: _Files, process_local:
         for what in [*first, *other]:
             if first.get(what) != other.get(what):
                 came = f"{first.get(what)} in process 0 and {other.get(what)} in process {process}"
-                raise SharedError(f"all processes of a sweep must be given the same {what}, got {came}")
+                raise InputError(f"all processes of a sweep must be given the same {what}, got {came}")
 
 
 def _joined(hosts: Hosts, own: _Files) -> tuple[_Files, tuple[int, ...]]:

@@ -1,7 +1,7 @@
 """Rows of many files by cell: which rows belong together for a sweep's label sets and folds, and sums over them in blocks.
 
 Every distinct set of labelled rows has a layout (folds.py) of its cells; the cells of all layouts stand side by side. Sums
-run over a range of rows and end in one `merge`, so that several processes may each take their own range.
+run over a range of rows, so that several processes may each take their own range and add up what they have.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ BLOCK_ROWS = 16384
 GROUP_STEP = 256  # features: groups are few and wide, and a bucket's steps would pad them by an eighth
 BLOCK_BYTES = 128 << 20  # of one block of rows of all the models that are read together
 
-Merge = Callable[[Any], Any]
 Index = tuple[Array | None, ...]  # by layout: which rows of a block are in each cell, None where one cell has all
 
 
@@ -164,7 +163,6 @@ def model_sums(
     rows: RowCells,
     *,
     span: tuple[int, int] | None = None,
-    merge: Merge = lambda sums: sums,
     digest: RowDigest | None = None,
     mesh: Mesh | None = None,
     precision: str = "float32",
@@ -172,7 +170,6 @@ def model_sums(
     """A model's sums per cell over the rows `span` (default all), padded to its bucket's width.
 
     Args:
-        merge: takes the sums over this process's rows and returns those over all.
         digest: is fed the rows.
         mesh: devices that share the rows of every block.
         precision: of the products of features, one that the devices have.
@@ -184,7 +181,7 @@ def model_sums(
     add = _over_rows(_model_block, mesh, precision)
     for (block,), y, index in _blocks([[model]], [bucket(model.width)], rows, span, mesh, digest):
         total = _plus(total, add, block, y, index)
-    first, second, hy = merge(total[0] if mesh is None else jax.device_get(total[0]))
+    first, second, hy = total[0] if mesh is None else jax.device_get(total[0])
     shift = np.pad(model.shift[0], (0, first.shape[1] - model.width))  # by JAX each width would compile
     return ModelMoments(Sums(None, first, second, None, hy), Shift(jnp.asarray(shift)))
 
@@ -195,7 +192,6 @@ def cross_sums(
     rows: RowCells,
     *,
     span: tuple[int, int] | None = None,
-    merge: Merge = lambda sums: sums,
     mesh: Mesh | None = None,
     precision: str = "float32",
 ) -> np.ndarray:
@@ -206,7 +202,7 @@ def cross_sums(
     padded = [-(-width // GROUP_STEP) * GROUP_STEP for width in widths]
     for (s, w), _, index in _blocks([strong, weak], padded, rows, span, mesh):
         total = _plus(total, add, s, w, index)
-    return np.asarray(merge(total[0] if mesh is None else jax.device_get(total[0])))[:, : widths[0], : widths[1]]
+    return np.asarray(total[0] if mesh is None else jax.device_get(total[0]))[:, : widths[0], : widths[1]]
 
 
 def _plus(

@@ -4,7 +4,7 @@ A model's rows are read once for its own moments and eigenpairs (row_cells.py, p
 groups, many weak with many strong models at a time, for their cross moments, or where rows are few for what takes their
 place (few_rows.py). A group is a unit of work, and so are as many
 models as there are processes (workers.py): its results are committed together (store.py), and what is in the store is
-never computed again.
+never computed again. Every process runs all of this; the store is open in process 0, which tells the others what is in it.
 
 Memory: `memory` MiB for the cross sums or kernels of a group, three times `row_cells.BLOCK_BYTES` for its rows, and its
 models' moments.
@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from importlib.metadata import version
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -24,9 +25,9 @@ from jax.sharding import Mesh
 
 from w2s_jax._core.checks import InputError
 from w2s_jax._core.progress import track
-from w2s_jax.devices.hosts import Hosts, SharedError
+from w2s_jax.devices.hosts import Hosts
 from w2s_jax.devices.mesh import require_mesh
-from w2s_jax.devices.precision import resolved
+from w2s_jax.devices.precision import FASTEST, resolved
 from w2s_jax.sweep.config import SweepConfig, read_config, sweep_config
 from w2s_jax.sweep.few_rows import Size, kernel_entries, products
 from w2s_jax.sweep.inputs import Inputs, open_inputs
@@ -36,6 +37,7 @@ from w2s_jax.sweep.table import Sweep, read_sweep
 from w2s_jax.sweep.workers import Workers
 
 _ALONE = Hosts()
+T = TypeVar("T")
 
 
 def run_sweep(
@@ -75,42 +77,40 @@ def run_sweep(
     Source: Xue et al. 2025 for norms, bound and predicted gap; Kornblith et al. 2019 for CKA.
     """
     require_mesh(mesh)
-    with hosts.together():
-        config = config if isinstance(config, SweepConfig) else _checked(config)
-        precision = resolved(config.precision, None if mesh is None else mesh.devices.flat[0])
-        hosts.agree()
+    config = _agreed(config, hosts, mesh)
     inputs = open_inputs(config, hosts, process_local)  # before anything is written
-    workers = Workers(hosts, inputs, config, precision, mesh)
-    if hosts.index > 0:
-        workers.follow()
-        return Sweep(tuple(COLUMNS), (), 0, 0, config.output)
-    try:
-        with open_store(config.output) as store:
-            run = _Run(config, store, progress, workers)
-            keys, changed = _keep_models(run)
-            computed = _keep_pairs(run, keys)
-            result = replace(read_sweep(config.output), computed=computed, changed=changed)
-    except SharedError:
-        raise
-    except InputError as error:
-        workers.stop(str(error))
-        raise
-    workers.stop()
-    return result
+    with ExitStack() as stack:
+        with hosts.together():
+            store = stack.enter_context(open_store(config.output)) if hosts.index == 0 else None
+        run = _Run(config, Workers(hosts, inputs, config, mesh), store, progress if hosts.index == 0 else False)
+        keys, changed = _keep_models(run)
+        computed = _keep_pairs(run, keys)
+        with hosts.together():
+            if hosts.index == 0:
+                return replace(read_sweep(config.output), computed=computed, changed=changed)
+    return Sweep(tuple(COLUMNS), (), 0, 0, config.output)
 
 
 @dataclass(frozen=True)
 class _Run:
-    """What a run works on: its settings, where results are kept, and who does the work."""
+    """What a run works on: its settings, who does the work, and in process 0 where results are kept."""
 
     config: SweepConfig
-    store: Store
-    progress: bool | Callable[[Iterable], Iterable]
     workers: Workers
+    store: Store | Any
+    progress: bool | Callable[[Iterable], Iterable]
 
     @property
     def inputs(self) -> Inputs:
         return self.workers.inputs
+
+    @property
+    def hosts(self) -> Hosts:
+        return self.workers.hosts
+
+    def stored(self, work: Callable[[Store], T]) -> T:
+        """What process 0 finds in its store, or does there, told to all."""
+        return self.hosts.first(lambda: work(self.store))
 
 
 class _Group(NamedTuple):
@@ -122,6 +122,19 @@ class _Group(NamedTuple):
     missing: dict[Pair, str]
 
 
+def _agreed(
+    config: SweepConfig | Mapping[str, Any] | str | os.PathLike, hosts: Hosts, mesh: Mesh | None
+) -> SweepConfig:
+    """The configuration, checked, with a precision that the devices have: the one measured, if any, is process 0's."""
+    device = None if mesh is None else mesh.devices.flat[0]
+    with hosts.together():
+        checked = config if isinstance(config, SweepConfig) else _checked(config)
+    chosen = hosts.first(lambda: resolved(checked.precision, device))
+    with hosts.together():
+        own = resolved(chosen if checked.precision == FASTEST else checked.precision, device)
+        return replace(checked, precision=own)
+
+
 def _checked(config: Mapping[str, Any] | str | os.PathLike) -> SweepConfig:
     if not isinstance(config, Mapping | str | os.PathLike):
         raise InputError(f"config must be a TOML file or a mapping with its keys, got {type(config).__name__}")
@@ -130,30 +143,44 @@ def _checked(config: Mapping[str, Any] | str | os.PathLike) -> SweepConfig:
 
 def _keep_models(run: _Run) -> tuple[dict[str, str], tuple[str, ...]]:
     """Sees to it that every model's moments are in the store; their keys, and the models whose rows have changed."""
-    store, paths = run.store, run.config.models
-    before = {name: store.last_content(path) for name, path in paths.items()}
-    contents = {name: store.content(path, run.inputs.stamps[name]) for name, path in paths.items()}
-    key = lambda content: key_of("moments", run.inputs.rows_key, content)
+    paths, stamps = run.config.models, run.inputs.stamps
+    before = run.stored(lambda store: {name: store.last_content(path) for name, path in paths.items()})
+    contents: dict[str, Any] = run.stored(
+        lambda store: {name: store.content(path, stamps[name]) for name, path in paths.items()}
+    )
     if None not in contents.values():
-        keys = {name: key(content) for name, content in contents.items()}
-        if store.finished().issuperset(_pair_keys(run, keys).values()):
+        keys = {name: _model_key(run, content) for name, content in contents.items()}
+        if not _missing(run, _pair_keys(run, keys).values()):
             return keys, ()
-    store.begin(len(run.config.weak) * len(run.config.strong))
-    is_kept = lambda content: content is not None and store.moments(key(content)) is not None
-    pending = [name for name in paths if not is_kept(contents[name])]
-    for batch in track(_batches(run, pending), run.progress, "moments"):
+    run.stored(lambda store: store.begin(len(run.config.weak) * len(run.config.strong)))
+    for batch in track(_batches(run, _not_kept(run, contents)), run.progress, "moments"):
         contents |= {name: _hashed(run, name) for name in batch if contents[name] is None and before[name] is not None}
-        missing = [name for name in batch if not is_kept(contents[name])]
-        contents |= _computed(run, missing, key) if missing else {}
+        contents |= _computed(run, _not_kept(run, {name: contents[name] for name in batch}))
     changed = tuple(name for name, content in before.items() if content not in (None, contents[name]))
-    keys = {name: key(content) for name, content in contents.items()}
-    store.keep_only_moments(keys.values())
+    keys = {name: _model_key(run, content) for name, content in contents.items()}
+    run.stored(lambda store: store.keep_only_moments(keys.values()))
     return keys, changed
+
+
+def _model_key(run: _Run, content: str) -> str:
+    """The key of a model's moments, from the hash of its rows."""
+    return key_of("moments", run.inputs.rows_key, content)
+
+
+def _not_kept(run: _Run, contents: Mapping[str, str | None]) -> list[str]:
+    """The models whose moments are not in the store, or whose rows' hash is not known."""
+    kept = lambda store, content: content is not None and store.moments(_model_key(run, content)) is not None
+    return run.stored(lambda store: [name for name, content in contents.items() if not kept(store, content)])
+
+
+def _missing(run: _Run, keys: Iterable[str]) -> set[str]:
+    """The keys of pairs that have no results in the store."""
+    return set(run.stored(lambda store: list(set(keys) - store.finished())))
 
 
 def _batches(run: _Run, names: Iterable[str]) -> list[list[str]]:
     """Models in batches of no more than there are processes, whose moments and eigenvectors fit in the memory for sums."""
-    count, cells = run.workers.hosts.count, run.inputs.rows.cells
+    count, cells = run.hosts.count, run.inputs.rows.cells
     squares = {name: model.width**2 for name, model in run.inputs.sources.items()}
     limit = run.config.memory * 2**20 / (run.inputs.dtype.itemsize * (len(cells.n) + len(cells.sets)))
     return [part[i : i + count] for part in _packed(names, squares, limit) for i in range(0, len(part), count)]
@@ -162,10 +189,10 @@ def _batches(run: _Run, names: Iterable[str]) -> list[list[str]]:
 def _hashed(run: _Run, name: str) -> str:
     """The hash of a model's rows, read for its sake alone."""
     began = now_ns()
-    return _content(run, name, began, run.workers.hash_of(name))
+    return _keep(run, name, began, run.workers.hash_of(name))
 
 
-def _computed(run: _Run, names: Sequence[str], key: Callable[[str], str]) -> dict[str, str]:
+def _computed(run: _Run, names: Sequence[str]) -> dict[str, str]:
     """Computes and keeps models' moments; the hashes of their rows."""
     began, contents = now_ns(), {}
     for name, (found, content) in run.workers.models(names).items():
@@ -173,13 +200,20 @@ def _computed(run: _Run, names: Sequence[str], key: Callable[[str], str]) -> dic
             raise InputError(f"model {name!r} is too large: its squares overflow {run.inputs.dtype}")
         if not found.variance > 0:
             raise InputError(f"model {name!r} is constant, expected rows that differ")
-        run.store.keep_moments(key(content), {k: np.asarray(array) for k, array in found._asdict().items()})
-        contents[name] = _content(run, name, began, content)
+        contents[name] = _keep(run, name, began, content, found)
     return contents
 
 
-def _content(run: _Run, name: str, began: int, content: str) -> str:
-    run.store.keep_content(run.config.models[name], run.inputs.stamps[name], began, content)
+def _keep(run: _Run, name: str, began: int, content: str, model: Model | None = None) -> str:
+    """Keeps a model's moments, if given, and the hash of its rows, which have been read from `began` on."""
+
+    def write(store: Store) -> None:
+        if model is not None:
+            arrays = {field: np.asarray(array) for field, array in model._asdict().items()}
+            store.keep_moments(_model_key(run, content), arrays)
+        store.keep_content(run.config.models[name], run.inputs.stamps[name], began, content)
+
+    run.stored(write)
     return content
 
 
@@ -198,27 +232,29 @@ def _pair_keys(run: _Run, keys: Mapping[str, str]) -> dict[Pair, str]:
 def _keep_pairs(run: _Run, keys: Mapping[str, str]) -> int:
     """Sees to it that every pair's results are in the store; how many were missing."""
     pairs = _pair_keys(run, keys)
-    run.store.plan(list(pairs.values()))
-    finished = run.store.finished()
-    if finished.issuperset(pairs.values()):
+    run.stored(lambda store: store.plan(list(pairs.values())))
+    asked = _missing(run, pairs.values())
+    if not asked:
         return 0
     groups = []
-    kept = _eigenpairs(run, keys)
+    kept = run.stored(lambda store: _eigenpairs(run, store, keys))
     for group in _kernel_groups(run, kept) or _groups(run):
-        missing = {p: pairs[p] for p in ((s, w) for s in group.strong for w in group.weak) if pairs[p] not in finished}
+        missing = {p: pairs[p] for p in ((s, w) for s in group.strong for w in group.weak) if pairs[p] in asked}
         if missing:
             groups.append(group._replace(missing=missing))
+    held: dict[str, Model] = {}
     for group in track(groups, run.progress, "pairs"):
-        run.workers.hold(list(dict.fromkeys([*group.strong, *group.weak])), lambda name: _loaded(run, name, keys[name]))
-        run.store.keep_results(_results(run, group, kept))
+        names = dict.fromkeys([*group.strong, *group.weak])
+        held = {name: held[name] if name in held else _loaded(run, name, keys[name]) for name in names}
+        _keep_results(run, group, held, kept)
     return sum(len(group.missing) for group in groups)
 
 
-def _eigenpairs(run: _Run, keys: Mapping[str, str]) -> tuple[int, int]:
+def _eigenpairs(run: _Run, store: Store, keys: Mapping[str, str]) -> tuple[int, int]:
     """How many eigenpairs some setting keeps of some strong, and of some weak model, in steps that share programs."""
     lowest, sides = run.config.lowest_thresholds, (run.config.strong, run.config.weak)
     counts = [
-        max(eigenpairs(run.store.eigenvalues(keys[name]), threshold) for name in names)
+        max(eigenpairs(store.eigenvalues(keys[name]), threshold) for name in names)
         for names, threshold in zip(sides, lowest, strict=True)
     ]
     strong, weak = (-(-count // 16) * 16 for count in counts)
@@ -239,7 +275,7 @@ def _kernel_groups(run: _Run, kept: tuple[int, int]) -> list[_Group]:
     """All pairs, in groups whose strong kernels fit in that memory, as do weak models with their cross moments; none where the
     product of features takes less, or is shared by several processes or devices."""
     config, sets, n = run.config, len(run.inputs.rows.cells.sets), run.inputs.rows.n
-    if config.folds or run.workers.mesh is not None or run.workers.hosts.count > 1:
+    if config.folds or run.workers.mesh is not None or run.hosts.count > 1:
         return []
     strong, weak = (
         {name: Size(run.inputs.sources[name].width, min(run.inputs.sources[name].width, most)) for name in names}
@@ -267,20 +303,28 @@ def _packed(names: Iterable[str], size: Mapping[str, int], limit: float) -> Iter
     yield part
 
 
-def _results(run: _Run, group: _Group, kept: tuple[int, int]) -> dict[str, list[dict[str, Any]]]:
-    """The rows of every missing pair of a group, by its key."""
+def _keep_results(run: _Run, group: _Group, held: Mapping[str, Model], kept: tuple[int, int]) -> None:
+    """Computes and keeps the rows of every missing pair of a group."""
     width = lambda name: run.inputs.sources[name].width
     same = {"rows": run.inputs.rows.n, "version": version("w2s_jax")}
     results = {}
-    scored = run.workers.score(group.strong, group.weak, list(group.missing), kept, group.by_kernels)
+    strong, weak = ({name: held[name] for name in side} for side in (group.strong, group.weak))
+    scored = run.workers.score(strong, weak, list(group.missing), kept, group.by_kernels)
     for ((strong, weak), key), rows in zip(group.missing.items(), scored, strict=True):
         models = {"weak": weak, "strong": strong, "weak_width": width(weak), "strong_width": width(strong)}
         results[key] = [models | same | {"inputs": key} | row for row in rows]
-    return results
+    run.stored(lambda store: store.keep_results(results))
 
 
 def _loaded(run: _Run, name: str, key: str) -> Model:
-    arrays = run.store.moments(key)
-    if arrays is None:
-        raise InputError(f"the moments of model {name!r} in {run.config.output} were damaged: start the sweep again")
-    return Model(**{field: jnp.asarray(array) for field, array in arrays.items()})
+    """A model whose moments are in the store, in every process."""
+
+    def found() -> dict[str, np.ndarray]:
+        arrays = run.store.moments(key)
+        if arrays is None:
+            raise InputError(
+                f"the moments of model {name!r} in {run.config.output} were damaged: start the sweep again"
+            )
+        return arrays
+
+    return Model(**{field: jnp.asarray(array) for field, array in run.hosts.broadcast(found).items()})

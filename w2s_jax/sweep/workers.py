@@ -1,47 +1,43 @@
-"""What the processes of a sweep do together: each reads its own share of the rows and, once the sums of all have met, takes
-its own share of the eigensolves and of the pairs to score. Process 0 says of what, and has all results."""
+"""What the processes of a sweep compute together: each reads its own share of the rows and, once the sums of all have met,
+takes its own share of the eigensolves and of the pairs to score. Every process calls the same functions in the same order."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from w2s_jax.devices.hosts import Hosts, SharedError
+from w2s_jax.devices.hosts import Hosts
 from w2s_jax.moments import ModelMoments
 from w2s_jax.sweep.config import SweepConfig
-from w2s_jax.sweep.few_rows import StrongRows, in_features, meet_weak, model_of_rows, read_strong
+from w2s_jax.sweep.few_rows import StrongRows, meet_weak, model_of_rows, projected, read_strong, with_vectors
 from w2s_jax.sweep.inputs import Inputs
 from w2s_jax.sweep.pair_rows import Entry, meet_strong, table_rows
 from w2s_jax.sweep.pairs import Cells, Met, Model, Pair, leading, model_from_sums
-from w2s_jax.sweep.row_cells import BLOCK_BYTES, Merge, Source, cross_sums, model_sums
+from w2s_jax.sweep.row_cells import BLOCK_BYTES, Source, cross_sums, model_sums
 from w2s_jax.sweep.row_digest import RowDigest
 
 Entries = Mapping[str, Entry]
 
 
 class Workers:
-    """The processes, what they read, the devices of this one and the precision of its products, and the models that it holds.
+    """The processes, what they read, and the devices of this one.
 
-    Process 0 calls `models`, `hash_of`, `hold`, `score` and at the end `stop`; the others `follow`. All raise InputError if a
-    file has been written since the run began.
+    `models`, `hash_of` and `score` are collectives; they raise InputError, in every process, if a file is bad or has been
+    written since the run began.
     """
 
-    def __init__(
-        self, hosts: Hosts, inputs: Inputs, config: SweepConfig, precision: str, mesh: Mesh | None = None
-    ) -> None:
-        self.hosts, self.inputs, self.config, self.precision, self.mesh = hosts, inputs, config, precision, mesh
-        self._held: dict[str, Model] = {}
+    def __init__(self, hosts: Hosts, inputs: Inputs, config: SweepConfig, mesh: Mesh | None = None) -> None:
+        self.hosts, self.inputs, self.config, self.mesh = hosts, inputs, config, mesh
         self._strong: tuple[list[str], StrongRows] | None = None
 
     def models(self, names: Sequence[str]) -> dict[str, tuple[Model, str]]:
-        """Models and the hashes of their rows, in process 0; as many models as processes are work for all of them."""
-        self._say("models", [list(names)])
-        own, hashes, found = {}, {}, {}
+        """Models and the hashes of their rows; as many models as processes are work for all of them."""
+        own, hashes = {}, {}
         takers = {name: i % self.hosts.count for i, name in enumerate(names)}
         for name, taker in takers.items():
             if self._has_few_rows(name):
@@ -50,15 +46,11 @@ class Workers:
             sums, hashes[name] = self._sums(name)
             if taker == self.hosts.index:
                 own[name] = self._model(sums)
-        for name, taker in takers.items():
-            model = self._shared(own.get(name), taker)
-            if self.hosts.index == 0:
-                found[name] = model, hashes[name]
-        return found
+        solved = {name: lambda name=name: own[name]._asdict() for name in names}
+        return {name: (Model(**self.hosts.broadcast(solved[name], takers[name])), hashes[name]) for name in names}
 
     def hash_of(self, name: str) -> str:
         """The hash of a model's rows alone."""
-        self._say("hash_of", [name])
         digest, model = self._digest(name), self.inputs.sources[name]
         step = max(1, BLOCK_BYTES // (model.width * model.rows.dtype.itemsize))
         first, last = self.inputs.span
@@ -66,57 +58,31 @@ class Workers:
             for start in range(first, last, step):
                 digest.feed(start, np.asarray(model.rows[start : min(start + step, last)]))
             self.inputs.require_unchanged(name)
-            self.hosts.agree()
         return digest.finish(self.hosts.add)
-
-    def hold(self, names: Sequence[str], load: Callable[[str], Model] | None = None) -> None:
-        """Sees to it that every process holds these models and no others; process 0 loads those that are missing."""
-        loaded = {name: load(name) for name in names if name not in self._held} if load else {}
-        self._say("hold", [list(names)])
-        self._held = {name: self._held.get(name) or self._shared(loaded.get(name), 0) for name in names}
 
     def score(
         self,
-        strong: Sequence[str],
-        weak: Sequence[str],
+        strong: Mapping[str, Model],
+        weak: Mapping[str, Model],
         missing: Sequence[Pair],
         kept: Sequence[int],
         by_kernels: bool = False,
     ) -> list[list[dict[str, Any]]]:
-        """The rows of every missing pair of models that are held: its settings, then label sets.
+        """The rows of every missing pair of two sides: its settings, then label sets.
 
         `kept`: eigenpairs that strong and weak models need; `by_kernels` (few_rows.py) is for one process, without folds.
         """
-        self._say("score", [list(strong), list(weak), list(missing), list(kept), by_kernels])
-        order = _dealt(strong, weak, missing, self.hosts.count)
+        order = _dealt(list(strong), list(weak), missing, self.hosts.count)
         ends = [len(order) * i // self.hosts.count for i in (self.hosts.index, self.hosts.index + 1)]
-        own = [(missing[i][0], missing[i][1]) for i in order[slice(*ends)]]
+        own = [missing[i] for i in order[slice(*ends)]]
         cuts = zip((strong, weak), self.config.lowest_thresholds, kept, strict=True)
-        entries_s, entries_w = (self._entries(*cut) for cut in cuts)
+        entries_s, entries_w = (_entries(*cut) for cut in cuts)
         met = (self._met_by_kernels if by_kernels else self._met_by_features)(entries_s, entries_w, own)
         rows = table_rows(met, entries_s, entries_w, self.inputs.rows, self.config, self.mesh) if met else {}
         found = [rows[pair] for pair in own]
         if self.hosts.count > 1:
             found = [rows for text in self.hosts.exchange(json.dumps(found)) for rows in json.loads(text)]
         return [rows for _, rows in sorted(zip(order, found, strict=True), key=lambda both: both[0])]
-
-    def stop(self, error: str = "") -> None:
-        """Ends the others' `follow`, with an error if there is one."""
-        self._say("stop", [error])
-
-    def follow(self) -> None:
-        """Does what process 0 asks for, until it has all.
-
-        Raises:
-            InputError: what stopped process 0.
-        """
-        while True:
-            task, *arguments = json.loads(self.hosts.exchange("")[0])
-            if task == "stop":
-                if arguments[0]:
-                    raise SharedError(arguments[0])
-                return
-            getattr(self, task)(*arguments)
 
     def _has_few_rows(self, name: str) -> bool:
         """Whether a model's kernel is smaller than its moments, and made and needed by this process alone."""
@@ -134,29 +100,23 @@ class Workers:
         """A model's sums per cell, and the hash of its rows."""
         digest, inputs = self._digest(name), self.inputs
         with self.hosts.together():
-            model, merge = inputs.sources[name], self._checked_merge([name])
-            sums = model_sums(model, inputs.rows, digest=digest, **self._summing(merge))
-        return sums, digest.finish(self.hosts.add)
+            sums = model_sums(inputs.sources[name], inputs.rows, digest=digest, **self._summing())
+            inputs.require_unchanged(name)
+        return sums.of(self.hosts.add(sums.sums), sums.shift), digest.finish(self.hosts.add)
 
     def _model(self, sums: ModelMoments) -> Model:
         cells = Cells(*(jnp.asarray(x, self.inputs.dtype) for x in self.inputs.rows.cells))
         return model_from_sums(sums, cells, self.config.normalize)
 
-    def _shared(self, model: Model | None, source: int) -> Model:
-        """The model that the process `source` has."""
-        return Model(**self.hosts.share(None if model is None else model._asdict(), source))
-
-    def _entries(self, names: Sequence[str], threshold: float, size: int) -> dict[str, Entry]:
-        """Models of one side, which are held, with the leading eigenpairs that the side needs."""
-        return {name: Entry(self._held[name], leading(self._held[name], threshold, size)) for name in names}
-
     def _met_by_features(self, strong: Entries, weak: Entries, pairs: Sequence[Pair]) -> dict[Pair, Met]:
         """What pairs of two sides are scored by, from the cross sums of both: all processes' pairs need them."""
         inputs, sides = self.inputs, [[self.inputs.sources[name] for name in side] for side in (strong, weak)]
         with self.hosts.together():
-            merge = self._checked_merge([*strong, *weak])
-            cross = cross_sums(sides[0], sides[1], inputs.rows, **self._summing(merge))
-            strong, weak = self._in_features(strong), self._in_features(weak)
+            own = cross_sums(sides[0], sides[1], inputs.rows, **self._summing())
+            for name in (*strong, *weak):
+                inputs.require_unchanged(name)
+        cross = np.asarray(self.hosts.add(own))
+        strong, weak = self._in_features(strong), self._in_features(weak)
         places, met = [_places(side) for side in sides], {}
         for name in dict.fromkeys(s for s, _ in pairs):
             chosen = {w: weak[w] for s, w in pairs if s == name}
@@ -170,9 +130,10 @@ class Workers:
         inputs, found = self.inputs, dict(entries)
         for name, entry in entries.items():
             if entry.light.is_of_rows:
-                merge = self._checked_merge([name])
-                light = in_features(inputs.sources[name], entry.light, inputs.rows, inputs.span, merge)
-                found[name] = entry._replace(light=light)
+                with self.hosts.together():
+                    own = projected(inputs.sources[name], entry.light, inputs.rows, inputs.span)
+                    inputs.require_unchanged(name)
+                found[name] = entry._replace(light=with_vectors(entry.light, self.hosts.add(own)))
         return found
 
     def _met_by_kernels(self, strong: Entries, weak: Entries, pairs: Sequence[Pair]) -> dict[Pair, Met]:
@@ -180,36 +141,29 @@ class Workers:
         rows, sources = self.inputs.rows, self.inputs.sources
         if self._strong is None or self._strong[0] != list(strong):
             self._strong = None
-            read = read_strong([(sources[name], entry.light) for name, entry in strong.items()], rows, self.precision)
+            read = read_strong(
+                [(sources[name], entry.light) for name, entry in strong.items()], rows, self.config.precision
+            )
             self._strong = list(strong), read
         chosen = {w: (sources[w], weak[w].light) for w in dict.fromkeys(w for _, w in pairs)}
         sizes = [entry.light.values.shape[1] for entry in strong.values()]
-        met = meet_weak(chosen, self._strong[1], sizes, rows, self.precision)
+        met = meet_weak(chosen, self._strong[1], sizes, rows, self.config.precision)
         for name in (*strong, *chosen):
             self.inputs.require_unchanged(name)
         return {(s, w): met[w][list(strong).index(s)] for s, w in pairs}
 
-    def _summing(self, merge: Merge) -> dict[str, Any]:
-        """How sums over rows are taken."""
-        return {"span": self.inputs.span, "merge": merge, "mesh": self.mesh, "precision": self.precision}
-
-    def _checked_merge(self, names: Sequence[str]) -> Merge:
-        """The sum over all processes, once it is sure that what each has read are still the models' files."""
-
-        def merge(sums: Any) -> Any:
-            for name in names:
-                self.inputs.require_unchanged(name)
-            return self.hosts.merge(sums)
-
-        return merge
-
-    def _say(self, task: str, arguments: list[Any]) -> None:
-        if self.hosts.index == 0:
-            self.hosts.exchange(json.dumps([task, *arguments]))
+    def _summing(self) -> dict[str, Any]:
+        """How this process sums over its rows."""
+        return {"span": self.inputs.span, "mesh": self.mesh, "precision": self.config.precision}
 
     def _digest(self, name: str) -> RowDigest:
         rows = self.inputs.sources[name].rows
         return RowDigest(tuple(rows.shape), rows.dtype, self.inputs.ends)
+
+
+def _entries(models: Mapping[str, Model], threshold: float, size: int) -> dict[str, Entry]:
+    """Models of one side, with the leading eigenpairs that the side needs."""
+    return {name: Entry(model, leading(model, threshold, size)) for name, model in models.items()}
 
 
 def _dealt(strong: Sequence[str], weak: Sequence[str], pairs: Sequence[Pair], count: int) -> list[int]:
