@@ -40,6 +40,7 @@ def test_the_columns_are_those_of_the_ranking(x64, weak, normalize, threshold, l
                 assert row[f"{column}_se"] == pytest.approx(want[f"{column}_se"], rel=1e-8, abs=1e-8 * want[column])
 
 
+@pytest.mark.everything
 def test_a_cut_is_of_no_consequence_for_the_numbers(x64):
     """Where settings keep few of many eigenpairs pairs are scored with those alone, and have the numbers of the ranking."""
     wide = {name: ROWS["d"] + scale * RNG.standard_normal((N, 70)) for name, scale in (("v", 0.3), ("w", 0.6))}
@@ -67,6 +68,7 @@ def test_a_cut_is_of_no_consequence_for_the_numbers(x64):
             assert row[column] == pytest.approx(want[column], rel=1e-8), column
 
 
+@pytest.mark.everything
 def test_folds_only_add_columns(x64):
     """The in-sample columns do not depend on how the rows are divided for the others."""
     plain, folded = run_sweep(TABLE), run_sweep({**TABLE, "output": "folded", "folds": 4})
@@ -125,6 +127,7 @@ def test_a_large_mean_loses_nothing():
         np.testing.assert_allclose(moved[column], plain[column], rtol=1e-3)
 
 
+@pytest.mark.everything
 def test_batches_of_an_accelerator_score_the_same(monkeypatch):
     """Weak models scored several at a time, the last batch filled up, have the scores of one at a time."""
     alone = run_sweep({**TABLE, "weak": ["[abcd].npy"], "memory": 256})
