@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import quickly
 
 import w2s_jax
 from w2s_jax.cli import main
@@ -46,7 +47,11 @@ def run(page: Path) -> tuple[dict, str]:
     return names, printed.getvalue()
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=name)
+CODE = [page for page in PAGES if blocks(page, "python")]
+QUICK = [page for page in CODE if page.stem not in ("theory", "verification")]
+
+
+@pytest.mark.parametrize("page", quickly(CODE, *QUICK), ids=name)
 def test_code_runs(page: Path):
     """Every block of Python runs, after those before it on its page."""
     run(page)

@@ -73,7 +73,7 @@ CASES = [
     Case("all", dtype="float32"),
     Case("masked", dtype="float32", threshold=0.02),
 ]
-QUICK = (CASES[3], CASES[5], CASES[8])
+QUICK = (CASES[3], CASES[5])
 DOUBLE = [case for case in CASES if case.dtype == "float64"]
 
 
