@@ -25,6 +25,8 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import PyTree
 from threadpoolctl import threadpool_limits
 
+QUICK = True  # the tier that runs
+
 pytest_plugins = ["sweeping"]  # its fixtures, for all tests of sweeps
 threadpool_limits(1, user_api="blas")  # on matrices this small, threads only get in each other's way
 
@@ -51,9 +53,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    global QUICK
+    QUICK = not config.getoption("everything")
     settings.register_profile("quick", max_examples=25, deadline=None, derandomize=True)
     settings.register_profile("everything", max_examples=500, deadline=None, derandomize=True)
-    settings.load_profile("everything" if config.getoption("everything") else "quick")
+    settings.load_profile("quick" if QUICK else "everything")
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
@@ -90,12 +94,12 @@ def covering(items: list[pytest.Item]) -> list[pytest.Item]:
 
 
 def _values(item: pytest.Item) -> set[tuple[str, Any]]:
-    """The parameters of a case with their values: plain ones are what they print, others are known by their position."""
+    """The parameters of a case with their values: plain ones are what they print, others are themselves alone."""
     spec = getattr(item, "callspec", None)
     if spec is None:
         return set()
     plain = (str, int, float, tuple, type(None))
-    return {(name, repr(x) if isinstance(x, plain) else spec.indices[name]) for name, x in spec.params.items()}
+    return {(name, repr(x) if isinstance(x, plain) else id(x)) for name, x in spec.params.items()}
 
 
 def quickly(cases: Iterable, *keep: Any) -> list:
@@ -125,9 +129,10 @@ def own_programs() -> Iterator[None]:
 def computing_in(precision: str) -> Iterator[None]:
     """JAX computes in "float32" or "float64".
 
-    Where both are tried, single precision's rounding is at stake: its programs are compiled as users compile them.
+    Where both are tried, single precision's rounding is at stake: with --everything its programs are compiled as users
+    compile them.
     """
-    jax.config.update("jax_disable_most_optimizations", precision == "float64")
+    jax.config.update("jax_disable_most_optimizations", precision == "float64" or QUICK)
     try:
         with jax.enable_x64(precision == "float64"):
             yield

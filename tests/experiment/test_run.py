@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference
-from conftest import computing_in, derivative_error, entrywise_error, relative_error
+from conftest import computing_in, derivative_error, entrywise_error, quickly, relative_error
 from jax import export
 from scipy.optimize import minimize
 from sklearn.linear_model import LogisticRegression
@@ -78,11 +78,17 @@ EXPERIMENTS = {
     "hard signs in a column": (1, "signs", 12, False, "hard"),
     "hard one-hot": (3, "classes", 12, True, "hard"),
 }
+QUICK = ("numbers", "hard one-hot", "hard signs in a column")
 PRECISIONS = {"more features than rows": ("float32", "float64"), "hard signs in a column": ("float32",)}
 
 
 @pytest.mark.parametrize(
-    ("name", "precision"), [(name, kind) for name in EXPERIMENTS for kind in PRECISIONS.get(name, ("float64",))]
+    ("name", "precision"),
+    [
+        pytest.param(name, kind, marks=[] if name in QUICK else [pytest.mark.everything])
+        for name in EXPERIMENTS
+        for kind in PRECISIONS.get(name, ("float64",))
+    ],
 )
 def test_measured_numbers_are_those_of_a_dense_experiment(name, precision):
     """Errors, gap, misfits, accuracies, agreement and PGR equal those of dense heads with normal equations."""
@@ -113,7 +119,7 @@ def logistic_head(h: np.ndarray, y: np.ndarray, beta: float, bias: bool):
 
 @pytest.mark.parametrize(
     ("loss", "outputs", "bias", "pseudo_labels"),
-    [("logistic", 0, True, "soft"), ("softmax", 3, False, "hard")],
+    [pytest.param("logistic", 0, True, "soft", marks=pytest.mark.everything), ("softmax", 3, False, "hard")],
 )
 def test_classification_heads_are_scikit_learns(loss, outputs, bias, pseudo_labels, x64):
     """With cross-entropies for losses every probability, and so every number, is that of LogisticRegression."""
@@ -147,6 +153,7 @@ def sigmoid_head(h: np.ndarray, y: np.ndarray, beta: float):
     return lambda rows: 1 / (1 + np.exp(-rows @ theta[:-1] - theta[-1]))
 
 
+@pytest.mark.everything
 def test_each_head_speaks_through_its_own_loss(x64):
     """A weak head with outputs, a student with probabilities of its hard labels: each is measured by what it predicts."""
     data = splits(12, 2, "classes")
@@ -199,6 +206,7 @@ def test_moments_give_the_same_experiment(bias, x64):
     assert_same_outcome(weak_to_strong_from_moments(*merged, **RIDGES), rows, 1e-9)
 
 
+@pytest.mark.everything
 def test_moments_are_as_good_as_they_say_in_float32():
     """Errors from float32 moments are within 1e-6 of the labels' mean square (and 1e-5 of themselves)."""
     data = splits(12, 2)
@@ -210,7 +218,7 @@ def test_moments_are_as_good_as_they_say_in_float32():
         assert abs(getattr(found, name) - expected[name]) <= 1e-6 * energy + 1e-5 * expected[name], name
 
 
-@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("masked", quickly([False, True], True))
 def test_the_trial_of_the_ranking_is_this_experiment(masked, x64):
     """`trial_error` is the mean student error of the same roles of the same folds."""
     h_w, h_s, y = sample(60, 12, 2)
@@ -255,7 +263,10 @@ def test_predicted_numbers_are_those_of_the_training_splits(bias, pseudo_labels,
 
 # Rows that hard labels get wrong lie near the boundary and have less leverage than the mean that generalized
 # cross-validation takes for all: its gap is 2% low with 120 rows for 24 features, as leave-one-out is not.
-@pytest.mark.parametrize(("kind", "pseudo_labels", "student"), [("numbers", "soft", 120), ("signs", "hard", 600)])
+@pytest.mark.parametrize(
+    ("kind", "pseudo_labels", "student"),
+    [pytest.param("numbers", "soft", 120, marks=pytest.mark.everything), ("signs", "hard", 600)],
+)
 def test_predictions_agree_with_measurements_in_the_mean(kind, pseudo_labels, student):
     """Over many splits of a Gaussian sample predicted and measured errors and gap have one mean."""
     data = sample(40000, 24, 0, kind, dtype=np.float32)
@@ -321,6 +332,7 @@ def test_pseudo_labels_come_from_heads_that_have_not_seen_the_row(loss, outputs,
         assert entrywise_error(found[i], expected) <= 1e-10
 
 
+@pytest.mark.everything
 def test_pseudo_labels_of_a_classification_loss_are_probabilities(x64):
     """With the logistic loss each fold's labels are scikit-learn's probabilities from the other folds."""
     h, _, y = sample(60, 12, 0, "classes")
@@ -376,6 +388,7 @@ def test_moments_under_jit_and_vmap(x64):
         assert_same_outcome(jax.tree.map(lambda x: x[i], batched), one, 1e-10)
 
 
+@pytest.mark.everything
 @pytest.mark.usefixtures("unchecked")
 def test_rows_under_jit_and_vmap(x64):
     """A batch of penalties gives each one's outcome, classes included unless the labels are traced."""
@@ -390,6 +403,7 @@ def test_rows_under_jit_and_vmap(x64):
     assert found.gap[1] != found.gap[0]
 
 
+@pytest.mark.everything
 @pytest.mark.usefixtures("unchecked")
 def test_outcomes_are_differentiable(x64):
     """Derivatives in the penalties and, through the moments, in the student's rows are those of finite differences."""
@@ -443,6 +457,7 @@ def test_new_numbers_compile_nothing(x64):
     assert len(sizes) == 1
 
 
+@pytest.mark.everything
 @pytest.mark.usefixtures("unchecked")
 def test_half_precision_rows_are_those_of_float32():
     """16-bit rows give the float32 experiment of the same numbers, penalties included; integer labels convert."""

@@ -38,7 +38,12 @@ FITS = {
 
 
 @pytest.mark.parametrize(
-    ("name", "shape"), [*((name, (10, 14)) for name in FITS), ("ridge", (14, 5)), ("logistic", (14, 5))]
+    ("name", "shape"),
+    [
+        *(pytest.param(name, (10, 14), marks=pytest.mark.everything) for name in FITS),
+        ("ridge", (14, 5)),
+        ("logistic", (14, 5)),
+    ],
 )
 def test_derivatives_are_finite_differences(shape, name, x64):
     """Heads differentiate in representations, labels, penalty and weights; trained ones through their optimality."""

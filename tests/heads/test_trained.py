@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 import reference
-from conftest import entrywise_error
+from conftest import entrywise_error, quickly
 from fitted import CASES, SHAPES, classes, coefficients, expected_coefficients, precision, rows
 from scipy.optimize import minimize
 from sklearn.linear_model import LogisticRegression
@@ -35,7 +35,7 @@ def test_a_converged_squared_loss_is_the_closed_form(shape, bias, beta, dtype):
 
 
 @pytest.mark.parametrize("beta", [1e-4, 1e-2])
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", quickly(SHAPES, SHAPES[2]))
 def test_a_logistic_head_is_that_of_scikit_learn(shape, beta, dtype):
     """`C = 1/(2 n beta)`: the same coefficients, to scikit-learn's own tolerance."""
     h, y = classes(*shape, dtype)
@@ -46,7 +46,7 @@ def test_a_logistic_head_is_that_of_scikit_learn(shape, beta, dtype):
     assert entrywise_error(coefficients(found.probe), expected) <= 1e-4
 
 
-@pytest.mark.parametrize("name", ["logistic", "softmax", "reverse"])
+@pytest.mark.parametrize("name", quickly(["logistic", "softmax", "reverse"], "reverse"))
 def test_heads_minimise_their_printed_objective(name, x64):
     """Mean loss plus penalty, as NumPy writes it, is what the head reports and cannot be improved by SciPy."""
     h, y = classes(40, 5, outputs=None if name == "logistic" else 3)
@@ -68,6 +68,7 @@ def test_heads_minimise_their_printed_objective(name, x64):
     assert minimize(objective, at, method="BFGS").fun >= found.loss - 1e-10
 
 
+@pytest.mark.everything
 def test_independent_outputs_are_separate_heads(x64):
     """A logistic loss on (n, c) labels fits each output as on its own."""
     h, y = classes(40, 5, outputs=3)
@@ -77,7 +78,7 @@ def test_independent_outputs_are_separate_heads(x64):
         assert entrywise_error(coefficients(together.probe)[:, j], coefficients(alone.probe)) <= 1e-9
 
 
-@pytest.mark.parametrize("scale", [1e-8, 1e8])
+@pytest.mark.parametrize("scale", quickly([1e-8, 1e8], 1e8))
 def test_training_does_not_depend_on_the_units(scale):
     """Features times c with the penalty times c^2 give the kernel over c, in float32."""
     h, y = classes(60, 8, np.float32)
@@ -87,7 +88,7 @@ def test_training_does_not_depend_on_the_units(scale):
     assert entrywise_error(scaled.probe.kernel[...] * scale, plain.probe.kernel[...]) <= 1e-5
 
 
-@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("bias", quickly([True, False], True))
 def test_gradient_descent_stopped_early_is_gradient_flow(bias, x64):
     """T steps of rate eta on the squared loss without penalty are the filter `1 - exp(-2 eta T lambda)` as eta -> 0."""
     h, y = rows(30, 8)
@@ -113,7 +114,7 @@ def test_any_optimiser_finds_the_same_head(optimizer, x64):
     assert entrywise_error(coefficients(found.probe), expected) <= 1e-5
 
 
-@pytest.mark.parametrize("shape", SHAPES[::2])
+@pytest.mark.parametrize("shape", quickly(SHAPES[::2], SHAPES[2]))
 def test_a_start_changes_the_way_not_the_end(shape, x64):
     """From the solution no step is taken; from elsewhere the same head is found."""
     h, y = classes(*shape)
@@ -130,6 +131,7 @@ def test_too_few_steps_are_reported():
     assert not found.converged and found.steps == 2 and found.gradient_norm > 1e-6
 
 
+@pytest.mark.everything
 def test_labels_of_one_class_and_of_zeros_are_fitted(dtype):
     """Constant labels need no kernel; nothing is NaN."""
     h, _ = rows(20, 4, dtype)

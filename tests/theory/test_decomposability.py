@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 import reference
-from conftest import entrywise_error, relative_error
+from conftest import entrywise_error, quickly, relative_error
 from jax import export
 
 from w2s_jax import InputError, model_moments, moments, principal_rank
@@ -18,7 +18,7 @@ from w2s_jax.theory.decomposability import DecomposabilityReport, decomposabilit
 
 RANKS = np.array([0, 1, 3, 6])
 # n, m, d, bias: more features than rows in all, as many as one split has rows, fewer.
-SHAPES = [(24, 40, 100, True), (24, 40, 24, False), (64, 40, 12, True)]
+SHAPES = [pytest.param(24, 40, 100, True, marks=pytest.mark.everything), (24, 40, 24, False), (64, 40, 12, True)]
 
 
 def decaying(n: int, m: int, d: int, seed: int = 0) -> tuple[np.ndarray, ...]:
@@ -69,12 +69,14 @@ def test_quantities_are_those_of_the_reference(n, m, d, bias, x64):
     compare(measured(*data, bias=bias), expected(*data, bias=bias), 1e-10)
 
 
+@pytest.mark.everything
 def test_single_precision_is_enough():
     """In float32 they are right to five digits, through the Gram matrix of the rows too."""
     data = [x.astype(np.float32) for x in decaying(24, 40, 100)]
     compare(measured(*data), expected(*data), 2e-5)
 
 
+@pytest.mark.everything
 def test_a_known_covariance_replaces_its_estimates(x64):
     """With Sigma given, V is its leading eigenspace, deviations are from it, and its tail is its own."""
     data, sigma = decaying(24, 40, 32), covariance(32)
@@ -127,7 +129,7 @@ def report_of_spikes(seed: int, ratio: float) -> DecomposabilityReport:
     return decomposability(*spiked(seed, ratio))
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", quickly(range(3), 0))
 def test_a_wide_isotropic_tail_is_decomposable_with_its_gamma(seed):
     """Spikes in a tail 200 n wide: V is the spikes, all conditions hold, delta is 0, gamma is that of the tail."""
     report = report_of_spikes(seed, 200.0)
@@ -136,7 +138,7 @@ def test_a_wide_isotropic_tail_is_decomposable_with_its_gamma(seed):
         assert relative_error(gamma * report.scale, 0.2) <= 0.02
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", quickly(range(3), 0))
 def test_the_tail_measured_is_the_tail_put_in(seed):
     """PCA's V leaves the norms of the true tail's kernels, to 15% of them, and the population's variance, to 30%.
 
@@ -159,7 +161,7 @@ def tail_of(seed: int, ratio: float) -> np.ndarray:
     return tail(rng, 0.2, ratio)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", quickly(range(3), 0))
 def test_low_intrinsic_dimension_is_decomposable_without_gamma(seed):
     """Six directions, 2000 rows: V is everything, gamma and delta are 0."""
     report = decomposability(*low_dimensional(seed, 2000, 2000))
@@ -182,6 +184,7 @@ def test_a_power_law_has_no_isotropic_tail(power):
     assert report.broken == (3, 4, 5) and report.delta > 0.3
 
 
+@pytest.mark.everything
 def test_a_subspace_too_small_breaks_the_tail():
     """V of one direction where there are six: 3, 4 and 5 are broken, concentration is not."""
     report = decomposability(*low_dimensional(0, 2000, 2000), rule="rank", level=1)
@@ -204,7 +207,7 @@ def test_splits_of_different_distributions_do_not_concentrate():
     assert decomposability(a, b * factor).broken == (2,)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", quickly(range(3), 0))
 def test_a_heavy_tailed_feature_is_unbounded(seed):
     """A Cauchy feature breaks condition 1: the norms of the splits differ by far, and no delta helps."""
     rng = np.random.default_rng(seed)
@@ -214,6 +217,7 @@ def test_a_heavy_tailed_feature_is_unbounded(seed):
     assert 1 in report.broken and report.delta == np.inf
 
 
+@pytest.mark.everything
 def test_a_heavy_label_is_unbounded():
     """One label of 10^3 among 2000 breaks condition 1, through the label energies."""
     a, b = low_dimensional(0, 2000, 2000)
@@ -266,6 +270,7 @@ def test_named_rules_choose_the_rank_of_the_pooled_spectrum(rule, level):
 # From moments, transformations, what is printed, bad input
 
 
+@pytest.mark.everything
 def test_moments_are_as_good_as_rows():
     """Centred second moments of both splits give the same report as the rows."""
     bias = True
@@ -284,6 +289,7 @@ def core(h_labelled, h_student, y_labelled, y_student):
     return measured(h_labelled, h_student, y_labelled, y_student)
 
 
+@pytest.mark.everything
 def test_vmap_equals_a_loop():
     """A leading axis of representations, in float32, gives what the reference gives for each."""
     batch = [[x.astype(np.float32) for x in decaying(64, 40, 12, seed)] for seed in range(3)]

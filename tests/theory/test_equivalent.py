@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference
-from conftest import derivative_error, pair, relative_error
+from conftest import derivative_error, pair, quickly, relative_error
 from jax import export
 from simulated import FAMILIES, assert_means_agree, trials
 
@@ -152,6 +152,7 @@ def test_errors_do_not_depend_on_the_units_of_a_representation(exponent):
     assert relative_error(scaled.kappa_strong, plain.kappa_strong * c * c) <= 1e-6
 
 
+@pytest.mark.everything
 def test_a_phase_diagram_is_one_call(x64):
     """Arrays of rows and ridges broadcast, and so does vmap over anything; both equal single calls."""
     p = population(target_moments("generic"), tails=TAILS)
@@ -195,7 +196,7 @@ def test_errors_are_differentiable(kind, rows, x64):
 # The simulated experiment
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", quickly(FAMILIES, "spiked, d/n = 2, noise"))
 def test_predicts_the_mean_experiment(family, x64):
     """Mean weak, student and ceiling error and mean gap of real ridge heads, where the theorem is 20 to 60% off."""
     m, noise, weak, strong, *numbers = FAMILIES[family]
