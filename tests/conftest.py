@@ -1,13 +1,14 @@
-"""What the tests share: type checking of the package, double precision on demand, and families of representations."""
+"""What the tests share: the two tiers, type checking of the package, double precision on demand, families of representations."""
 
 from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # two thirds of the tests' time is compilation
@@ -19,6 +20,7 @@ import pytest
 import reference
 from beartype import BeartypeConf, beartype
 from beartype.roar import BeartypeDecorHintException
+from hypothesis import settings
 from jax.flatten_util import ravel_pytree
 from jaxtyping import PyTree
 from threadpoolctl import threadpool_limits
@@ -41,6 +43,63 @@ def check_types(function: Callable) -> Callable:
 
 
 jaxtyping.install_import_hook("w2s_jax", f"{__name__}.check_types")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--everything", action="store_true", help="run all tests, not the quick tier alone")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    settings.register_profile("quick", max_examples=25, deadline=None, derandomize=True)
+    settings.register_profile("everything", max_examples=500, deadline=None, derandomize=True)
+    settings.load_profile("everything" if config.getoption("everything") else "quick")
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    terminal = session.config.pluginmanager.get_plugin("terminalreporter")
+    if terminal and not hasattr(session.config, "workerinput"):
+        everything = session.config.getoption("everything")
+        terminal.write_line("all tests" if everything else "the quick tier of the tests (all of them: --everything)")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The quick tier: no test that is marked, and of a cross product of cases only as many as `covering` asks for.
+
+    A test whose name stands on the command line runs whole.
+    """
+    if config.getoption("everything") or any("::" in argument for argument in config.args):
+        return
+    cases = defaultdict(list)
+    for item in items:
+        if not item.get_closest_marker("everything"):
+            cases[item.nodeid.partition("[")[0]].append(item)
+    quick = {item for of_one_test in cases.values() for item in covering(of_one_test)}
+    config.hook.pytest_deselected(items=[item for item in items if item not in quick])
+    items[:] = [item for item in items if item in quick]
+
+
+def covering(items: list[pytest.Item]) -> list[pytest.Item]:
+    """Cases in which each value of each parameter occurs, chosen greedily, so that values of several meet in one case."""
+    parts = {item: _values(item) for item in items}
+    left, chosen = set().union(*parts.values()), []
+    while left:
+        chosen.append(max(items, key=lambda item: len(parts[item] & left)))
+        left -= parts[chosen[-1]]
+    return chosen or items
+
+
+def _values(item: pytest.Item) -> set[tuple[str, Any]]:
+    """The parameters of a case with their values: plain ones are what they print, others are known by their position."""
+    spec = getattr(item, "callspec", None)
+    if spec is None:
+        return set()
+    plain = (str, int, float, tuple, type(None))
+    return {(name, repr(x) if isinstance(x, plain) else spec.indices[name]) for name, x in spec.params.items()}
+
+
+def quickly(cases: Iterable, *keep: Any) -> list:
+    """The cases of a parameter, of which only those to keep belong to the quick tier."""
+    return [case if case in keep else pytest.param(case, marks=pytest.mark.everything) for case in cases]
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import reference
 from conftest import CASES, SHAPES, Pair, computing_in, entrywise_error, pair, relative_error, tolerance, well_defined
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from w2s_jax import (
@@ -135,7 +135,6 @@ def test_16_bit_inputs_are_computed_in_float32(shape, narrow):
     assert not failures(errors(p, 1e-2, 1e-2), tolerance(np.float32, 1e-2))
 
 
-@settings(max_examples=500, deadline=None, derandomize=True)
 @given(
     case=st.sampled_from(CASES),
     seed=st.integers(0, 2**31),

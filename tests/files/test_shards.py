@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from files import DATA, X, assert_same, refused
+from saving import DATA, X, assert_same, refused
 from safetensors.numpy import save_file
 
 from w2s_jax.files.opening import open_rows, read_groups

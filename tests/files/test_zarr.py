@@ -11,7 +11,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from files import X, assert_same, read_or_refused, refused
+from saving import X, assert_same, read_or_refused, refused
 
 from w2s_jax.files.opening import open_rows, read_groups
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from files import X, assert_same, read_or_refused, refused
+from saving import X, assert_same, read_or_refused, refused
 
 from w2s_jax.files.opening import open_rows, read_groups, read_labels
 
@@ -227,7 +227,7 @@ DAMAGE = """
 import sys
 sys.path[:0] = [sys.argv[2]]
 import numpy as np
-from files import read_or_refused
+from saving import read_or_refused
 from pathlib import Path
 path = Path(sys.argv[1])
 whole, rng = path.read_bytes(), np.random.default_rng(0)
@@ -242,7 +242,7 @@ print("done")
 def test_files_with_any_byte_changed_are_read_or_refused(tmp_path, form):
     """In a process of its own, as a fault in the library's native code would end it."""
     path = saved(tmp_path, form, reps=lists(X), id=pa.array(list("abcdefg")))
-    command = [sys.executable, "-c", DAMAGE, str(path), str(Path(__file__).parent)]
+    command = [sys.executable, "-c", DAMAGE, str(path), str(Path(__file__).parents[1])]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.stdout == "done\n", done.stderr[-2000:]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from files import X, assert_same, refused
+from saving import X, assert_same, refused
 from safetensors.numpy import save_file
 
 from w2s_jax import InputError, rank_supervisors

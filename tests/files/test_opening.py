@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
-from files import X, assert_same, refused
+from saving import X, assert_same, refused
 from safetensors.numpy import save_file
 
 from w2s_jax._core.checks import InputError, require_finite

@@ -11,7 +11,7 @@ import pytest
 import reference
 from conftest import derivative_error, pair, relative_error
 from jax import export
-from simulation import FAMILIES, assert_means_agree, trials
+from simulated import FAMILIES, assert_means_agree, trials
 
 from w2s_jax._core.checks import InputError
 from w2s_jax.moments import moments

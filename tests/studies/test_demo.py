@@ -114,4 +114,4 @@ def test_missing_extra_is_one_sentence(monkeypatch: pytest.MonkeyPatch, missing:
 
 def test_importing_the_demo_loads_no_extra() -> None:
     code = "import sys, w2s_jax.studies.demo; sys.exit(any(m in sys.modules for m in ('sklearn', 'matplotlib')))"
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])

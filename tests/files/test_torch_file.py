@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import ml_dtypes
 import numpy as np
 import pytest
-from files import DATA, X, assert_same, read_or_refused, refused
+from saving import DATA, X, assert_same, read_or_refused, refused
 
 from w2s_jax._core.checks import InputError
 from w2s_jax.files import torch_pickle
