@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from saving import X, assert_same, refused
 from safetensors.numpy import save_file
+from saving import X, assert_same, refused
 
 from w2s_jax import InputError, rank_supervisors
 from w2s_jax.cli import main

@@ -19,8 +19,8 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
-from saving import X, assert_same, refused
 from safetensors.numpy import save_file
+from saving import X, assert_same, refused
 
 from w2s_jax._core.checks import InputError, require_finite
 from w2s_jax._core.writing import replacing, write_bytes_atomically, write_text_atomically

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from saving import DATA, X, assert_same, refused
 from safetensors.numpy import save_file
+from saving import DATA, X, assert_same, refused
 
 from w2s_jax.files.opening import open_rows, read_groups
 

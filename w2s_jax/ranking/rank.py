@@ -1,7 +1,7 @@
 """Which weak model should teach? Ranks weak representations as supervisors of a strong one, with or without labels.
 
 Rows are streamed once per model into second moments per cell of rows (folds.py); scores come from those alone
-(scoring.py). Models of different width share compiled programs by zero-padded columns; those of more features than rows
+(scores.py). Models of different width share compiled programs by zero-padded columns; those of more features than rows
 have as many as rows (compact.py).
 """
 
