@@ -25,6 +25,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import PyTree
 from threadpoolctl import threadpool_limits
 
+pytest_plugins = ["sweeping"]  # its fixtures, for all tests of sweeps
 threadpool_limits(1, user_api="blas")  # on matrices this small, threads only get in each other's way
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import pytest
+from conftest import quickly
 
 from benchmarks import accelerator
 from benchmarks.__main__ import PARTS
@@ -119,11 +120,12 @@ def test_errors_beyond_their_bounds_are_named():
     assert judged({"a": (1.0, 2.0), "b": (3.0, 2.0), "c": (float("nan"), 2.0)})["verdict"] == "2 of 3 beyond: b, c"
 
 
+FEW = ("precisions", "batches", "moments_rate")
 ALL = tuple(part.__name__ for part in accelerator.LIMITS)
 CHECKS = {"precisions", "pair_accuracy", "batches", "ranking_accuracy", "sweep_agrees"}
 
 
-@pytest.mark.parametrize("parts", [("precisions", "batches", "moments_rate"), ALL], ids=["few", "all"])
+@pytest.mark.parametrize("parts", quickly([FEW, ALL], FEW), ids=["few", "all"])
 def test_accelerator_command_at_small_sizes(tmp_path, parts):
     """It runs on a CPU too, where everything is within its bounds."""
     out = tmp_path / "out.json"

@@ -1,11 +1,8 @@
-"""What is compiled: nothing twice, no eigensolver where none is needed, and where programs are kept."""
+"""What is compiled: nothing twice, and no eigensolver where none is needed."""
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,8 +15,7 @@ import pytest
 from jax import export
 
 import w2s_jax
-from w2s_jax import InputError, cache_compiled_programs, moments_from_batches, rank_supervisors, run_sweep
-from w2s_jax._core import lanczos
+from w2s_jax import moments_from_batches, rank_supervisors, run_sweep
 from w2s_jax._core.arrays import bucket
 from w2s_jax.devices import mesh
 from w2s_jax.ranking import rank
@@ -190,123 +186,3 @@ def test_the_program_of_an_accelerator_has_one_body(monkeypatch, threshold):
     for platform, solver in (("cuda", "cusolver_syevd"), ("tpu", "Eigh")):
         count = {models: texts[models, platform].count(f"@{solver}") for models in (2, 3)}
         assert count[2] == count[3] > 0
-
-
-def matrices(decay: float) -> np.ndarray:
-    """Five PSD matrices (5, 60, 60) with eigenvalues j^-decay."""
-    q = np.linalg.qr(np.random.default_rng(1).standard_normal((5, 60, 60)))[0]
-    return (q * np.arange(1, 61.0) ** -decay) @ np.swapaxes(q, 1, 2)
-
-
-def problem(matrices: np.ndarray) -> lanczos.Problem:
-    A = jnp.asarray(matrices)
-    product = lambda x: jnp.einsum("bij,jb->ib", A, x, precision="highest")
-    return lanczos.Problem(product, lanczos.random_start((60, 5), A.dtype), (A,), lambda m: m)
-
-
-@pytest.mark.parametrize("steps", [4, 8, 16, 96])
-@pytest.mark.parametrize("decay", [0.1, 1.0])
-def test_lanczos_bounds_its_error(steps, decay, monkeypatch, x64):
-    """After any number of steps an eigenvalue lies within the bound of the value, and the value does not exceed the largest."""
-    monkeypatch.setattr(lanczos, "MAX_STEPS", steps)
-    A = matrices(decay)
-    top, _ = lanczos._lanczos(problem(A), with_basis=False)
-    exact = np.linalg.eigvalsh(A)
-    assert (np.abs(exact - np.asarray(top.value)[:, None]).min(1) <= top.residual + 1e-12).all()
-    assert (np.asarray(top.value) <= exact[:, -1] * (1 + 1e-12)).all()
-    assert steps < 96 or (np.asarray(top.residual) <= 1e-10 * exact[:, -1]).all()
-
-
-@pytest.mark.parametrize("steps", [4, 96])
-def test_what_lanczos_cannot_bound_is_solved(steps, monkeypatch, x64):
-    """Stopped far too early it falls back on the eigensolver: the result is right to 1e-10 either way."""
-    monkeypatch.setattr(lanczos, "MAX_STEPS", steps)
-    A = matrices(0.1)
-    found = np.asarray(lanczos.leading_values(problem(A)))
-    assert np.abs(found / np.linalg.eigvalsh(A)[:, -1] - 1).max() <= 1e-10
-
-
-@pytest.mark.parametrize("overlap", [1.0, 1e-2, 1e-4])
-@pytest.mark.parametrize("size", [12, 60])
-def test_a_start_with_little_of_the_eigenvector_finds_it(size, overlap):
-    """In float32 the vectors are right also where their largest coordinates come late in the recurrence."""
-    rng = np.random.default_rng(2)
-    basis = np.linalg.qr(rng.standard_normal((5, size, size)))[0]
-    A = (basis * np.arange(1, size + 1.0) ** -1) @ np.swapaxes(basis, 1, 2)
-    start = np.einsum("bij,j->ib", basis, np.where(np.arange(size) > 0, 1, overlap))
-    single = lambda x: jnp.asarray(x, jnp.float32)
-    given = problem(single(A))._replace(start=single(start / np.linalg.norm(start, axis=0)))
-    top, state = lanczos._lanczos(given, with_basis=True)
-    found = np.asarray(lanczos._ritz_vectors(top.coordinates, state.basis), float)
-    exact = basis[..., 0] * np.sign(np.sum(found * basis[..., 0], 1))[:, None]
-    errors = np.linalg.norm(found - exact, axis=1)
-    assert (errors <= 1e-5).all(), errors
-
-
-# Programs on disk
-
-PROGRAM = """
-import sys
-from pathlib import Path
-import jax
-import w2s_jax
-assert jax.config.jax_compilation_cache_dir is None or "JAX_COMPILATION_CACHE_DIR" in __import__("os").environ
-jax.jit(lambda x: x + 1)(1.0)
-for folder in sys.argv[1:]:
-    jax.clear_caches()
-    used = w2s_jax.cache_compiled_programs(None if folder == "default" else folder)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    jax.jit(lambda x: x * 3 + 2)(1.0)
-    print(used, used is not None and any(used.glob("*-cache")))
-"""
-
-
-def kept(folder: Path, *folders: str, **env: str) -> list[str]:
-    """What a process that asks for these folders one after another prints: the folder in use, and whether it has programs."""
-    here = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_", "XDG_"))}
-    here |= {
-        "PYTHONPATH": str(Path(w2s_jax.__file__).parent.parent),
-        "JAX_PLATFORMS": "cpu",
-        "XDG_CACHE_HOME": str(folder),
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, *folders],
-        capture_output=True,
-        text=True,
-        env=here | env,
-        timeout=120,
-        check=True,
-    )
-    return done.stdout.splitlines()
-
-
-def test_programs_are_kept_where_asked(tmp_path):
-    """By default in the user's cache; in a folder that is given, also after another one has been in use."""
-    a, b = tmp_path / "a", tmp_path / "deep" / "b"
-    default = tmp_path / "w2s_jax" / "compiled"
-    assert kept(tmp_path, "default", str(a), str(b)) == [f"{default} True", f"{a} True", f"{b} True"]
-
-
-@pytest.mark.parametrize(
-    ("env", "expected"),
-    [
-        ({"JAX_COMPILATION_CACHE_DIR": ""}, "None False"),
-        ({"JAX_ENABLE_COMPILATION_CACHE": "0"}, "None False"),
-        ({"JAX_COMPILATION_CACHE_DIR": "{}/mine"}, "{}/mine True"),
-    ],
-    ids=["no folder", "off", "own folder"],
-)
-def test_the_environment_decides(env, expected, tmp_path):
-    """JAX's own variables turn the cache off or say where it is, and nothing is written elsewhere."""
-    there = {name: value.format(tmp_path) for name, value in env.items()}
-    assert kept(tmp_path, "default", **there) == [expected.format(tmp_path)]
-    assert not (tmp_path / "w2s_jax").exists()
-
-
-def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path):
-    """A file stands in the way: nothing changes."""
-    (tmp_path / "file").write_text("")
-    before = jax.config.values["jax_compilation_cache_dir"]
-    with pytest.raises(InputError, match=r"^folder .*file for compiled programs cannot be made: File exists$"):
-        cache_compiled_programs(tmp_path / "file")
-    assert jax.config.values["jax_compilation_cache_dir"] == before

@@ -100,7 +100,9 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("processes", "precision"), [(2, "fastest"), (4, "float32")])
+@pytest.mark.parametrize(
+    ("processes", "precision"), [(2, "fastest"), pytest.param(4, "float32", marks=pytest.mark.everything)]
+)
 def test_processes_give_the_table_of_one(alone, processes, precision):
     """All columns agree, and the inputs have the same hash, whoever has read which rows; process 0 says what is fastest."""
     output = f"of{processes}"
@@ -128,6 +130,7 @@ def write_parts(folder: Path, parts: list[slice]) -> None:
             os.utime(folder / f"part{i}" / file.name, (1e9, 1e9))
 
 
+@pytest.mark.everything
 def test_processes_with_files_of_their_own(tmp_path):
     """Parts of any length, labels on some rows and groups across parts: the table of all rows in one file; a part that
     changes is noticed by a restart, and rows that do not fit are named by their place among all."""
@@ -166,6 +169,7 @@ def test_processes_with_files_of_their_own(tmp_path):
         )
 
 
+@pytest.mark.everything
 def test_a_fault_in_one_process_is_heard_by_all(tmp_path):
     """NaN in rows that only the last process reads: the same sentence from each, none waits."""
     write_models(tmp_path, fault=N - 1)
@@ -197,12 +201,14 @@ def breaking(folder: Path, victim: int, place: str, error: str) -> list[tuple[in
     return finish(start(folder, f"{place}{victim}", 2, program=("-c", script)))
 
 
+@pytest.mark.everything
 def test_what_process_0_cannot_keep_is_heard_by_all(alone):
     """The others have no part in the store and end with its sentence."""
     for code, said in breaking(alone, 0, "store.Store.keep_results", "InputError('the disk is full')"):
         assert (code, said) == (2, "w2s sweep: the disk is full\n")
 
 
+@pytest.mark.everything
 @pytest.mark.parametrize(("victim", "place"), [(1, "workers.table_rows"), (0, "workers.model_sums")])
 def test_a_failure_of_another_kind_ends_the_others(alone, victim, place):
     """The one that fails shows where; the other says that it was lost, or without process 0 JAX's runtime does."""
@@ -213,6 +219,7 @@ def test_a_failure_of_another_kind_ends_the_others(alone, victim, place):
     assert ours or (victim == 0 and code == -signal.SIGABRT)
 
 
+@pytest.mark.everything
 def test_processes_go_on_with_kernels_of_one(tmp_path):
     """What a single process has kept of fewer rows than features is of use to several, which share the features."""
     rng = np.random.default_rng(0)
@@ -233,6 +240,7 @@ def test_processes_go_on_with_kernels_of_one(tmp_path):
         assert relative_error(found[column], expected[column]) <= 1e-9, column
 
 
+@pytest.mark.everything
 def test_processes_with_other_models_are_refused(alone):
     """What each is given must be the same."""
     for code, said in finish(start(alone, "other", 2, weak=lambda i: ["weak*.npy", "weak0.npy"][i])):
@@ -243,6 +251,7 @@ def test_processes_with_other_models_are_refused(alone):
         )
 
 
+@pytest.mark.everything
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_lost_process_stops_the_others_and_a_restart_goes_on(tmp_path, victim):
     """kill -9 in the middle: the other says so and ends; started again the sweep computes only what is missing.
@@ -285,6 +294,7 @@ def wait_for_moments(database: Path, models: int) -> int:
     raise AssertionError("the sweep has not started")
 
 
+@pytest.mark.everything
 def test_an_interrupted_process_stops_the_others(tmp_path):
     """Ctrl-C in one: it ends at once, and the other says that it was lost."""
     write_models(tmp_path, weak=60)
@@ -338,6 +348,7 @@ def run_both(script: str, folder: Path, *arguments: str) -> list[str]:
     return said
 
 
+@pytest.mark.everything
 def test_eigensolves_and_pairs_are_dealt_to_the_processes(tmp_path):
     """Each model is solved, and each pair scored, in one process; a restart deals what is missing."""
     write_models(tmp_path, weak=6)

@@ -204,8 +204,8 @@ class Plain:
         (np.ones(3), r"numpy\.\S+_reconstruct"),
         (np.float32(3), r"numpy\.\S+scalar"),
         (defaultdict(int, a=1), r"collections\.defaultdict"),
-        (Plain(), r"\S*test_io_torch\.Plain"),
-        (Plain, r"\S*test_io_torch\.Plain"),
+        (Plain(), r"\S*test_torch_file\.Plain"),
+        (Plain, r"\S*test_torch_file\.Plain"),
     ],
 )
 def test_what_users_save_beside_tensors(tmp_path, beside, name):

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 import w2s_jax
 
@@ -84,6 +85,7 @@ def python(*args: str, cache: Path) -> str:
     return done.stdout
 
 
+@pytest.mark.everything
 def test_killed_twenty_times_it_ends_the_same(tmp_path, monkeypatch):
     """The exported table is byte for byte that of an undisturbed run, wherever `kill -9` has struck."""
     monkeypatch.chdir(tmp_path)
