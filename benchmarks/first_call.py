@@ -20,9 +20,8 @@ import jax
 import numpy as np
 
 import w2s_jax as w2s
-from benchmarks._common import latent_signal, representation, run_parts
+from benchmarks._common import first_and_again, latent_signal, representation, run_parts
 
-COMPILED = "/jax/core/compile/backend_compile_duration"
 WIDTHS = (24, 40, 64, 96, 128, 160, 200, 256, 320, 384)
 
 
@@ -93,20 +92,9 @@ def _models(
 
 
 def _first(call: Callable[[], Any]) -> dict[str, Any]:
-    """Programs and seconds of a first call."""
-    seconds: list[float] = []
+    """Programs and seconds of a first call, with nothing on disk."""
     jax.config.update("jax_enable_compilation_cache", False)
-    jax.monitoring.register_event_duration_secs_listener(
-        lambda event, duration_secs, **_: seconds.append(duration_secs) if event == COMPILED else None
-    )
-    started = time.perf_counter()
-    jax.block_until_ready(call())
-    first = time.perf_counter() - started
-    programs, compiling = len(seconds), sum(seconds)
-    started = time.perf_counter()
-    jax.block_until_ready(call())
-    again = time.perf_counter() - started
-    return {"programs": programs, "compile s": compiling, "first s": first, "again s": again}
+    return first_and_again(call)
 
 
 if __name__ == "__main__":

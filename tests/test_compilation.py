@@ -129,7 +129,7 @@ def eigensolves(monkeypatch: pytest.MonkeyPatch, threshold: float) -> list[int]:
 
     def spying(*choices: object):
         def score(*arguments: object):
-            texts.append(scorer(*choices).lower(*arguments).as_text())
+            texts.append(jax.jit(lambda *given: scorer(*choices)(*given)).lower(*arguments).as_text())
             return scorer(*choices)(*arguments)
 
         return score
@@ -168,15 +168,18 @@ def test_the_program_of_an_accelerator_has_one_body(monkeypatch, threshold):
     def spying(*choices: object):
         def score(sums: Any, *others: object):
             for platform in ("cuda", "tpu"):
-                exported = export.export(scorer(*choices), platforms=(platform,))(sums, *others)
-                texts[len(sums.h), platform] = exported.mlir_module()
+                exported = export.export(jax.jit(lambda *given: scorer(*choices)(*given)), platforms=(platform,))(
+                    sums, *others
+                )
+                texts[models, platform] = exported.mlir_module()
             raise InterruptedError
 
         return score
 
     monkeypatch.setattr(rank, "scorer", spying)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    monkeypatch.setattr(mesh, "BATCH", 2)
+    for module in (mesh, rank):
+        monkeypatch.setattr(module, "BATCH", 2)
     for models in (2, 3):
         with pytest.raises(InterruptedError):
             rank_supervisors({f"{i}": see(50) for i in range(models)}, see(20), LATENT[:, :2], threshold=threshold)

@@ -20,8 +20,7 @@ from jaxtyping import Float
 
 from w2s_jax._core.arrays import accumulation_dtype, as_labels, as_matrix, matmul, require_same_rows
 from w2s_jax._core.checks import InputError
-from w2s_jax._core.factor import numerically_zero
-from w2s_jax._core.response import apply_response
+from w2s_jax._core.response import OnNonzero, apply_response
 from w2s_jax.moments import Moments, moments
 from w2s_jax.spectrum import Spectrum, checked_rank, power_of_two, spectrum, spectrum_of_rows, unit_scale
 
@@ -77,11 +76,8 @@ class _Basis(NamedTuple):
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class _InverseRoot:
+class _InverseRoot(OnNonzero):
     """`lambda^{-1/2}` on eigenvalues that are not numerically zero."""
-
-    def kept(self, values: Array) -> Array:
-        return values > numerically_zero(values)
 
     def curve(self, values: Array, n: Array):
         return lambda mu: jax.lax.rsqrt(jnp.where(mu > 0, mu, 1))

@@ -126,11 +126,11 @@ def test_weak_heads_are_fitted_once_on_each_set_of_cells(kind, folds):
     experiments = place.experiments(np.float32)
     fits = np.asarray(experiments.fits)
     assert len(np.unique(fits, axis=0)) == len(fits)
-    np.testing.assert_array_equal(fits[: len(place.expected.fit)], place.expected.fit)
+    np.testing.assert_array_equal(fits[: len(place.expected.labelled)], place.expected.labelled)
     if place.trial is None:
         assert experiments.trial is None and experiments.heads.size == 0
     else:
-        np.testing.assert_array_equal(fits[np.asarray(experiments.heads)], place.trial.fit)
+        np.testing.assert_array_equal(fits[np.asarray(experiments.heads)], place.trial.labelled)
 
 
 def test_with_three_folds_trials_need_no_heads_of_their_own():

@@ -3,7 +3,7 @@
 bfloat16 and float16 are accumulated in float32, integers become the default float, float32 and float64 stay
 what they are. `matmul` is the only product in the package that feeds a spectrum or a solve: whatever
 `jax_default_matmul_precision` says it runs at full precision (TF32 and single-pass bfloat16 lose the answer), or, for
-moments, by a sum of several low-precision products that is as good (precision.py).
+moments, by a sum of several low-precision products that is as good (devices/precision.py).
 """
 
 from __future__ import annotations

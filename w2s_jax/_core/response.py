@@ -15,6 +15,7 @@ from jax.core import Tracer
 
 from w2s_jax._core.arrays import matmul
 from w2s_jax._core.checks import InputError
+from w2s_jax._core.factor import numerically_zero
 
 
 class Response(Protocol):
@@ -23,6 +24,13 @@ class Response(Protocol):
     def kept(self, values: Array) -> Array: ...
 
     def curve(self, values: Array, n: Array) -> Any: ...
+
+
+class OnNonzero:
+    """Base of responses that act on the eigenvalues that are not numerically zero."""
+
+    def kept(self, values: Array) -> Array:
+        return values > numerically_zero(values)
 
 
 def apply_response(response: Response, side: Any, x: Array) -> Array:

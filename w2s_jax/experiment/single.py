@@ -1,6 +1,6 @@
 """One weak-to-strong experiment with heads of any loss: fits, pseudo-labels, and what is measured on the test split.
 
-All of it can be traced; finetune.py checks what comes in, and runs it once or over many splits.
+All of it can be traced; run.py checks what comes in, and runs it once or over many splits.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A head minimises `1/n sum ||theta^T h_i + bias - y_i||^2 + ridge ||theta||^2`; the bias carries no penalty, outputs add up.
 Every fit is a pure function of arrays: `vmap` over labels, penalties, weights or representations fits an ensemble in one
-program. training.py fits the same heads by gradients, for any loss.
+program. trained.py fits the same heads by gradients, for any loss.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from jaxtyping import Float
 
 from w2s_jax._core.arrays import accumulation_dtype, as_labels, as_matrix, as_weights, label_products, matmul
 from w2s_jax._core.checks import InputError, require_integer, require_number, require_range
-from w2s_jax._core.factor import cholesky, cholesky_solve, numerically_zero
-from w2s_jax._core.response import apply_response
+from w2s_jax._core.factor import cholesky, cholesky_solve
+from w2s_jax._core.response import OnNonzero, apply_response
 from w2s_jax.moments import ModelMoments
 from w2s_jax.spectrum import spectrum
 
@@ -205,13 +205,10 @@ def _cross_validate(
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class _Resolvent:
+class _Resolvent(OnNonzero):
     """`1 / (lambda + b)` on eigenvalues that are not numerically zero; leading axes of b lead the result."""
 
     strength: Array
-
-    def kept(self, values: Array) -> Array:
-        return values > numerically_zero(values)
 
     def curve(self, values: Array, n: Array) -> Callable[[Array], Array]:
         return lambda mu: 1 / (jnp.where(mu > 0, mu, 1) + self.strength[..., None])

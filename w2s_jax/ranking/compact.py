@@ -17,12 +17,12 @@ from w2s_jax._core.checks import InputError, require_finite
 class CompactRows:
     """Rows (n, n) in place of n < d rows of d features, which are read whole when rows are first asked for.
 
-    `label` names them in messages; `center`: about the first row, so that a large mean costs no digits; `keep`: for more than
-    one pass over the rows, otherwise they are let go with the last one.
+    `label` names them in messages; `bias`: heads have an intercept, and rows are taken about the first one, so that a large mean
+    costs no digits; `keep`: for more than one pass over the rows, otherwise they are let go with the last one.
     """
 
-    def __init__(self, rows: Any, label: str, dtype: Any, center: bool, keep: bool) -> None:
-        self._rows, self._label, self._center, self._keep = rows, label, center, keep
+    def __init__(self, rows: Any, label: str, dtype: Any, bias: bool, keep: bool) -> None:
+        self._rows, self._label, self._center, self._keep = rows, label, bias, keep
         self._held: np.ndarray | None = None
         self.shape, self.dtype = (rows.shape[0], rows.shape[0]), np.dtype(dtype)
 

@@ -8,7 +8,7 @@ are never needed again. The strong side is expressed in the eigenbasis of its po
 from __future__ import annotations
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,11 +32,11 @@ class WeakCells(NamedTuple):
 class Settings(NamedTuple):
     """Ridge strengths of the two heads, relative threshold of the norms, label prior p, noise-to-signal ratio nu."""
 
-    weak_ridge: Array
-    strong_ridge: Array
-    threshold: Array
-    prior: Array
-    noise: Array
+    weak_ridge: Any
+    strong_ridge: Any
+    threshold: Any
+    prior: Any
+    noise: Any
 
 
 class Score(NamedTuple):

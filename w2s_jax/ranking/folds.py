@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 
 from w2s_jax._core.checks import InputError
@@ -51,12 +50,12 @@ class Layout:
     trial: Roles | None
 
     def experiments(self, dtype: Any) -> Experiments:
-        """All roles on the device, and what the weak heads of all experiments are fitted on."""
-        on_device = lambda roles: roles and Roles(*(jnp.asarray(role, dtype) for role in roles))
+        """All roles as numbers of a type, and what the weak heads of all experiments are fitted on."""
+        cast = lambda roles: roles and Roles(*(np.asarray(role, dtype) for role in roles))
         tried = [] if self.trial is None else self.trial.labelled
         fits = list(dict.fromkeys(map(tuple, [*self.expected.labelled, *np.reshape(tried, (-1, self.cells))])))
-        heads = jnp.asarray([[fits.index(tuple(fit)) for fit in block] for block in tried], int)
-        return Experiments(on_device(self.expected), on_device(self.trial), jnp.asarray(fits, dtype), heads)
+        heads = np.asarray([[fits.index(tuple(fit)) for fit in block] for block in tried], np.int32)
+        return Experiments(cast(self.expected), cast(self.trial), np.asarray(fits, dtype), heads)
 
     def blocks(self) -> Iterator[tuple[int, int, np.ndarray, np.ndarray]]:
         """Blocks of rows: start, stop, and for each cell the rows within the block (cells, capacity) and their weights."""

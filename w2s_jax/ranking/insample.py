@@ -16,7 +16,6 @@ import jax.numpy as jnp
 from jax import Array
 
 from w2s_jax._core.arrays import matmul, outer
-from w2s_jax._core.lanczos import Problem, leading_vectors, random_start
 from w2s_jax.filters import ridge
 from w2s_jax.gap import gap_norm, prediction_gap
 from w2s_jax.overlap import Overlap, Side, whitened
@@ -106,7 +105,7 @@ def _excess(moments: Array, share: Array, unit_trace: bool) -> Array:
 def linear_cka(blocks: Blocks) -> Score:
     """`||S_sw||_F^2 / (||S_s||_F ||S_w||_F)` on centred data (Kornblith et al. 2019); S_s diagonal or not."""
     slope = blocks.pooled._replace(zz=None, hy=None, zy=None, yy=None)
-    responses = _responses(blocks, slope)._replace(zz=blocks.own)
+    responses = responses_to(blocks, slope)._replace(zz=blocks.own)
     squared = [response[-1] for response in responses[:3]]
     value = squared[1] / jnp.sqrt(squared[2]) / jnp.sqrt(squared[0])
     relative = [c * r / size for c, r, size in zip((-1, 2, -1), responses[:3], squared, strict=True)]
@@ -132,83 +131,6 @@ def gap_by_spectrum(blocks: Blocks, weak: Spectrum, settings: Settings) -> Score
     return score
 
 
-class RidgeNorms(NamedTuple):
-    """The strong side of `norms_by_solves`: `A = (S_s + b_s)^{-1}` (d_s,) and `H = A S_s A` (d_s,) on its diagonal moment, and
-    what the Frobenius norm's slope in S_s, `slope * K + diag(H)`, makes of the deviations and the moment: `slope` times them
-    (K + 1, d_s, d_s), and the response of the diagonal (K + 1,)."""
-
-    A: Array
-    H: Array
-    sloped: Array
-    fixed: Array
-
-
-def prepare_norms(strong: StrongBlocks, settings: Settings) -> RidgeNorms:
-    """What the norms of all weak models share."""
-    values = jnp.diagonal(strong.pooled)
-    # Below rounding a strength is raised to it, as in `inverse`.
-    A = 1 / (values + jnp.maximum(settings.strong_ridge, jnp.finfo(values.dtype).eps * jnp.sum(values)))
-    A_S = A * values
-    moments = strong.moments
-    # The moments between the two factors: of a large or a small scale their product alone has no float32.
-    sloped = (1 - A_S[:, None] - A_S) * (A[:, None] * moments * A)
-    return RidgeNorms(A, A * A_S, sloped, matmul(jnp.diagonal(moments, axis1=1, axis2=2), A * A_S))
-
-
-def norms_by_solves(norms: RidgeNorms, blocks: Blocks, B: Array, settings: Settings) -> tuple[Score, Score]:
-    """The same norms for ridge heads without a cut: no eigenpairs of the weak side, only `B = (S_w + b_w)^{-1}` (d_w, d_w).
-
-    With `A = (S_s + b_s)^{-1}`, `Y = S_sw B` and `K = S_s - Y S_ws - b_w Y Y^T`, the matrix of
-    `(I - P_w)^2` between strong features: Frobenius `tr(A S_s A K)`, operator `lambda_max(S_s^{1/2} A K A S_s^{1/2})`.
-    """
-    parts = _solved(blocks.pooled, B, settings)
-    return _op_by_solves(norms, blocks, parts, settings.weak_ridge), _fro_by_solves(norms, blocks, parts)
-
-
-class _Solved(NamedTuple):
-    """B (d_w, d_w), `Y = S_sw B`, `b_w Y B`, `X = Y + b_w Y B` (d_s, d_w), `K = S_s - Y (S_sw + b_w Y)^T` (d_s, d_s)."""
-
-    B: Array
-    Y: Array
-    bYB: Array
-    X: Array
-    K: Array
-
-
-def _solved(pooled: Pair, B: Array, settings: Settings) -> _Solved:
-    Y = matmul(pooled.zh, B)
-    bYB = settings.weak_ridge * matmul(Y, B)
-    return _Solved(B, Y, bYB, Y + bYB, pooled.zz - matmul(Y, (pooled.zh + settings.weak_ridge * Y).T))
-
-
-def _fro_by_solves(norms: RidgeNorms, blocks: Blocks, parts: _Solved) -> Score:
-    """`<H, K>` with `H = A S_s A`; the derivative by hand: differentiation would redo each product several times."""
-    _, Y, bYB, X, K = parts
-    H = norms.H[:, None]
-    # In S_w it is `J + 2 b B J`, `J = Y^T H Y`; only its symmetric part meets the symmetric deviations.
-    responses = _responses(blocks, Pair(matmul((Y + 2 * bYB).T, H * Y), -2 * H * X, None))
-    responses = responses._replace(zz=matmul(norms.sloped.reshape(len(norms.sloped), -1), K.reshape(-1)) + norms.fixed)
-    return _root_score(jnp.sum(norms.H * jnp.diagonal(K)), responses, blocks)
-
-
-def _op_by_solves(norms: RidgeNorms, blocks: Blocks, parts: _Solved, b: Array) -> Score:
-    """The top eigenvalue by Lanczos, its derivative from the left and right eigenvectors of `A K A S_s`."""
-    (B, Y, _, X, K), A, values = parts, norms.A, jnp.diagonal(blocks.pooled.zz)
-    scale = A * jnp.sqrt(values)
-    matrix = scale[:, None] * K * scale
-    start = random_start((values.shape[0], 1), values.dtype)
-    problem = Problem(lambda x: matmul(matrix, x), start, (matrix[None],), lambda m: (m + m.T) / 2)
-    v = leading_vectors(problem)[0]
-    a = scale * v
-    g = matmul(K, a)
-    right = v / jnp.where(values > 0, jnp.sqrt(jnp.where(values > 0, values, 1)), jnp.inf)
-    t = matmul(a, Y)
-    lefts = Pair((t,), (a,), (a, A * g))
-    rights = Pair((t + 2 * b * matmul(t, B),), (-2 * matmul(a, X),), (a, right - 2 * a))
-    squared = jnp.maximum(jnp.dot(a, g, precision="highest"), 0)
-    return _root_score(squared, _low_rank_responses(blocks, lefts, rights), blocks)
-
-
 def gap_by_solves(blocks: Blocks, inverse_s: Array, B: Array) -> Score:
     """The theorem's predicted gap without a cut, `q^T S_s q` with `q = A (c_s - S_sw B c_w)`, summed over outputs.
 
@@ -221,8 +143,8 @@ def gap_by_solves(blocks: Blocks, inverse_s: Array, B: Array) -> Score:
     S_q = matmul(pooled.zz, q)
     p = matmul(inverse_s, S_q)
     s = matmul(B, matmul(pooled.zh.T, p))
-    responses = _low_rank_responses(blocks, Pair(2 * s.T, -2 * p.T, (q - 2 * p).T), Pair(t.T, t.T, q.T))
-    labels = _responses(blocks, Pair(None, None, None, -2 * s, 2 * p))
+    responses = low_rank_responses(blocks, Pair(2 * s.T, -2 * p.T, (q - 2 * p).T), Pair(t.T, t.T, q.T))
+    labels = responses_to(blocks, Pair(None, None, None, -2 * s, 2 * p))
     responses = Pair(*responses[:3], *labels[3:])
     return Score(jnp.sum(q * S_q), _standard_error(responses, blocks))
 
@@ -237,20 +159,22 @@ def _overlap(pair: Pair, n: Array) -> Overlap:
     return whitened(weak, strong, pair.zh, *(() if pair.hy is None else (pair.hy, pair.zy, pair.yy)))
 
 
-def _responses(blocks: Blocks, slope: Pair) -> Pair:
+def responses_to(blocks: Blocks, slope: Pair) -> Pair:
     """`<deviation_k, slope>` for every moment and block k, then `<moment, slope>`: (K + 1,) each."""
     return _responses_by(_inner, blocks, slope)
 
 
-def _low_rank_responses(blocks: Blocks, lefts: Pair, rights: Pair) -> Pair:
+def low_rank_responses(blocks: Blocks, lefts: Pair, rights: Pair) -> Pair:
     """The same for slopes `sum_i left_i right_i^T`, given as sequences of vectors."""
 
-    def inner(x: Array, slope: tuple[Any, Any]) -> Array:
-        left, right = (jnp.stack([*vectors], 1) for vectors in slope)
-        return jnp.sum(matmul(x, right) * left, (-2, -1)).reshape(-1)
-
     slopes = [None if left is None else (left, right) for left, right in zip(lefts, rights, strict=True)]
-    return _responses_by(inner, blocks, Pair(*slopes))
+    return _responses_by(lambda x, slope: low_rank_inner(x, *slope), blocks, Pair(*slopes))
+
+
+def low_rank_inner(x: Array, left: Any, right: Any) -> Array:
+    """`<x_k, sum_i left_i right_i^T>` (K + 1,)."""
+    columns, others = (jnp.stack([*vectors], 1) for vectors in (left, right))
+    return jnp.sum(matmul(x, others) * columns, (-2, -1)).reshape(-1)
 
 
 def _responses_by(inner: Callable[[Array, Any], Array], blocks: Blocks, slope: Pair) -> Pair:
@@ -272,12 +196,12 @@ def _jackknifed(scores: Callable[[Pair], tuple[Array, ...]], blocks: Blocks, wea
         slope: Pair = pull(tuple(jnp.asarray(j == i, value.dtype) for j, value in enumerate(values)))[0]
         hy = None if slope.hy is None else matmul(V, slope.hy)
         slope = slope._replace(hh=matmul(matmul(V, slope.hh), V.T), zh=matmul(slope.zh, V.T), hy=hy)
-        return _standard_error(_responses(blocks, slope), blocks)
+        return _standard_error(responses_to(blocks, slope), blocks)
 
     return [Score(value, error(i)) for i, value in enumerate(values)]
 
 
-def _root_score(squared: Array, responses: Pair, blocks: Blocks) -> Score:
+def root_score(squared: Array, responses: Pair, blocks: Blocks) -> Score:
     """Score and standard error of the square root."""
     root = jnp.sqrt(jnp.maximum(squared, 0))
     return Score(root, _standard_error(responses, blocks) / jnp.where(root > 0, 2 * root, 1))

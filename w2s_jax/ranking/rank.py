@@ -1,7 +1,7 @@
 """Which weak model should teach? Ranks weak representations as supervisors of a strong one, with or without labels.
 
 Rows are streamed once per model into second moments per cell of rows (folds.py); scores come from those alone
-(scoring.py). Models of different width share compiled programs by zero-padded columns; those of more features than rows
+(scores.py). Models of different width share compiled programs by zero-padded columns; those of more features than rows
 have as many as rows (compact.py).
 """
 
@@ -19,18 +19,19 @@ from jax import Array
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from w2s_jax._core.arrays import accumulation_dtype, bucket, host_zeros, matmul
+from w2s_jax._core.arrays import accumulation_dtype, host_zeros, matmul
 from w2s_jax._core.checks import InputError, require_finite, require_number, warn_of_classes
 from w2s_jax._core.progress import track
-from w2s_jax.devices.mesh import MODELS, ROWS, filled, over_models, put, require_mesh, spread
+from w2s_jax.devices.mesh import BATCH, MODELS, ROWS, over_models, put, require_mesh, spread
 from w2s_jax.devices.precision import resolved
 from w2s_jax.files.ids import require_same_ids
-from w2s_jax.moments import Shift, Sums, Tree, add_compensated, block_sums
+from w2s_jax.moments import ModelMoments, Shift, Sums, Tree, add_compensated, block_sums
 from w2s_jax.ranking.compact import CompactRows
 from w2s_jax.ranking.crossfit import Score, Settings, WeakCells
 from w2s_jax.ranking.folds import Layout, as_groups, lay_out
 from w2s_jax.ranking.scores import Shared, prepare_strong, scorer
 from w2s_jax.ranking.table import SupervisorTable
+from w2s_jax.ranking.widths import padded_widths
 
 GROUP_BYTES = 256 << 20  # of a group of weak models on each device
 _BY_CELL = P(None, ROWS)
@@ -114,7 +115,7 @@ def rank_supervisors(
     devices = 1 if mesh is None else mesh.size
     if mesh is not None:
         layout = replace(layout, capacity=-(-layout.capacity // mesh.shape[ROWS]) * mesh.shape[ROWS])
-    settings = Settings(*(jnp.asarray(value, _dtype(weak_rows, strong_rows)) for value in given.values()))
+    settings = Settings(*(np.asarray(value, _dtype(weak_rows, strong_rows)) for value in given.values()))
     precision = resolved(precision, None if mesh is None else mesh.devices.flat[0])
     widths = {name: rows.shape[1] for name, rows in weak_rows.items()}
     weak_rows, strong_rows = (
@@ -184,10 +185,9 @@ def _prepare(name: str, rows: Any, work: _Work) -> _Strong:
 
     def sums_of_blocks() -> Iterator[Sums]:
         nonlocal shift
-        for block, y, weight, _ in _blocks({name: rows}, work, "strong representation"):
-            if shift is None:
-                shift = Shift(block[0, 0] if work.normalize else jnp.zeros_like(block[0, 0]))
-            yield cell_sums(block, y, weight, shift)
+        for block, first, y, weight, _ in _blocks({name: rows}, work, "strong representation"):
+            shift = Shift(first[0]) if shift is None else shift
+            yield cell_sums(block[0], y, weight, shift)
 
     cell_sums = _summed(_cell_sums, work, (_BY_CELL,) * 3 + (P(),), P())
     sums = _total(sums_of_blocks())
@@ -197,13 +197,12 @@ def _prepare(name: str, rows: Any, work: _Work) -> _Strong:
     largest = (work.layout.expected.test @ np.bincount(work.layout.cell)).max()
     test_rows = min(int(largest), rows.shape[1])
     choices = work.layout.folds, work.normalize, work.cut, test_rows
-    center, shared = prepare_strong(sums, experiments, work.settings, *choices)
-    if not np.isfinite(float(shared.values[0])):
+    center, shared = prepare_strong(ModelMoments(sums, shift), experiments, work.settings, *choices)
+    largest_value = np.asarray(shared.values)[0]
+    if not np.isfinite(largest_value):
         raise InputError(f"strong representation {name!r} is too large: its squares overflow {dtype}")
-    if not float(shared.values[0]) > 0:
+    if not largest_value > 0:
         raise InputError(f"strong representation {name!r} is constant, expected rows that differ")
-    if shift is not None:
-        center = center + shift.h
     if work.mesh is not None:
         center, shared = put((center, shared), work.mesh, P())
     return _Strong(rows, center, shared, [])
@@ -213,14 +212,12 @@ def _start(strong: _Strong, weak: Mapping[str, Any], group: _Group, work: _Work)
     """The sizes and scores of a group of weak models, which the device may still be computing."""
     chosen = {name: weak[name] for name in group.members}
     size = group.size if work.mesh is None else -(-group.size // work.mesh.shape[MODELS]) * work.mesh.shape[MODELS]
-    shift: Array | None = None
+    shift: Any = None
 
     def sums_of_blocks() -> Iterator[WeakCells]:
         nonlocal shift
-        for block, y, weight, place in _blocks(chosen, work, "weak representation", group.width):
-            block = filled(block, size)
-            if shift is None:
-                shift = block[:, 0, 0] if work.normalize else jnp.zeros_like(block[:, 0, 0])
+        for block, first, y, weight, place in _blocks(chosen, work, "weak representation", group.width, size):
+            shift = first if shift is None else shift
             yield weak_sums(block, _rotated(strong, work, place), y, weight, shift)
 
     by_model = (P(MODELS, *_BY_CELL), P(None, None, ROWS), _BY_CELL, _BY_CELL, P(MODELS))
@@ -307,8 +304,13 @@ def _rotated(strong: _Strong, work: _Work, place: tuple) -> Array:
     return zT
 
 
-def _blocks(rows: Mapping[str, Any], work: _Work, kind: str, width: int | None = None) -> Iterator[tuple]:
-    """Blocks of rows in cell order: features (cells, rows, d), or (models, cells, rows, width) if a width is given."""
+def _blocks(
+    rows: Mapping[str, Any], work: _Work, kind: str, width: int | None = None, size: int = 1
+) -> Iterator[tuple]:
+    """Blocks of rows in cell order, features (models, cells, rows, width), and what their sums are about (models, width).
+
+    There are `size` models: those given, and copies of the last.
+    """
     dtype = work.settings.noise.dtype
     mixed = len({source.dtype for source in rows.values()}) > 1
     for start, stop, index, weight in work.layout.blocks():
@@ -318,11 +320,14 @@ def _blocks(rows: Mapping[str, Any], work: _Work, kind: str, width: int | None =
             require_finite(f"the values of {kind} {name!r}", block, start)
             block = block.astype(dtype) if mixed else _as_floats(block, dtype)
             if stacked is None:
-                stacked = host_zeros((len(rows), *index.shape, width or block.shape[1]), block.dtype)
+                stacked = host_zeros((size, *index.shape, width or block.shape[1]), block.dtype)
             stacked[i, ..., : block.shape[1]] = block[index]
-        y = None if work.targets is None else jnp.asarray(work.targets[start:stop][index], dtype)
-        block = jax.device_put(stacked[0] if width is None else stacked)
-        yield block.astype(accumulation_dtype(block.dtype)), y, jnp.asarray(weight, dtype), (start, stop, index)
+        stacked[len(rows) :] = stacked[len(rows) - 1]
+        first = stacked[:, 0, 0].astype(dtype) * work.normalize
+        y = None if work.targets is None else np.asarray(work.targets[start:stop][index], dtype)
+        block = jax.device_put(stacked)
+        place = start, stop, index
+        yield block.astype(accumulation_dtype(block.dtype)), first, y, np.asarray(weight, dtype), place
 
 
 def _as_floats(block: np.ndarray, dtype: Any) -> np.ndarray:
@@ -376,7 +381,7 @@ def _compact(side: str, name: str, rows: Any, settings: Settings, normalize: boo
     if rows.shape[1] <= rows.shape[0]:
         return rows
     label = f"{side} representation {name!r}"
-    return CompactRows(rows, label, settings.noise.dtype, center=normalize, keep=side == "strong")
+    return CompactRows(rows, label, settings.noise.dtype, bias=normalize, keep=side == "strong")
 
 
 def _targets(y: Any, labelled_rows: Any, n: int, center: bool) -> tuple[np.ndarray | None, np.ndarray]:
@@ -420,16 +425,17 @@ def _dtype(*models: Mapping[str, Any]) -> Any:
 
 
 def _grouped(weak: Mapping[str, Any], d_s: int, layout: Layout, devices: int) -> Iterator[_Group]:
-    """Weak models in groups of one padded width, within the memory for a group; those of a width share their program."""
+    """Weak models in groups of one padded width, within the memory for a group; all groups are of one size, so that the number
+    of models changes no program. A CPU takes one at a time, on each of its devices."""
     widths = {name: rows.shape[1] for name, rows in weak.items()}
-    alone = len(set(widths.values())) == 1
-    buckets: dict[int, list[str]] = {}
-    for name, width in widths.items():
-        buckets.setdefault(width if alone else bucket(width), []).append(name)
-    for width, names in sorted(buckets.items()):
+    padded = padded_widths(list(widths.values()), d_s, len(layout.cell), layout.cells)
+    size = devices
+    if jax.default_backend() != "cpu":
+        width = max(padded.values())
         entries = layout.cells * (layout.capacity * width + 3 * width * (width + d_s))
-        size = max(1, devices * GROUP_BYTES // (4 * entries))
-        size = -(-len(names) // -(-len(names) // size))
+        size = devices * min(BATCH, len(widths), max(1, GROUP_BYTES // (4 * entries)))
+    for width in sorted(set(padded.values())):
+        names = [name for name in widths if padded[widths[name]] == width]
         yield from (_Group(width, size, names[i : i + size]) for i in range(0, len(names), size))
 
 

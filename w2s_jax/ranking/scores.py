@@ -19,11 +19,11 @@ from jax import Array
 from w2s_jax._core.arrays import matmul
 from w2s_jax._core.factor import inverse
 from w2s_jax.devices.mesh import over_models
-from w2s_jax.moments import Shift, Sums, moved, moved_cross
-from w2s_jax.ranking import crossfit, insample
+from w2s_jax.moments import ModelMoments, Shift, Sums, moved, moved_cross
+from w2s_jax.ranking import crossfit, insample, norms
 from w2s_jax.ranking.crossfit import Score, Settings, WeakCells
 from w2s_jax.ranking.folds import Experiments
-from w2s_jax.ranking.insample import Pair, RidgeNorms, StrongBlocks
+from w2s_jax.ranking.insample import Pair, StrongBlocks
 from w2s_jax.spectrum import Spectrum, spectrum
 
 
@@ -37,7 +37,7 @@ class Shared(NamedTuple):
     expected: crossfit.ExpectedStrong
     blocks: StrongBlocks
     centred: StrongBlocks
-    norms: RidgeNorms
+    norms: norms.RidgeNorms
     inverses: Array | None
     labelled: Labelled | None
 
@@ -52,12 +52,19 @@ class Labelled(NamedTuple):
 
 @partial(jax.jit, static_argnames=("folds", "normalize", "cut", "test_rows"))
 def prepare_strong(
-    sums: Sums, experiments: Experiments, settings: Settings, folds: int, normalize: bool, cut: bool, test_rows: int
+    m: ModelMoments,
+    experiments: Experiments,
+    settings: Settings,
+    folds: int,
+    normalize: bool,
+    cut: bool,
+    test_rows: int,
 ) -> tuple[Array, Shared]:
-    """The pooled mean (d_s,) about the sums' shift, 0 without `normalize`, and what weak models share.
+    """The pooled mean (d_s,), 0 without `normalize`, and what weak models share, from sums per cell.
 
     `test_rows`: the most rows that test together.
     """
+    sums, shift = m.sums, 0 if m.shift is None else m.shift.h
     n, total = sums.n, jnp.sum(sums.n)
     center = jnp.sum(sums.h, 0) / total * normalize
     sums = _about(sums, center)
@@ -78,12 +85,14 @@ def prepare_strong(
         if normalize
         else insample.strong_blocks(_about(cells, _mean(cells)).hh / _mean_square(cells), n, every, False)
     )
-    norms = insample.prepare_norms(blocks, settings)
-    shared = Shared(rotation, cells, eigen.values, expected, blocks, centred, norms, None, None)
+    of_norms = norms.prepare_norms(blocks, settings)
+    shared = Shared(rotation, cells, eigen.values, expected, blocks, centred, of_norms, None, None)
     if experiments.trial is None:
-        return center, shared
+        return center + shift, shared
     inverses = crossfit.prepare_trial(cells, experiments.trial, settings)
-    return center, shared._replace(inverses=inverses, labelled=_labelled(cells, settings, folds, normalize, cut))
+    return center + shift, shared._replace(
+        inverses=inverses, labelled=_labelled(cells, settings, folds, normalize, cut)
+    )
 
 
 def _labelled(cells: Sums, settings: Settings, folds: int, normalize: bool, cut: bool) -> Labelled:
@@ -107,21 +116,45 @@ def _members(cells: int, folds: int, with_labels: bool) -> Array:
     return jnp.concatenate([jnp.zeros_like(eye) if with_labels else eye, eye], 1)
 
 
+class Scorer(NamedTuple):
+    """Sizes and scores of a batch of models: a program for each width, and without a cut the search for the largest eigenvalue,
+    which is the same for all widths, and one for each width that makes the norm of it."""
+
+    score: Callable
+    largest: Callable
+    finish: Callable
+
+    def __call__(
+        self, sums: WeakCells, shared: Shared, experiments: Experiments, settings: Settings
+    ) -> tuple[Array, dict[str, Score]]:
+        size, scores, rest = self.score(sums, shared, experiments, settings)
+        if rest is not None:
+            scores["gap_op"] = self.finish(rest, self.largest(rest.parts.K, shared), settings)
+        return size, scores
+
+
 @lru_cache
-def scorer(folds: int, normalize: bool, cut: bool) -> Callable:
-    """Sizes and scores of a batch of models, as one program for each set of choices."""
+def scorer(folds: int, normalize: bool, cut: bool) -> Scorer:
+    """The programs of one set of choices."""
 
     @jax.jit
-    def score_models(
-        sums: WeakCells, shared: Shared, experiments: Experiments, settings: Settings
-    ) -> tuple[Array, dict]:
-        common = {"shared": shared, "experiments": experiments, "settings": settings}
-        score = partial(_score_one, **common, folds=folds, normalize=normalize, cut=cut)
+    def score(sums: WeakCells, shared: Shared, experiments: Experiments, settings: Settings) -> tuple:
+        one = partial(_score_one, folds=folds, normalize=normalize, cut=cut)
         # Eigensolves before all else: on a CPU they and the products that they share the cores with take twice as long.
         eigen = over_models(lambda sums: _weak_spectra(sums, shared, folds, normalize), sums) if cut else ()
-        return over_models(lambda args: score(*args), (sums, eigen))
+        return over_models(lambda model: one(model[0], model[1], shared, experiments, settings), (sums, eigen))
 
-    return score_models
+    @jax.jit
+    def largest(K: Array, shared: Shared) -> norms.Top:
+        return over_models(lambda K: norms.top_of(shared.norms, shared.blocks, K), K)
+
+    @jax.jit
+    def finish(rest: norms.Unfinished, top: norms.Top, settings: Settings) -> Score:
+        return over_models(
+            lambda model: norms.operator(model[0].parts, model[0].blocks, model[1], settings), (rest, top)
+        )
+
+    return Scorer(score, largest, finish)
 
 
 def _weak_spectra(sums: WeakCells, shared: Shared, folds: int, normalize: bool) -> tuple[Spectrum, ...]:
@@ -142,11 +175,12 @@ def _score_one(
     folds: int,
     normalize: bool,
     cut: bool,
-) -> tuple[Array, dict[str, Score]]:
+) -> tuple[Array, dict[str, Score], norms.Unfinished | None]:
+    """The variance of a model, its scores, and without a cut what the operator norm is made of."""
     cells = shared.cells
     weak, centred, size = _normalised(sums, cells, normalize)
     blocks = insample.blocks_of(shared.blocks, Pair(weak.own.hh, weak.cross, None), normalize)
-    scores = {}
+    scores, rest = {}, None
     fits = [experiments.fits]
     if not cut:  # heads of all rows and, the last, of all labelled ones
         fits.append(jnp.ones((1, len(cells.n)), cells.n.dtype))
@@ -159,8 +193,9 @@ def _score_one(
     if cut:
         scores["gap_op"], scores["gap_fro"] = insample.norms_by_spectrum(blocks, eigen[0], settings)
     else:
-        every = heads.inverse[len(experiments.fits)]
-        scores["gap_op"], scores["gap_fro"] = insample.norms_by_solves(shared.norms, blocks, every, settings)
+        parts = norms.solved(blocks.pooled, heads.inverse[len(experiments.fits)], settings)
+        scores["gap_fro"] = norms.frobenius(shared.norms, blocks, parts, settings)
+        rest = norms.Unfinished(parts, blocks._replace(moments=blocks.moments._replace(zz=None)))
     if not normalize:
         # CKA is the same at any scale, its squares are not.
         root_w, root_s = jnp.sqrt(jnp.where(size > 0, size, 1)), jnp.sqrt(_mean_square(cells))
@@ -172,7 +207,7 @@ def _score_one(
         scores["trial_error"] = crossfit.trial(shared.inverses, cells, weak, heads, experiments, normalize)
         of_labelled = eigen[-1] if cut else heads.inverse[-1]
         scores["predicted_gap"] = _predicted_gap(weak, cells, folds, shared.labelled, settings, normalize, of_labelled)
-    return size, scores
+    return size, scores, rest
 
 
 def _predicted_gap(

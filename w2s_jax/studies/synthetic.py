@@ -247,8 +247,8 @@ def power_law(
     Raises:
         InputError: a width that is odd or below 1, a correlation out of range, a negative noise.
 
-    >>> [f"{x:.3f}" for x in power_law(jax.random.key(0), 1.0, 4).population.ss.diagonal()]
-    ['1.000', '0.500', '0.333', '0.250']
+    >>> print(*(f"{x:.3f}" for x in power_law(jax.random.key(0), 1.0, 4).population.ss.diagonal()))
+    1.000 0.500 0.333 0.250
     """
     require_integer("width", width, 1)
     require_range("correlation", correlation, -1, 1)

@@ -236,7 +236,7 @@ def prepare_student(
     y: tuple,
     test_rows: int,
 ) -> Student:
-    """The strong side of a layout's experiments (crossfit.py) for strengths (B,); `cells`, `strong` hold its cells alone.
+    """The strong side of a layout's experiments (ranking/crossfit.py) for strengths (B,); `cells`, `strong` hold its cells alone.
 
     `shared`: label prior and noise (2,); `y`: per cell the sums of its label columns and of their squares (J, c).
     """

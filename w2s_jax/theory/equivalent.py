@@ -1,7 +1,7 @@
 """The whole experiment in closed form at any ratio of rows to features: the two-stage deterministic equivalent.
 
 A ridge head of penalty beta on n rows acts as one of strength kappa >= beta on the population, with a variance on top;
-no principal subspace, no gamma. One fixed point gives kappa (fixed_point.py), the population's second moments give the mean
+no principal subspace, no gamma. One fixed point gives kappa (kappa.py), the population's second moments give the mean
 errors of weak head, student and ceiling and their gap; the same follows from data (equivalent_errors.py). Where tails are
 wide and flat, kappa is beta + gamma and Xue et al. 2025 returns.
 """
@@ -22,7 +22,7 @@ from jaxtyping import Float
 from w2s_jax._core.arrays import accumulation_dtype, as_matrix, matmul
 from w2s_jax._core.checks import InputError, require_finite, require_range
 from w2s_jax._core.factor import numerically_zero
-from w2s_jax._core.response import apply_response
+from w2s_jax._core.response import OnNonzero, apply_response
 from w2s_jax.spectrum import Spectrum, spectrum, unit_scale
 from w2s_jax.theory.kappa import fixed_point, over, slack_of
 
@@ -209,13 +209,10 @@ def _head(side: Spectrum, tail: Tail, n: Array, ridge: Array) -> _Head:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class _Root:
+class _Root(OnNonzero):
     """`(lambda + kappa)^{-1/2}` on eigenvalues that are not numerically zero."""
 
     kappa: Array
-
-    def kept(self, values: Array) -> Array:
-        return values > numerically_zero(values)
 
     def curve(self, values: Array, n: Array):
         return lambda mu: jax.lax.rsqrt(jnp.where(mu > 0, mu, 1) + self.kappa)

@@ -17,8 +17,7 @@ from jaxtyping import Float
 
 from w2s_jax._core.arrays import as_labels, matmul
 from w2s_jax._core.checks import InputError, require_range
-from w2s_jax._core.factor import numerically_zero
-from w2s_jax._core.response import apply_response
+from w2s_jax._core.response import OnNonzero, apply_response
 from w2s_jax.filters import projection
 from w2s_jax.heads.from_moments import parts
 from w2s_jax.heads.ridge import LinearProbe
@@ -196,14 +195,11 @@ def _equivalent_errors(fit: _Fit, mean: Array) -> EquivalentErrors:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class _Passed:
+class _Passed(OnNonzero):
     """`1 - kappa / (lambda + beta)`: the part of a label that a head learns, the optimism of its fit removed."""
 
     kappa: Array
     ridge: Array
-
-    def kept(self, values: Array) -> Array:
-        return values > numerically_zero(values)
 
     def curve(self, values: Array, n: Array):
         return lambda mu: (mu + (self.ridge - self.kappa)[..., None]) / (mu + self.ridge[..., None])
