@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import quickly
 from jax import export
 
 import w2s_jax
@@ -65,7 +66,7 @@ def test_widths_share_buckets():
         assert bucket(bucket(width)) == bucket(width)
 
 
-@pytest.mark.parametrize("threshold", [(0.0, 0.0), (0.02, 0.03)])
+@pytest.mark.parametrize("threshold", quickly([(0.0, 0.0), (0.02, 0.03)], (0.0, 0.0)))
 def test_a_ranking_in_the_same_buckets_compiles_nothing(threshold):
     """Other rows, labels, widths of the same buckets, ridge strengths, thresholds, prior, noise and seed."""
     strong, y = see(STRONG_WIDTH), LATENT[:, :2]
@@ -106,7 +107,17 @@ def swept(folder: Path, models: dict[str, np.ndarray], y: np.ndarray, **settings
     )
 
 
-@pytest.mark.parametrize(("settings", "width"), [({}, 11), ({"threshold": 0.01}, 12), ({"folds": 3}, 13)], ids=str)
+@pytest.mark.parametrize(
+    ("settings", "width"),
+    [
+        ({}, 11),
+        *(
+            pytest.param(*case, marks=pytest.mark.everything)
+            for case in (({"threshold": 0.01}, 12), ({"folds": 3}, 13))
+        ),
+    ],
+    ids=str,
+)
 def test_a_sweep_in_the_same_buckets_compiles_nothing(settings, width, tmp_path, unchecked):
     """Other files, widths, labels and ridge strengths."""
     y = LATENT[:, 0]
@@ -154,6 +165,7 @@ def test_no_weak_eigensolve_without_a_cut(monkeypatch):
     assert all(np.isfinite(table[column]).all() for column in table.columns)
 
 
+@pytest.mark.everything
 def test_a_cut_needs_the_weak_spectrum(monkeypatch):
     """With a cut there are eigensolves of the weak width: the look at the program can fail."""
     assert WEAK_WIDTH in eigensolves(monkeypatch, 0.02)

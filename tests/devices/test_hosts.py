@@ -379,6 +379,7 @@ with connected_hosts(sys.argv[1], 2, int(sys.argv[2])) as hosts:
 """
 
 
+@pytest.mark.everything
 def test_moments_merge_over_processes(tmp_path, x64):
     """Each process has the moments of all rows from those of its own, centred or not."""
     rows = np.random.default_rng(0).standard_normal((101, 8)) + 10

@@ -19,7 +19,11 @@ from w2s_jax.theory.equivalent_errors import equivalent_errors, equivalent_error
 
 @pytest.mark.parametrize(
     ("family", "intercept"),
-    [*((family, False) for family in FAMILIES), ("spiked, d/n = 2, noise", True), ("power law .7, noise", True)],
+    [
+        *(pytest.param(family, False, marks=pytest.mark.everything) for family in FAMILIES),
+        ("spiked, d/n = 2, noise", True),
+        pytest.param("power law .7, noise", True, marks=pytest.mark.everything),
+    ],
 )
 def test_the_errors_from_data_have_the_right_means(family, intercept, x64):
     """The form from data is right on average, trial by trial, with and without an intercept in features far from zero."""
@@ -74,7 +78,10 @@ def test_the_errors_from_data_have_a_ridgeless_limit(shape, bias, x64):
     assert relative_error(np.stack(found), limit, 1e-3) <= 1e-5
 
 
-@pytest.mark.parametrize(("kind", "shape", "bias"), [("generic", (12, 5, 16), True), ("repeated", (16, 5, 8), False)])
+@pytest.mark.parametrize(
+    ("kind", "shape", "bias"),
+    [pytest.param("generic", (12, 5, 16), True, marks=pytest.mark.everything), ("repeated", (16, 5, 8), False)],
+)
 def test_the_errors_from_data_are_differentiable(kind, shape, bias, x64):
     """Gradients in representations, labels, the weak head and the ridge are finite differences."""
     h_w, h_s, y = pair(kind, *shape)
