@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
@@ -55,9 +57,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     global QUICK
     QUICK = not config.getoption("everything")
-    settings.register_profile("quick", max_examples=25, deadline=None, derandomize=True)
+    settings.register_profile("quick", max_examples=10, deadline=None, derandomize=True)
     settings.register_profile("everything", max_examples=500, deadline=None, derandomize=True)
     settings.load_profile("quick" if QUICK else "everything")
+    if hasattr(config, "cache"):
+        keep_programs(config.cache.mkdir("programs"))
+
+
+def keep_programs(folder: Path) -> None:
+    """Compiled programs are kept for all workers and for later runs, a gigabyte at most: a second run compiles little."""
+    if sum(file.stat().st_size for file in folder.iterdir()) > 2**30:
+        shutil.rmtree(folder, ignore_errors=True)
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:

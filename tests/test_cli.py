@@ -6,13 +6,14 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
+from conftest import quickly
 from safetensors.numpy import save_file
 
 import w2s_jax
@@ -76,7 +77,7 @@ RUNS: dict[str, tuple[list[str], dict]] = {
 }
 
 
-@pytest.mark.parametrize("run", RUNS)
+@pytest.mark.parametrize("run", quickly(RUNS, "some labels, groups"))
 def test_options_are_arguments(capsys, run):
     """The JSON file is the table that `rank_supervisors` makes from the same arrays and settings."""
     extra, kwargs = RUNS[run]
@@ -119,6 +120,7 @@ def test_draws_the_table(capsys, extension, magic):
     assert Path(f"out.{extension}").read_bytes().startswith(magic)
 
 
+@pytest.mark.everything
 def test_several_strong_models(capsys):
     """Every weak model is ranked for every strong one."""
     assert main(["rank", "--strong", "strong.npy", "c.safetensors", *WEAK, "--quiet", "--json", "out.json"]) == 0
@@ -187,13 +189,21 @@ def test_interrupts_are_130(capsys, monkeypatch):
     assert capsys.readouterr().err == "interrupted\n"
 
 
+@pytest.fixture
+def without_cache() -> Iterator[None]:
+    """Compiled programs are kept nowhere, not where the tests keep theirs."""
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", None)
+    yield
+    jax.config.update("jax_compilation_cache_dir", before)
+
+
 @pytest.mark.parametrize("chosen", ["", "elsewhere"])
-def test_a_chosen_cache_is_left_alone(capsys, monkeypatch, chosen):
+def test_a_chosen_cache_is_left_alone(capsys, monkeypatch, without_cache, chosen):
     """With JAX's own setting in the environment, also an empty one, the program does not set another."""
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", chosen)
-    before = jax.config.jax_compilation_cache_dir
     assert rank() == 0
-    assert jax.config.jax_compilation_cache_dir == before
+    assert jax.config.jax_compilation_cache_dir is None
 
 
 @pytest.mark.parametrize("command", [[], ["rank"], ["demo"]])

@@ -19,6 +19,7 @@ from conftest import (
     computing_in,
     entrywise_error,
     pair,
+    quickly,
     relative_error,
     resolved,
     tolerance,
@@ -212,7 +213,7 @@ def test_rotating_a_representation_changes_nothing(side, shape, x64):
     compare(p, p._replace(**{side: h @ rotation}), ridge(0.1, **CUT), ridge(0.2, **CUT))
 
 
-@pytest.mark.parametrize("shape", SHAPES[1:4], ids=str)
+@pytest.mark.parametrize("shape", quickly(SHAPES[1:4], SHAPES[3]), ids=str)
 def test_rows_moments_and_kernels_agree(shape, x64):
     """The three routes to an overlap give the same gap, norms and bound."""
     h_w, h_s, y = pair("generic", *shape)
@@ -349,7 +350,7 @@ def test_the_gap_is_written_as_on_paper(x64):
     assert entrywise_error(P_s @ (P.y - P_w @ P.y), scores_of(*P, weak, strong)) <= 1e-10
 
 
-@pytest.mark.parametrize("shape", [(24, 40, 32), (64, 12, 20)], ids=str)
+@pytest.mark.parametrize("shape", quickly([(24, 40, 32), (64, 12, 20)], (64, 12, 20)), ids=str)
 @pytest.mark.parametrize("bias", [False, True])
 def test_kernels_and_scores_of_leading_eigenpairs_are_those_of_all(shape, bias, x64):
     """With a cut within the leading eigenpairs no others are needed, not for the trace of a kernel either."""
@@ -511,6 +512,7 @@ def test_a_grid_of_norms_is_dense_point_by_point(dtype):
         assert relative_error(found[i, j] ** 2, dense, 1e-2) <= (1e-9 if dtype == np.float64 else 2e-5)
 
 
+@pytest.mark.everything
 def test_chunks_of_a_grid_change_nothing(monkeypatch, x64):
     """Points solved a few at a time, on as much of the strong side as they reach, have the norms and slopes of all at once."""
     o, ranks = with_lost(TOPS["uniform"]), jnp.array([[200], [150], [40], [7], [1]])

@@ -230,6 +230,7 @@ def test_in_sample_errors_are_infinitesimal_jackknives(case, name):
     assert {c: e for c in expected if (e := relative_error(got[c], expected[c])) > 1e-5} == {}
 
 
+@pytest.mark.everything
 @pytest.mark.parametrize("kind", ["value", "error"])
 @pytest.mark.parametrize("case", [Case("all"), Case("all", prior=1.0, noise=0.3)], ids=named)
 def test_solves_and_spectra_agree(case, kind):
@@ -253,7 +254,7 @@ def test_scores_of_several_strong_models():
             assert relative_error(table[column][place], alone[column]) < 1e-6
 
 
-@pytest.mark.parametrize("scale", [1e-12, 1e12])
+@pytest.mark.parametrize("scale", quickly([1e-12, 1e12], 1e-12))
 def test_raw_representations_of_any_scale(scale):
     """In float32, without normalisation, scaling all by c and both ridges by c^2 changes no score."""
     weak, strong, _ = data()
@@ -335,7 +336,11 @@ def test_any_source_of_rows_is_as_good_as_an_array(tmp_path, wrapper):
     assert tables_differ(got, ranked(case), 1e-6) == {}
 
 
-@pytest.mark.parametrize("case", [Case("all", dtype="float32"), Case("masked", normalize=False)], ids=named)
+@pytest.mark.parametrize(
+    "case",
+    quickly([Case("all", dtype="float32"), Case("masked", normalize=False)], Case("masked", normalize=False)),
+    ids=named,
+)
 def test_blocks_of_rows_add_up(monkeypatch, case):
     """Rows read in blocks that do not divide their number give the scores of rows read at once."""
     expected = ranked(case)
@@ -386,7 +391,7 @@ def test_labels_with_nan_are_a_mask():
     assert tables_differ(rank_supervisors(weak, strong, hidden, threshold=0.02, **RIDGES), ranked(case), 1e-6) == {}
 
 
-@pytest.mark.parametrize("kind", ["all", "masked"])
+@pytest.mark.parametrize("kind", quickly(["all", "masked"], "all"))
 def test_labels_may_have_a_large_mean(kind):
     """Heads with an intercept see no constant, and in float32 it costs no digits."""
     weak, strong, y, mask, _ = inputs(Case(kind, dtype="float32"))
@@ -593,6 +598,7 @@ def test_programs_do_not_grow_with_models():
     assert scoring_programs() == 3
 
 
+@pytest.mark.everything
 def test_uneven_groups_of_one_width_are_one_program(monkeypatch):
     """Three models in groups of two: the second group is filled up, and what fills it is in no row of the table."""
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
