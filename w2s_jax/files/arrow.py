@@ -10,13 +10,12 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from w2s_jax._core.checks import InputError
-from w2s_jax.files.rows import FLOATS, ID_KEYS, LISTED, Kind, Place, Rows
+from w2s_jax.files.rows import FLOATS, ID_KEYS, LISTED, Forwards, Kind, Place, Rows
 
 _BATCH_BYTES = 4 << 20
 _END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
@@ -136,7 +135,7 @@ def _column_rows(place: Place, kind: Kind, schema: Any, counts: list[int], batch
                 yield _numbers(place, array, first, width, dtype)
                 first += len(array)
 
-        return place.rows_forwards(shape, dtype, starts, blocks)
+        return place.rows(shape, dtype, Forwards(place, shape, dtype, starts, blocks))
 
     return place.with_ids(_pick(place, columns), list(columns), kind, read)
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from w2s_jax.files.rows import Kind, Place, Rows
+from w2s_jax.files.rows import Forwards, Kind, Place, Rows
 
 _MAGIC = b"\x93NUMPY"
 _BLOCK_BYTES = 1 << 16  # decompressed at a time
@@ -106,7 +106,7 @@ def _inflated(place: Place, member: zipfile.ZipInfo, header: _Header) -> Rows:
             data = _read(stream, math.prod(shape) * header.dtype.itemsize)
             yield np.frombuffer(data, header.dtype).reshape(shape)
 
-    return place.rows_forwards(header.shape, header.dtype, [0], blocks)
+    return place.rows(header.shape, header.dtype, Forwards(place, header.shape, header.dtype, [0], blocks))
 
 
 def _read(stream: Any, size: int) -> bytes:

@@ -124,12 +124,6 @@ class Place(NamedTuple):
             return self.rows(shape, np.dtype(("U", dtype.itemsize)), lambda *span: self._decoded(read(*span)))
         return Rows(f"{self.name} ({self.given})", shape, dtype.newbyteorder("="), read)
 
-    def rows_forwards(
-        self, shape: tuple[int, ...], dtype: np.dtype, starts: Sequence[int], blocks: Callable[[int], Iterator[np.ndarray]]
-    ) -> Rows:
-        """Rows of data that is read block by block, from one of several seek points on: `starts` are their first rows."""
-        return self.rows(shape, dtype, _Forwards(self, shape, dtype, starts, blocks))
-
     def _decoded(self, block: np.ndarray) -> np.ndarray:
         with self.faults():
             return np.char.decode(block, "utf-8")
@@ -199,25 +193,25 @@ def listed(names: Sequence[str]) -> str:
     return ", ".join(names[:LISTED]) + more
 
 
-class _Forwards:
-    """Row blocks of data read forwards; going back starts again at the last seek point before the block."""
+@dataclass
+class Forwards:
+    """Reads rows out of data that comes block by block: `blocks(i)` are those from the i-th seek point on, `starts` the seek
+    points' first rows. Going back starts again at the last seek point before the rows asked for.
+    """
 
-    def __init__(
-        self,
-        place: Place,
-        shape: tuple[int, ...],
-        dtype: np.dtype,
-        starts: Sequence[int],
-        blocks: Callable[[int], Iterator[np.ndarray]],
-    ) -> None:
-        self._place, self._shape, self._dtype, self._starts, self._blocks = place, shape, dtype, starts, blocks
-        self._ahead: Iterator[np.ndarray] | None = None
-        self._block, self._first = np.empty(0), 0
-        self._lock = threading.Lock()  # a prefetching thread may share the one position with its consumer
+    place: Place
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    starts: Sequence[int]
+    blocks: Callable[[int], Iterator[np.ndarray]]
+    _ahead: Iterator[np.ndarray] | None = None
+    _block: np.ndarray = field(default_factory=lambda: np.empty(0))
+    _first: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)  # a prefetching thread may share it with its consumer
 
     def __call__(self, start: int, stop: int) -> np.ndarray:
-        out = np.empty((stop - start, *self._shape[1:]), self._dtype)
-        with self._lock, self._place.faults():
+        out = np.empty((stop - start, *self.shape[1:]), self.dtype)
+        with self._lock, self.place.faults():
             done = start
             while done < stop:
                 block = self._from(done)[: stop - done]
@@ -228,9 +222,9 @@ class _Forwards:
     def _from(self, row: int) -> np.ndarray:
         """Rows from `row` on, as many as its block holds."""
         ahead, self._ahead = self._ahead, None  # a read that fails leaves no usable position behind
-        point = bisect_right(self._starts, row) - 1
-        if ahead is None or row < self._first or self._starts[point] > self._first + len(self._block):
-            ahead, self._block, self._first = self._blocks(point), np.empty(0), self._starts[point]
+        point = bisect_right(self.starts, row) - 1
+        if ahead is None or row < self._first or self.starts[point] > self._first + len(self._block):
+            ahead, self._block, self._first = self.blocks(point), np.empty(0), self.starts[point]
         while row >= self._first + len(self._block):
             self._first += len(self._block)
             block = next(ahead, None)
