@@ -118,11 +118,8 @@ class DemoResult:
 
     def correlations(self) -> tuple[list[Correlation], list[Correlation]]:
         """One per score: those of the label-free table, then those that only the labelled table has."""
-        found, free = [self._correlation(c, self.score(c)[0]) for c in self.columns], len(self.label_free.columns)
+        found, free = [_correlation(c, self.score(c)[0], self.mean) for c in self.columns], len(self.label_free.columns)
         return found[:free], found[free:]
-
-    def _correlation(self, name: str, values: np.ndarray) -> Correlation:
-        return Correlation(name, _spearman(values, self.mean.student_error), _spearman(values, self.mean.gap))
 
     def to_dict(self) -> dict[str, Any]:
         """Everything that is reported, as plain lists and numbers."""
@@ -316,6 +313,10 @@ def _spearman(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.corrcoef(rankdata(a), rankdata(b))[0, 1])
 
 
+def _correlation(name: str, values: np.ndarray, mean: Measured) -> Correlation:
+    return Correlation(name, _spearman(values, mean.student_error), _spearman(values, mean.gap))
+
+
 def _heading(result: DemoResult) -> str:
     config, mean, kinds = result.config, result.mean, _handicaps(result.config)
     pool, taught = result.label_free.settings["rows"], config.teaching_images
@@ -367,15 +368,14 @@ def _scores(result: DemoResult) -> str:
 
 def _correlations(result: DemoResult) -> str:
     free, labelled = result.correlations()
-    weak = result._correlation("measured weak error", result.mean.weak_error)
+    weak = _correlation("measured weak error", result.mean.weak_error, result.mean)
     groups = {"no labels": free, "labels of D~": labelled, "test labels": [weak]}
     rows = [(row, needs) for needs, found in groups.items() for row in found]
-    table = aligned(
-        (f"Spearman, {len(result.names)} models", "needs", "with student error", "with gap"),
-        [[row.score, needs, f"{row.with_error:.2f}", f"{row.with_gap:.2f}"] for row, needs in rows],
-        2,
-    )
-    return f"{table}\n(cka is a similarity: good teachers have a large one, so a good correlation is negative.)"
+    body = [[row.score, needs, f"{row.with_error:.2f}", f"{row.with_gap:.2f}"] for row, needs in rows]
+    title = f"Spearman correlation, over the {len(result.names)} weak models, with the measured"
+    table = aligned(("", "needs", "student error", "gap"), body, 2)
+    note = "(cka is a similarity: good teachers have a large one, so a good correlation is negative.)"
+    return f"{title}\n{table}\n{note}"
 
 
 def _choices(result: DemoResult) -> str:
