@@ -19,8 +19,9 @@ from jax import Array
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from w2s_jax._core.arrays import accumulation_dtype, host_zeros, matmul
+from w2s_jax._core.arrays import accumulation_dtype, matmul
 from w2s_jax._core.checks import InputError, require_finite, require_number, warn_of_classes
+from w2s_jax._core.cpu import host_zeros
 from w2s_jax._core.progress import track
 from w2s_jax.devices.mesh import BATCH, MODELS, ROWS, over_models, put, require_mesh, spread
 from w2s_jax.devices.precision import resolved

@@ -18,8 +18,9 @@ from jax import Array
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from w2s_jax._core.arrays import bucket, host_zeros, label_products, matmul
+from w2s_jax._core.arrays import bucket, label_products, matmul
 from w2s_jax._core.checks import InputError, require_finite
+from w2s_jax._core.cpu import host_zeros
 from w2s_jax.moments import ModelMoments, Shift, Sums, Tree, add_compensated
 from w2s_jax.ranking.folds import Layout, Roles, block_size, lay_out
 from w2s_jax.sweep.pairs import Cells
