@@ -69,7 +69,8 @@ def test_the_inverse_factor_at_every_number_of_blocks(k, x64):
     found = np.asarray(inverse_factor(jnp.asarray(matrix)))
     assert entrywise_error(found, np.linalg.inv(np.linalg.cholesky(matrix))) <= 1e-11
     assert not np.triu(found, 1).any()
-    assert entrywise_error(ridge_inverse(jnp.asarray(matrix), 0.5), np.linalg.inv(matrix + 0.5 * np.eye(k))) <= 1e-11
+    inverted = np.asarray(ridge_inverse(jnp.asarray(matrix), 0.5))
+    assert entrywise_error(inverted, np.linalg.inv(matrix + 0.5 * np.eye(k))) <= 1e-11
 
 
 @pytest.mark.parametrize("condition", [1e2, 1e4, 1e6])
@@ -89,7 +90,7 @@ def test_a_float32_inverse_is_as_good_as_lapacks(condition):
 def test_eigenpairs_at_the_ends_of_float32(size):
     """A matrix 1e30 times larger or smaller has eigenvalues of that size."""
     values, vectors = eigh(jnp.asarray(MATRICES[0] * size, jnp.float32))
-    assert entrywise_error(rebuilt(np.asarray(values, float) / size, np.asarray(vectors)), MATRICES[0]) <= 1e-5
+    assert entrywise_error(rebuilt(np.asarray(values, float) / size, np.asarray(vectors, float)), MATRICES[0]) <= 1e-5
 
 
 def test_batched_experiments_end():
