@@ -1,8 +1,9 @@
-"""The house: wings import each other only downwards, and nothing imports in a circle."""
+"""The house: wings import each other only downwards, nothing imports in a circle, and a name is one type."""
 
 from __future__ import annotations
 
 import ast
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,9 @@ FLOORS = (
     "_core",
 )
 FILES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.py"))
+
+
+STILL_TWICE = {"Group", "Pair", "Rows", "Store"}  # names that rankings and sweeps, or studies and sweeps, give two types
 
 
 def room(parts: tuple[str, ...]) -> str:
@@ -70,6 +74,21 @@ def test_no_circle():
         free = {path for path, needs in graph.items() if not needs & graph.keys()}
         assert free, f"a circle among {sorted(map(str, graph))}"
         graph = {path: needs for path, needs in graph.items() if path not in free}
+
+
+def test_a_name_is_one_type():
+    """No two classes or aliases of types share a name, a leading underscore aside."""
+    found = Counter(name for path in FILES for name in types_in(path))
+    assert {name for name, count in found.items() if count > 1} <= STILL_TWICE
+
+
+def types_in(path: Path) -> list[str]:
+    """The classes of a file, and what else its top level assigns to a name in CamelCase, without leading underscores."""
+    tree = ast.parse((ROOT / path).read_text())
+    assigned = [node.targets[0] for node in tree.body if isinstance(node, ast.Assign)]
+    names = [node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    names += [target.id for target in assigned if isinstance(target, ast.Name) and not target.id.isupper()]
+    return [name.lstrip("_") for name in names if name.lstrip("_")[:1].isupper()]
 
 
 def _file(parts: tuple[str, ...]) -> Path:

@@ -63,7 +63,7 @@ class Shift(NamedTuple):
     y: Any = None
 
 
-class _Rows:
+class _Additive:
     """Sums over a set of rows: they add and subtract as the sets do."""
 
     @property
@@ -102,7 +102,7 @@ class _Rows:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, repr=False)
-class ModelMoments(_Rows):
+class ModelMoments(_Additive):
     """Second moments of one representation per row, and with labels of those; centred if they carry a shift.
 
     `m1 + m2` merges two disjoint sets of rows, `m - block` takes rows out again (they must have been in), `m.n` counts them.
@@ -174,7 +174,7 @@ class ModelMoments(_Rows):
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, repr=False)
-class Moments(_Rows):
+class Moments(_Additive):
     """Second moments of a weak/strong pair, per row: two models' own and their cross product; centred if they carry a shift.
 
     The properties `ww` (d_w, d_w), `ss` (d_s, d_s), `sw` (d_s, d_w), `wy` (d_w,) or (d_w, c), `sy`, `yy` are
@@ -388,7 +388,7 @@ def merge_moments(m: Tree, hosts: Hosts) -> Tree:
     Raises:
         InputError: a process has been lost.
     """
-    if not isinstance(m, _Rows):
+    if not isinstance(m, _Additive):
         raise InputError(f"m must be Moments or ModelMoments, got {type(m).__name__}")
     sums, shift = m.parts
     if shift is None:

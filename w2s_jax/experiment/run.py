@@ -20,17 +20,18 @@ from jaxtyping import Float
 from w2s_jax._core.arrays import as_labels, as_matrix, require_same_rows
 from w2s_jax._core.checks import InputError, require_integer, require_number
 from w2s_jax.experiment.outcome import WeakToStrong
-from w2s_jax.experiment.single import Losses, Rows, Setup, experiment
+from w2s_jax.experiment.single import CheckedRows, Losses, Setup, experiment
 from w2s_jax.heads.losses import Loss, as_loss, squared
 from w2s_jax.ranking.folds import as_groups, deal
 
+SplitRows = tuple[ArrayLike, ArrayLike | None, ArrayLike]  # (h_w, h_s, y)
 Penalty = ArrayLike | str
 
 
 def weak_to_strong(
-    labelled: Rows,
-    student: Rows,
-    test: Rows,
+    labelled: SplitRows,
+    student: SplitRows,
+    test: SplitRows,
     *,
     loss: str | Loss = "squared",
     student_loss: str | Loss | None = None,
@@ -169,7 +170,7 @@ def _numbers(weak_ridge: Penalty, strong_ridge: Penalty) -> tuple[ArrayLike, Arr
     return weak, strong
 
 
-def _rows(name: str, split: Any, strong: bool = True) -> Rows:
+def _rows(name: str, split: Any, strong: bool = True) -> CheckedRows:
     """The checked arrays (h_w, h_s, y) of a split; h_s may be None where it is not used."""
     if not isinstance(split, tuple | list) or len(split) != 3:
         raise InputError(f"{name} must be (h_w, h_s, y), got {type(split).__name__}")
@@ -183,7 +184,7 @@ def _rows(name: str, split: Any, strong: bool = True) -> Rows:
     return h_w, h_s, y
 
 
-def _require_same_widths(splits: list[Rows]) -> None:
+def _require_same_widths(splits: list[CheckedRows]) -> None:
     for i, name in enumerate(("weak representations", "strong representations", "labels")):
         widths = [split[i].shape[1:] for split in splits if split[i] is not None]
         if len(set(widths)) > 1:

@@ -130,7 +130,7 @@ def _column_rows(place: Place, kind: Kind, schema: Any, counts: list[int], batch
         place.require_kind(shape, column.dtype, kind)
         dtype = np.dtype(object) if column.dtype.kind == "U" else column.dtype
         rows = max(1, _BATCH_BYTES // (dtype.itemsize * math.prod(shape[1:])))
-        return place.rows(shape, dtype, _Batches(place, counts, partial(valid, key, rows), shape, dtype))
+        return place.rows(shape, dtype, _ForwardBlocks(place, counts, partial(valid, key, rows), shape, dtype))
 
     return place.with_ids(_pick(place, columns), list(columns), kind, read)
 
@@ -163,7 +163,7 @@ def _pick(place: Place, columns: dict[str, _Column]) -> str:
     return place.pick(list(columns))
 
 
-class _Batches:
+class _ForwardBlocks:
     """Row blocks of a column read forwards; going back starts again at the last seek point before the block."""
 
     def __init__(

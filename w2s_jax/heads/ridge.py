@@ -45,7 +45,7 @@ class LinearProbe(nnx.Module):
         return outputs if self.bias is None else outputs + self.bias[...]
 
 
-class Rows(NamedTuple):
+class WeightedRows(NamedTuple):
     """Representation (n, d), labels (n,) or (n, c), weights (n,) that sum to 1."""
 
     h: Array
@@ -267,14 +267,14 @@ def _checked_penalties(ridges: ArrayLike) -> Array:
     return ridges
 
 
-def as_rows(h: Array, y: Array, weights: Array | None) -> Rows:
+def as_rows(h: Array, y: Array, weights: Array | None) -> WeightedRows:
     """Rows in the dtype that they are summed in, weights summing to 1."""
     dtype = accumulation_dtype(*(x.dtype for x in (h, y, weights) if x is not None))
     weights = jnp.ones(h.shape[0], dtype) if weights is None else weights.astype(dtype)
-    return Rows(h.astype(dtype), y.astype(dtype), weights / jnp.sum(weights))
+    return WeightedRows(h.astype(dtype), y.astype(dtype), weights / jnp.sum(weights))
 
 
-def _weighted(rows: Rows, bias: bool) -> tuple[Array, Array, tuple[Array, Array] | None]:
+def _weighted(rows: WeightedRows, bias: bool) -> tuple[Array, Array, tuple[Array, Array] | None]:
     """Rows and labels, with a bias about their means, times the roots of the weights; and the means."""
     h, y, weights = rows
     mean = (matmul(weights, h), matmul(weights, y)) if bias else None

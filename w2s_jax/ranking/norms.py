@@ -80,7 +80,7 @@ def frobenius(norms: RidgeNorms, blocks: Blocks, parts: Solved, settings: Settin
     return root_score(jnp.sum(norms.H * jnp.diagonal(K)), found, blocks)
 
 
-class Top(NamedTuple):
+class LeadingValue(NamedTuple):
     """The largest eigenvalue (), its direction a (d_s,) between strong features, and its responses to S_s (K + 1,)."""
 
     squared: Array
@@ -88,7 +88,7 @@ class Top(NamedTuple):
     own: Array
 
 
-def top_of(norms: RidgeNorms, strong: StrongBlocks, K: Array) -> Top:
+def top_of(norms: RidgeNorms, strong: StrongBlocks, K: Array) -> LeadingValue:
     """By Lanczos; the derivative from the left and right eigenvectors of `A K A S_s`."""
     A, values = norms.A, jnp.diagonal(strong.pooled)
     scale = A * jnp.sqrt(values)
@@ -100,10 +100,10 @@ def top_of(norms: RidgeNorms, strong: StrongBlocks, K: Array) -> Top:
     g = matmul(K, a)
     right = v / jnp.where(values > 0, jnp.sqrt(jnp.where(values > 0, values, 1)), jnp.inf)
     own = low_rank_inner(strong.moments, (a, A * g), (a, right - 2 * a))
-    return Top(jnp.maximum(jnp.dot(a, g, precision="highest"), 0), a, own)
+    return LeadingValue(jnp.maximum(jnp.dot(a, g, precision="highest"), 0), a, own)
 
 
-def operator(parts: Solved, blocks: Blocks, top: Top, settings: Settings) -> Score:
+def operator(parts: Solved, blocks: Blocks, top: LeadingValue, settings: Settings) -> Score:
     """The root of the largest eigenvalue."""
     t = matmul(top.a, parts.Y)
     tbB = matmul(t, settings.weak_ridge * parts.B)  # first b B, which no scale of the representations moves

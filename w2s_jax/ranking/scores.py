@@ -145,11 +145,11 @@ def scorer(folds: int, normalize: bool, cut: bool) -> Scorer:
         return over_models(lambda model: one(model[0], model[1], shared, experiments, settings), (sums, eigen))
 
     @jax.jit
-    def largest(K: Array, shared: Shared) -> norms.Top:
+    def largest(K: Array, shared: Shared) -> norms.LeadingValue:
         return over_models(lambda K: norms.top_of(shared.norms, shared.blocks, K), K)
 
     @jax.jit
-    def finish(rest: norms.Unfinished, top: norms.Top, settings: Settings) -> Score:
+    def finish(rest: norms.Unfinished, top: norms.LeadingValue, settings: Settings) -> Score:
         return over_models(
             lambda model: norms.operator(model[0].parts, model[0].blocks, model[1], settings), (rest, top)
         )

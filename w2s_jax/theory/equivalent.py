@@ -87,7 +87,7 @@ class Equivalent:
         return f"Equivalent({', '.join(f'{name}={float(value):.4g}' for name, value in self.to_dict().items())})"
 
 
-class _Basis(NamedTuple):
+class _Rotated(NamedTuple):
     """A population in the eigenbases of its two sides, each side divided by a power of two."""
 
     weak: Spectrum
@@ -101,7 +101,7 @@ class _Basis(NamedTuple):
     tail_s: Tail
 
 
-class _Head(NamedTuple):
+class _Stage(NamedTuple):
     """A ridge head on n rows: its features' spectrum, kappa, `df2 = tr Sigma^2 (Sigma + kappa)^{-2}` and `n - df2`."""
 
     side: Spectrum
@@ -160,7 +160,7 @@ def _equivalent(p: Population, n_w: Array, n_s: Array, ridge_w: Array, ridge_s: 
     cross = matmul(matmul(strong.vectors.T, p.sw / scale_w / scale_s), weak.vectors)
     wy, sy = matmul(weak.vectors.T, p.wy / scale_w), matmul(strong.vectors.T, p.sy / scale_s)
     tail_w, tail_s = _scaled_tail(p.tail_w, scale_w), _scaled_tail(p.tail_s, scale_s)
-    basis = _Basis(weak, strong, cross, wy, sy, jnp.asarray(p.yy), jnp.asarray(p.noise), tail_w, tail_s)
+    basis = _Rotated(weak, strong, cross, wy, sy, jnp.asarray(p.yy), jnp.asarray(p.noise), tail_w, tail_s)
     point = jnp.vectorize(partial(_outcome, basis), signature=f"(),(),(),()->{','.join(['()'] * 6)}")
     outcome = Equivalent(*point(n_w, n_s, ridge_w / scale_w**2, ridge_s / scale_s**2))
     kappas = outcome.kappa_weak * scale_w**2, outcome.kappa_strong * scale_s**2
@@ -172,9 +172,9 @@ def _scaled_tail(tail: Tail | None, scale: Array) -> Tail:
     return Tail(tail.variance / scale**2, jnp.asarray(tail.width, scale.dtype))
 
 
-def _outcome(p: _Basis, n_w: Array, n_s: Array, ridge_w: Array, ridge_s: Array) -> tuple[Array, ...]:
+def _outcome(p: _Rotated, n_w: Array, n_s: Array, ridge_w: Array, ridge_s: Array) -> tuple[Array, ...]:
     """Weak, student and ceiling error, gap, and the two kappas at one point."""
-    weak, strong = _head(p.weak, p.tail_w, n_w, ridge_w), _head(p.strong, p.tail_s, n_s, ridge_s)
+    weak, strong = _stage(p.weak, p.tail_w, n_w, ridge_w), _stage(p.strong, p.tail_s, n_s, ridge_s)
     theta = _apply(_Root, weak, _apply(_Root, weak, p.wy))
     taught = matmul(p.cross, theta)
     spread = _apply(_Half, weak, p.cross.T).T
@@ -196,7 +196,7 @@ def _outcome(p: _Basis, n_w: Array, n_s: Array, ridge_w: Array, ridge_s: Array) 
     return mean_error + _times(tau, weak.df2), student, ceiling, gap, weak.kappa, strong.kappa
 
 
-def _head(side: Spectrum, tail: Tail, n: Array, ridge: Array) -> _Head:
+def _stage(side: Spectrum, tail: Tail, n: Array, ridge: Array) -> _Stage:
     kept = jnp.where(side.values > numerically_zero(side.values), side.values, 0)
     values = jnp.append(kept, tail.variance)
     multiplicity = jnp.append(jnp.ones_like(kept), tail.width)
@@ -204,7 +204,7 @@ def _head(side: Spectrum, tail: Tail, n: Array, ridge: Array) -> _Head:
     df2 = jnp.sum(multiplicity * jnp.square(over(values, values + kappa)))
     slack = slack_of(values, multiplicity, n, kappa)
     # With no ridge and as many rows as features the difference is rounding: the threshold itself.
-    return _Head(side, kappa, df2, jnp.where(slack > 4 * jnp.finfo(slack.dtype).eps * n, slack, 0))
+    return _Stage(side, kappa, df2, jnp.where(slack > 4 * jnp.finfo(slack.dtype).eps * n, slack, 0))
 
 
 @jax.tree_util.register_dataclass
@@ -231,21 +231,21 @@ class _Half(_Root):
         return response
 
 
-def _apply(response: type[_Root], head: _Head, x: Array) -> Array:
+def _apply(response: type[_Root], head: _Stage, x: Array) -> Array:
     return apply_response(response(head.kappa), head.side, x.reshape(x.shape[0], -1)).reshape(x.shape)
 
 
-def _agreement(head: _Head, x: Array, y: Array) -> Array:
+def _agreement(head: _Stage, x: Array, y: Array) -> Array:
     """`E[t f]` of labels t with moment x and the mean head f fitted to labels with moment y: `x^T (Sigma + kappa)^{-1} y`."""
     return jnp.sum(_apply(_Root, head, x) * _apply(_Root, head, y))
 
 
-def _output(head: _Head, x: Array) -> Array:
+def _output(head: _Stage, x: Array) -> Array:
     """`E f^2` of the mean head fitted to labels with moment x, summed over columns."""
     return jnp.sum(jnp.square(_apply(_Half, head, x)))
 
 
-def _caught(head: _Head, x: Array) -> Array:
+def _caught(head: _Stage, x: Array) -> Array:
     """By how much the mean head f fitted to labels t with moment x reduces their energy: `E t^2 - E (t - f)^2`."""
     return 2 * _agreement(head, x, x) - _output(head, x)
 
