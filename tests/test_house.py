@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -34,7 +36,7 @@ FLOORS = (
 FILES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.py"))
 
 
-STILL_TWICE = {"Group", "Pair", "Rows", "Store"}  # names that rankings and sweeps, or studies and sweeps, give two types
+STILL_TWICE = {"Group", "Pair", "Rows", "Store"}  # those of sweeps, and of rankings or studies
 
 
 def room(parts: tuple[str, ...]) -> str:
@@ -74,6 +76,19 @@ def test_no_circle():
         free = {path for path, needs in graph.items() if not needs & graph.keys()}
         assert free, f"a circle among {sorted(map(str, graph))}"
         graph = {path: needs for path, needs in graph.items() if path not in free}
+
+
+def test_importing_starts_no_device():
+    """`import w2s_jax` has every wing, but neither a device nor the packages that only extras need."""
+    extras = "matplotlib", "pandas", "pyarrow", "safetensors", "sklearn", "tensorstore"
+    code = f"""
+import sys, jax, w2s_jax
+from jax._src import xla_bridge
+assert not xla_bridge.backends_are_initialized()
+assert not sys.modules.keys() & set({extras})
+w2s_jax.theory.decomposability, w2s_jax.heads.losses.softmax, w2s_jax.studies.simulate
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_a_name_is_one_type():

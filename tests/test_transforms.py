@@ -15,7 +15,6 @@ from jax.experimental import checkify
 
 from w2s_jax import (
     Overlap,
-    equivalent_errors,
     example_scores,
     gap_bound,
     gap_norm,
@@ -36,6 +35,7 @@ from w2s_jax import (
     tail_gamma,
 )
 from w2s_jax._core.response import apply_response
+from w2s_jax.theory import equivalent_errors
 
 N, D_W, D_S = 12, 5, 16
 PRODUCTS = ("ww", "ss", "sw", "wy", "sy", "yy")

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from jax import export
 
-from w2s_jax import InputError, device_mesh, run_sweep
+from w2s_jax import InputError, run_sweep
+from w2s_jax.devices import device_mesh
 from w2s_jax.sweep import few_rows, run, workers
 from w2s_jax.sweep.few_rows import (
     ModelRows,

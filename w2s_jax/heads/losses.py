@@ -16,6 +16,17 @@ from jax.typing import ArrayLike
 from w2s_jax._core.arrays import matmul
 from w2s_jax._core.checks import InputError, require_range
 
+__all__ = [
+    "Loss",
+    "confidence_auxiliary",
+    "confidence_window",
+    "logistic",
+    "product",
+    "reverse_cross_entropy",
+    "softmax",
+    "squared",
+]
+
 
 class Loss:
     """Base of all losses of a head: called with outputs z and targets, (n,) or (n, c), it returns losses per row (n,).
