@@ -8,7 +8,7 @@ result computed with them has that broadcast shape in front: a grid is one call.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import jax
@@ -90,13 +90,13 @@ class ridge(Filter):
 
     strength: ArrayLike
     threshold: ArrayLike = 0.0
-    rank: ArrayLike | None = None
-    n_fit: ArrayLike | None = None
+    rank: ArrayLike | None = field(default=None, kw_only=True)
+    n_fit: ArrayLike | None = field(default=None, kw_only=True)
     bounds: ClassVar[dict[str, float | None]] = {"strength": None}
 
     @classmethod
     def from_head(
-        cls, ridge: ArrayLike, n_fit: ArrayLike, threshold: ArrayLike = 0.0, rank: ArrayLike | None = None
+        cls, ridge: ArrayLike, n_fit: ArrayLike, threshold: ArrayLike = 0.0, *, rank: ArrayLike | None = None
     ) -> ridge:
         """The filter of a ridge head of that penalty fitted on n_fit rows, its tail's gamma estimated from the spectrum.
 
@@ -104,12 +104,12 @@ class ridge(Filter):
         rows at hand and `gamma = (1/n) sum of those beyond the cut`. The weak filter takes the rows of the labelled
         split as n_fit, the strong filter those of the student's split.
         """
-        return cls(ridge, threshold, rank, n_fit)
+        return cls(ridge, threshold, rank=rank, n_fit=n_fit)
 
     def curve(self, values: Array, n: Array) -> Callable[[Array], Array]:
         b, gamma = _last_axis(self.strength, values), jnp.zeros((1,), values.dtype)
         if self.n_fit is not None:
-            gamma = tail_gamma(values, jnp.sum(self.kept(values), -1), n)[..., None]
+            gamma = tail_gamma(values, rank=jnp.sum(self.kept(values), -1), n=n)[..., None]
             b = b + gamma * n / _last_axis(self.n_fit, values)
 
         def f(mu: Array) -> Array:
@@ -129,7 +129,7 @@ class projection(Filter):
     """
 
     threshold: ArrayLike = 0.0
-    rank: ArrayLike | None = None
+    rank: ArrayLike | None = field(default=None, kw_only=True)
 
     def curve(self, values: Array, n: Array) -> Callable[[Array], Array]:
         return jnp.ones_like
@@ -148,7 +148,7 @@ class gradient_flow(Filter):
 
     time: ArrayLike
     threshold: ArrayLike = 0.0
-    rank: ArrayLike | None = None
+    rank: ArrayLike | None = field(default=None, kw_only=True)
     bounds: ClassVar[dict[str, float | None]] = {"time": None}
 
     def curve(self, values: Array, n: Array) -> Callable[[Array], Array]:
@@ -168,7 +168,7 @@ class iterated_tikhonov(Filter):
     strength: ArrayLike
     iterations: ArrayLike
     threshold: ArrayLike = 0.0
-    rank: ArrayLike | None = None
+    rank: ArrayLike | None = field(default=None, kw_only=True)
     bounds: ClassVar[dict[str, float | None]] = {"strength": None, "iterations": None}
 
     def curve(self, values: Array, n: Array) -> Callable[[Array], Array]:

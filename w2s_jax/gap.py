@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +21,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from w2s_jax._core.arrays import matmul
-from w2s_jax._core.checks import InputError
+from w2s_jax._core.checks import InputError, require_choice
 from w2s_jax._core.lanczos import Problem, leading_values, leading_vectors, random_start
 from w2s_jax._core.response import apply_response, evaluate, require_reach
 from w2s_jax.filters import Filter
@@ -36,6 +37,7 @@ from w2s_jax.overlap import (
 from w2s_jax.spectrum import checked_rank
 
 POINTS_PER_CHUNK = 128
+Norm = Literal["op", "fro"]
 
 
 @jax.tree_util.register_dataclass
@@ -128,7 +130,7 @@ def _prediction_gap(overlap: Overlap, weak: Filter, strong: Filter) -> Array:
     return jnp.sum(lost * lost, -2).reshape(*grid_shape(weak, strong), *_labels(overlap)[2].shape)
 
 
-def gap_norm(overlap: Overlap, weak: Filter, strong: Filter, ord: str = "op") -> Float[Array, "*grid"]:
+def gap_norm(overlap: Overlap, weak: Filter, strong: Filter, ord: Norm = "op") -> Float[Array, "*grid"]:
     """Label-free size of the gap, `||P_s (I - P_w)||`, not squared; between 0 and 1 for "op".
 
     Args:
@@ -143,14 +145,13 @@ def gap_norm(overlap: Overlap, weak: Filter, strong: Filter, ord: str = "op") ->
 
     Source: Xue et al. 2025, label-free bound; `lambda_max` or trace of `F_s (I - C (2 F_w - F_w^2) C^T) F_s`.
     """
-    if ord not in ("op", "fro"):
-        raise InputError(f"ord must be 'op' or 'fro', got {ord!r}")
+    require_choice("ord", ord, Norm)
     _require_reach(overlap, weak, strong)
     return _gap_norm(overlap, weak, strong, ord)
 
 
 @partial(jax.jit, static_argnames="ord")
-def _gap_norm(overlap: Overlap, weak: Filter, strong: Filter, ord: str) -> Array:
+def _gap_norm(overlap: Overlap, weak: Filter, strong: Filter, ord: Norm) -> Array:
     grid = grid_shape(weak, strong)
     squared = _op_squared(overlap, weak, strong) if ord == "op" else _fro_squared(overlap, weak, strong)
     return _root(squared).reshape(grid)

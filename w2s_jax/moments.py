@@ -23,6 +23,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from w2s_jax._core.arrays import (
+    Precision,
     accumulation_dtype,
     as_labels,
     as_matrix,
@@ -271,7 +272,7 @@ def model_moments(
     *,
     weights: Float[ArrayLike, " n"] | None = None,
     bias: bool = False,
-    precision: str = "float32",
+    precision: Precision = "float32",
 ) -> ModelMoments:
     """Second moments of one representation, and of its labels; arguments and errors as in `moments`.
 
@@ -296,7 +297,7 @@ def moments(
     *,
     weights: Float[ArrayLike, " n"] | None = None,
     bias: bool = False,
-    precision: str = "float32",
+    precision: Precision = "float32",
 ) -> Moments:
     """Second moments of a weak and a strong representation of the same rows.
 
@@ -334,7 +335,7 @@ def moments_from_batches(
     bias: bool = False,
     progress: bool | Callable[[Iterable], Iterable] = False,
     mesh: Mesh | None = None,
-    precision: str = "float32",
+    precision: Precision = "float32",
 ) -> Moments:
     """Moments of any number of rows, in memory that does not grow with them.
 
@@ -357,11 +358,11 @@ def moments_from_batches(
     (Moments(n=6.0, d_w=2, d_s=1, no labels), True)
     """
     require_mesh(mesh)
-    precision = resolved(precision, None if mesh is None else mesh.devices.flat[0])
+    chosen = resolved(precision, None if mesh is None else mesh.devices.flat[0])
     start, accumulate, total = (
-        (lambda zeros: zeros, partial(_accumulate, precision=precision), lambda sums: sums)
+        (lambda zeros: zeros, partial(_accumulate, precision=chosen), lambda sums: sums)
         if mesh is None
-        else _over_rows(mesh, precision)
+        else _over_rows(mesh, chosen)
     )
     state: tuple[Any, Any] | None = None
     shift: Any = None

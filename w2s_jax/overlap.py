@@ -112,7 +112,7 @@ def overlap(
 
 
 @partial(jax.jit, static_argnames="rank")
-def overlap_from_moments(m: Moments, rank: int | tuple[int, int] | None = None) -> Overlap:
+def overlap_from_moments(m: Moments, *, rank: int | tuple[int, int] | None = None) -> Overlap:
     """The overlap from second moments alone (two eigensolves of size d_w and d_s); centred if the moments are.
 
     Args:
@@ -127,7 +127,7 @@ def overlap_from_moments(m: Moments, rank: int | tuple[int, int] | None = None) 
     """
     rank_w, rank_s = checked_ranks(rank)
     scale_w, scale_s = unit_scale(m.ww), unit_scale(m.ss)
-    weak, strong = spectrum(m.ww / scale_w**2, m.n, rank_w), spectrum(m.ss / scale_s**2, m.n, rank_s)
+    weak, strong = spectrum(m.ww / scale_w**2, m.n, rank=rank_w), spectrum(m.ss / scale_s**2, m.n, rank=rank_s)
     cross = matmul(matmul(strong.vectors.T, m.sw / scale_w / scale_s), weak.vectors)
     labels: tuple[Array | None, ...] = (None, None)
     if m.wy is not None and m.sy is not None:
@@ -267,7 +267,7 @@ def _data_basis(h: Array, rank: int | None = None) -> _Basis:
 
 def _kernel_basis(K: Array, rank: int | None = None) -> _Basis:
     n = K.shape[0]
-    eigen = spectrum(K.astype(accumulation_dtype(K.dtype)) / n, n, rank)
+    eigen = spectrum(K.astype(accumulation_dtype(K.dtype)) / n, n, rank=rank)
     return _Basis(eigen.vectors, eigen, jnp.ones((), eigen.values.dtype), True)
 
 

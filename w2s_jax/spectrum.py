@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -24,10 +25,12 @@ from jax.typing import ArrayLike
 from jaxtyping import Float, Int
 
 from w2s_jax._core.arrays import accumulation_dtype, as_matrix, matmul
-from w2s_jax._core.checks import InputError, require_range
+from w2s_jax._core.checks import InputError, require_choice, require_range
 from w2s_jax._core.factor import eigh, numerically_zero
 from w2s_jax._core.response import whole
 from w2s_jax._core.subspace import Dense, Operator, Pairs, SecondMoment, leading_pairs, solve_outside
+
+Rule = Literal["threshold", "rank", "explained_variance", "hard_threshold"]
 
 
 @jax.tree_util.register_dataclass
@@ -65,7 +68,7 @@ class Spectrum:
         return f"Spectrum(k={k}, d={d}, n={self.n})"
 
 
-def spectrum(matrix: Float[ArrayLike, "d d"], n: ArrayLike, rank: int | None = None) -> Spectrum:
+def spectrum(matrix: Float[ArrayLike, "d d"], n: ArrayLike, *, rank: int | None = None) -> Spectrum:
     """Eigenpairs of a second moment `H^T H / n` (d, d) or of a kernel over rows `K / n` (n, n).
 
     Args:
@@ -126,7 +129,7 @@ def power_of_two(size: Array) -> Array:
 
 def principal_rank(
     values: Float[ArrayLike, " k"] | Spectrum,
-    rule: str,
+    rule: Rule,
     level: ArrayLike | None = None,
     *,
     n: ArrayLike | None = None,
@@ -146,6 +149,7 @@ def principal_rank(
         InputError: eigenvalues in another order, unknown rule, a level missing or out of range; for "hard_threshold", n
             missing or a spectrum of leading eigenvalues alone, since the rule needs the median of all.
     """
+    require_choice("rule", rule, Rule)
     if isinstance(values, Spectrum):
         if rule == "hard_threshold" and values.rest is not None and values.rest.size > 0:
             k, d = values.values.shape[0], values.vectors.shape[0]
@@ -156,8 +160,6 @@ def principal_rank(
         if n is None:
             raise InputError("rule 'hard_threshold' needs n, the number of rows, got None")
         return _hard_threshold_rank(values, jnp.asarray(n, values.dtype), values.shape[-1] if d is None else d)
-    if rule not in ("threshold", "rank", "explained_variance"):
-        raise InputError(f"rule must be threshold, rank, explained_variance or hard_threshold, got {rule!r}")
     if level is None:
         raise InputError(f"rule {rule!r} needs a level, got None")
     require_range("level", level, 0, None if rule == "rank" else 1)
@@ -174,7 +176,7 @@ def principal_rank(
     return jnp.minimum(fewest, jnp.sum(positive))
 
 
-def tail_gamma(values: Float[ArrayLike, " k"], rank: ArrayLike, n: ArrayLike) -> Float[Array, "*ranks"]:
+def tail_gamma(values: Float[ArrayLike, " k"], *, rank: ArrayLike, n: ArrayLike) -> Float[Array, "*ranks"]:
     """The tail's ridge `gamma = (1/n) sum of eigenvalues beyond the leading rank` (Xue et al. 2025, isotropy condition).
 
     Args:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import mmap
 from contextlib import suppress
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,7 @@ from w2s_jax._core.checks import InputError, require_finite
 
 _LARGE = 4 << 20  # bytes: two huge pages
 SYMMETRIC_WIDTH = 1024  # measured on a CPU: halves save 15 to 30% from here on, and nothing at 512
+Precision = Literal["float32", "tf32_x3", "bf16_x3", "bf16_x6", "bf16_x9", "fastest"]
 PRECISIONS = {
     "float32": jax.lax.Precision.HIGHEST,
     "tf32_x3": jax.lax.DotAlgorithmPreset.TF32_TF32_F32_X3,

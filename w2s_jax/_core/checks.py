@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -85,6 +85,14 @@ def warn_of_classes(name: str, y: np.ndarray) -> None:
             f"{name} are the numbers 0 to {len(found) - 1}, taken as values; for classes give one-hot rows (n, {len(found)})",
             stacklevel=4,
         )
+
+
+def require_choice(name: str, value: Any, choices: Any, otherwise: str | None = None) -> None:
+    """Raises InputError unless it is one of the strings of a `Literal`; `otherwise` says what else would have done."""
+    options = get_args(choices)
+    if not isinstance(value, str) or value not in options:
+        *first, last = [*map(repr, options), *([] if otherwise is None else [otherwise])]
+        raise InputError(f"{name} must be {', '.join(first)} or {last}, got {value!r}")
 
 
 def require_integer(name: str, value: Any, low: int) -> None:

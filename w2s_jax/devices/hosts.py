@@ -61,7 +61,7 @@ class Hosts:
             raise InputError(f"each process must have at least {least}, got {rows} rows for {self.count} processes")
         return steps * self.index // self.count * step, min(rows, steps * (self.index + 1) // self.count * step)
 
-    def add(self, sums: Any) -> Any:
+    def add(self, sums: T) -> T:
         """The sum of all processes' pytrees, which have the same shapes."""
         if self.count == 1:
             return sums

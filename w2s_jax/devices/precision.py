@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import SingleDeviceSharding
 
-from w2s_jax._core.arrays import PRECISIONS, matmul
+from w2s_jax._core.arrays import PRECISIONS, Precision, matmul
 from w2s_jax._core.checks import InputError
 from w2s_jax._core.text import aligned
 
@@ -32,7 +32,7 @@ FEW_ROWS = 16
 class MeasuredPrecision(NamedTuple):
     """One precision: largest error against float64, most that an error is over full float32's, seconds of a product."""
 
-    name: str
+    name: Precision
     error: float
     relative: float
     seconds: float
@@ -42,7 +42,7 @@ class MeasuredPrecision(NamedTuple):
 class PrecisionReport:
     """What `fastest_precision` measured for products H^T H of H (rows, width), and its choice."""
 
-    chosen: str
+    chosen: Precision
     device: str
     rows: int
     width: int
@@ -59,7 +59,7 @@ class PrecisionReport:
         return f"{title}\n{aligned(header, body, left=1)}"
 
 
-def supported_precisions(device: Any = None) -> tuple[str, ...]:
+def supported_precisions(device: Any = None) -> tuple[Precision, ...]:
     """The names that `precision` may have on a device (by default the one JAX computes on), found by compiling products.
 
     "float32" is always there; "tf32_x3", "bf16_x3", "bf16_x6" and "bf16_x9" are sums of 3, 6 or 9 low-precision products.
@@ -102,7 +102,7 @@ def fastest_precision(
     return PrecisionReport(choose(found, within), device.device_kind, rows, width, tuple(found))
 
 
-def choose(measured: list[MeasuredPrecision], within: float = 2.0) -> str:
+def choose(measured: list[MeasuredPrecision], within: float = 2.0) -> Precision:
     """The fastest within so many times full float32's error; the first of them, full float32, where none is faster."""
     return min((m for m in measured if m.relative <= within), key=lambda m: m.seconds, default=measured[0]).name
 
@@ -145,7 +145,7 @@ def _fastest(device: Any) -> str:
 
 
 @lru_cache
-def _supported(device: Any) -> tuple[str, ...]:
+def _supported(device: Any) -> tuple[Precision, ...]:
     shape = jax.ShapeDtypeStruct((128, 128), jnp.float32, sharding=SingleDeviceSharding(device))
 
     def compiles(name: str) -> bool:
@@ -155,7 +155,7 @@ def _supported(device: Any) -> tuple[str, ...]:
             return False
         return True
 
-    return tuple(name for name in PRECISIONS if name == "float32" or compiles(name))
+    return tuple(name for name in get_args(Precision) if name in PRECISIONS and (name == "float32" or compiles(name)))
 
 
 def _gram(h: Array, precision: str) -> Array:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ from jaxtyping import Float
 from w2s_jax._core.arrays import as_labels, as_matrix
 from w2s_jax._core.checks import InputError, require_integer, require_number
 from w2s_jax.experiment.single import fit_head, predictions
-from w2s_jax.heads.losses import Loss, as_loss
+from w2s_jax.heads.losses import Loss, LossName, as_loss
 from w2s_jax.ranking.folds import as_groups, grouped_folds
 
 
@@ -24,9 +24,9 @@ def cross_fit_pseudo_labels(
     y: ArrayLike,
     weak_ridge: ArrayLike = 1e-3,
     *,
-    loss: str | Loss = "squared",
+    loss: LossName | Loss = "squared",
     folds: int = 5,
-    groups: Any = None,
+    groups: ArrayLike | Sequence | None = None,
     bias: bool = True,
     seed: int = 0,
 ) -> Array:

@@ -7,8 +7,9 @@ Beside each measured number stands what the theory says of it, from D~ and D^ on
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -18,14 +19,15 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from w2s_jax._core.arrays import as_labels, as_matrix, require_same_rows
-from w2s_jax._core.checks import InputError, require_integer, require_number
+from w2s_jax._core.checks import InputError, require_choice, require_integer, require_number
 from w2s_jax.experiment.outcome import WeakToStrong
 from w2s_jax.experiment.single import CheckedRows, Losses, Setup, experiment
-from w2s_jax.heads.losses import Loss, as_loss, squared
+from w2s_jax.heads.losses import Loss, LossName, as_loss, squared
 from w2s_jax.ranking.folds import as_groups, deal
 
 SplitRows = tuple[ArrayLike, ArrayLike | None, ArrayLike]  # (h_w, h_s, y)
-Penalty = ArrayLike | str
+Penalty = ArrayLike | Literal["cv"]
+PseudoLabels = Literal["soft", "hard"]
 
 
 def weak_to_strong(
@@ -33,9 +35,9 @@ def weak_to_strong(
     student: SplitRows,
     test: SplitRows,
     *,
-    loss: str | Loss = "squared",
-    student_loss: str | Loss | None = None,
-    pseudo_labels: str = "soft",
+    loss: LossName | Loss = "squared",
+    student_loss: LossName | Loss | None = None,
+    pseudo_labels: PseudoLabels = "soft",
     weak_ridge: Penalty = 1e-3,
     strong_ridge: Penalty = 1e-3,
     bias: bool = True,
@@ -76,11 +78,11 @@ def weak_to_strong_splits(
     n_test: int,
     n_student: int | None = None,
     repeats: int = 10,
-    groups: Any = None,
+    groups: ArrayLike | Sequence | None = None,
     seed: int = 0,
-    loss: str | Loss = "squared",
-    student_loss: str | Loss | None = None,
-    pseudo_labels: str = "soft",
+    loss: LossName | Loss = "squared",
+    student_loss: LossName | Loss | None = None,
+    pseudo_labels: PseudoLabels = "soft",
     weak_ridge: Penalty = 1e-3,
     strong_ridge: Penalty = 1e-3,
     bias: bool = True,
@@ -120,16 +122,15 @@ def weak_to_strong_splits(
 def _setup(
     labels: list[Array],
     code: tuple[float, float] | None,
-    loss: str | Loss,
-    student_loss: str | Loss | None,
-    pseudo_labels: str,
+    loss: LossName | Loss,
+    student_loss: LossName | Loss | None,
+    pseudo_labels: PseudoLabels,
     bias: bool,
     weak_ridge: Penalty,
     strong_ridge: Penalty,
 ) -> tuple[Setup, Losses]:
     losses = Losses(as_loss(loss), as_loss(loss if student_loss is None else student_loss))
-    if pseudo_labels not in ("soft", "hard"):
-        raise InputError(f"pseudo_labels must be 'soft' or 'hard', got {pseudo_labels!r}")
+    require_choice("pseudo_labels", pseudo_labels, PseudoLabels)
     if pseudo_labels == "hard" and code is None:
         raise InputError("hard pseudo-labels need labels that are classes, not traced: +-1, 0 and 1, or one-hot rows")
     if pseudo_labels == "soft" and isinstance(losses.teacher, squared) and not isinstance(losses.student, squared):

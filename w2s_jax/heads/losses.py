@@ -6,7 +6,7 @@ A loss is a small pytree; what it is compared with may follow the student or the
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from w2s_jax._core.arrays import matmul
-from w2s_jax._core.checks import InputError, require_range
+from w2s_jax._core.checks import InputError, require_choice, require_range
 
 __all__ = [
     "Loss",
@@ -181,7 +181,8 @@ class confidence_window(Loss):
         return jnp.where(largest < 0.5 + self.radius, _cross_entropy(z, targets), 0)
 
 
-LOSSES = {"squared": squared, "logistic": logistic, "softmax": softmax}
+LossName = Literal["squared", "logistic", "softmax"]
+LOSSES: dict[LossName, type[Loss]] = {"squared": squared, "logistic": logistic, "softmax": softmax}
 
 
 def _sum_outputs(x: Array) -> Array:
@@ -223,9 +224,8 @@ def _quantile_above(values: Array, share: Array, weights: Array) -> Array:
     return (ends[above] + ends[above + 1]) / 2
 
 
-def as_loss(loss: str | Loss) -> Loss:
+def as_loss(loss: LossName | Loss) -> Loss:
     if isinstance(loss, Loss):
         return loss
-    if loss not in LOSSES:
-        raise InputError(f"loss must be one of {', '.join(LOSSES)} or a Loss, got {loss!r}")
+    require_choice("loss", loss, LossName, "a Loss")
     return LOSSES[loss]()

@@ -21,7 +21,7 @@ from jaxtyping import Float
 from w2s_jax._core.arrays import matmul, outer
 from w2s_jax._core.checks import require_range
 from w2s_jax._core.factor import inverse_factor, qr
-from w2s_jax.heads.losses import Loss, as_loss
+from w2s_jax.heads.losses import Loss, LossName, as_loss
 from w2s_jax.heads.ridge import LinearProbe, WeightedRows, as_rows, checked_rows, probe_through, weigh
 
 LBFGS_STEPS = 500
@@ -48,7 +48,7 @@ def train_probe(
     h: Float[ArrayLike, "n d"],
     y: ArrayLike,
     ridge: ArrayLike = 1e-3,
-    loss: str | Loss = "squared",
+    loss: LossName | Loss = "squared",
     *,
     bias: bool = True,
     weights: Float[ArrayLike, " n"] | None = None,

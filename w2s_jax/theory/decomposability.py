@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -18,10 +18,10 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from w2s_jax._core.arrays import as_labels, as_matrix
-from w2s_jax._core.checks import InputError, require_range
+from w2s_jax._core.checks import InputError, require_choice, require_range
 from w2s_jax.moments import ModelMoments
 from w2s_jax.overlap import representation
-from w2s_jax.spectrum import principal_rank
+from w2s_jax.spectrum import Rule, principal_rank
 from w2s_jax.theory.conditions import (
     Prepared,
     Quantities,
@@ -33,7 +33,7 @@ from w2s_jax.theory.conditions import (
     split_of,
 )
 
-RULES = ("threshold", "rank", "explained_variance", "hard_threshold")
+RankRule = Literal["tightest", Rule]
 BOUND = 2.0
 NAMES = ("boundedness", "concentration on V", "isotropic tail", "cross-sample tail", "tail covariance")
 MEASURED = (
@@ -160,7 +160,7 @@ def decomposability(
     y_labelled: ArrayLike | None = None,
     y_student: ArrayLike | None = None,
     *,
-    rule: str = "tightest",
+    rule: RankRule = "tightest",
     level: float | None = None,
     ridge: float = 0.0,
     tolerance: float = 0.25,
@@ -227,7 +227,7 @@ def decomposability_from_moments(
     labelled: ModelMoments,
     student: ModelMoments,
     *,
-    rule: str = "tightest",
+    rule: RankRule = "tightest",
     level: float | None = None,
     ridge: float = 0.0,
     tolerance: float = 0.25,
@@ -295,7 +295,7 @@ def _report(
     prepared: Prepared,
     freedom: Sequence[int],
     width: int,
-    rule: tuple[str, float | None],
+    rule: tuple[RankRule, float | None],
     ridge: float,
     tolerance: float,
     exact: bool,
@@ -337,11 +337,10 @@ def _report(
     )
 
 
-def _ranks(values: Array, rule: str, level: float | None, n: int, d: int) -> Array:
+def _ranks(values: Array, rule: RankRule, level: float | None, n: int, d: int) -> Array:
+    require_choice("rule", rule, RankRule)
     if rule == "tightest":
         return candidates(values)
-    if rule not in RULES:
-        raise InputError(f"rule must be tightest, {', '.join(RULES[:-1])} or {RULES[-1]}, got {rule!r}")
     return jnp.atleast_1d(principal_rank(values, rule, level, n=n, d=d)).astype(int)
 
 

@@ -30,8 +30,8 @@ from w2s_jax.theory.kappa import fixed_point, over, slack_of
 class Tail(NamedTuple):
     """`width` features of one variance, independent of each other and of everything else; its gamma is `variance width / n`."""
 
-    variance: Any
-    width: Any
+    variance: ArrayLike
+    width: float | Array
 
 
 @jax.tree_util.register_dataclass
