@@ -25,7 +25,12 @@ from w2s_jax.spectrum import tail_gamma
 
 
 class Filter:
-    """Base of all filters; called with eigenvalues (k,) and the number of rows it returns f, shape + (k,)."""
+    """Base of all filters; called with eigenvalues (k,) and the number of rows it returns f, shape + (k,).
+
+    >>> grid = ridge(jnp.array([[0.1], [1.0]]), threshold=jnp.array([0.0, 0.01, 0.1]))
+    >>> grid.shape, grid(jnp.array([3.0, 1.0]), n=10).shape
+    ((2, 3), (2, 3, 2))
+    """
 
     bounds: ClassVar[dict[str, float | None]] = {}
     threshold: ArrayLike
@@ -86,6 +91,11 @@ class ridge(Filter):
 
     Raises:
         InputError: a negative strength, threshold or rank, a threshold above 1, parameters that do not broadcast.
+
+    >>> ridge(1.0)(jnp.array([3.0, 1.0]), n=10).tolist()
+    [0.75, 0.5]
+    >>> ridge(0.0, threshold=0.5)(jnp.array([3.0, 1.0]), n=10).tolist()
+    [1.0, 0.0]
     """
 
     strength: ArrayLike
@@ -126,6 +136,9 @@ class projection(Filter):
 
     Raises:
         InputError: a negative threshold or rank, a threshold above 1, parameters that do not broadcast.
+
+    >>> projection(rank=1)(jnp.array([3.0, 1.0]), n=10).tolist()
+    [1.0, 0.0]
     """
 
     threshold: ArrayLike = 0.0
@@ -144,6 +157,9 @@ class gradient_flow(Filter):
 
     Raises:
         InputError: a negative time, threshold or rank, a threshold above 1, parameters that do not broadcast.
+
+    >>> [f"{x:.2f}" for x in gradient_flow(jnp.log(2))(jnp.array([2.0, 1.0]), n=10)]
+    ['0.75', '0.50']
     """
 
     time: ArrayLike
@@ -163,6 +179,10 @@ class iterated_tikhonov(Filter):
 
     Raises:
         InputError: a negative parameter, a threshold above 1, parameters that do not broadcast.
+
+    >>> twice = iterated_tikhonov(1.0, 2)(jnp.array([3.0, 1.0]), n=10)
+    >>> [f"{x:.4f}" for x in twice]
+    ['0.9375', '0.7500']
     """
 
     strength: ArrayLike

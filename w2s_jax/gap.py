@@ -47,6 +47,11 @@ class PrincipalKernel:
 
     `P @ y` for y (n,) or (n, c), `P.diagonal()` (n,), `P.trace()` (effective degrees of freedom), `P.to_dense()` (n, n).
     With array parameters in the filter every result has their shape in front.
+
+    >>> from w2s_jax import projection
+    >>> P = principal_kernel([[1.0], [0.0]], projection())
+    >>> P.shape, [f"{x:.2f}" for x in P @ [3.0, 1.0]], round(float(P.trace()), 4)
+    ((2, 2), ['3.00', '0.00'], 1.0)
     """
 
     U: Float[Array, "n k"]
@@ -99,6 +104,11 @@ def principal_kernel(
     Raises:
         InputError: not 2-D, zero, NaN or infinite entries, a bad rank, or (outside jit; NaN inside) a filter that may keep
             more than the leading eigenvalues.
+
+    >>> from w2s_jax import ridge
+    >>> P = principal_kernel([[2.0], [0.0]], ridge([0.0, 2.0]))  # lambda = 2
+    >>> [f"{x:.2f}" for x in P.trace()]
+    ['1.00', '0.50']
     """
     rank = None if rank is None else checked_rank(rank)
     _require_filter("filter", filter)
@@ -117,6 +127,11 @@ def prediction_gap(overlap: Overlap, weak: Filter, strong: Filter) -> Float[Arra
     Raises:
         InputError: the overlap has no labels, the filters do not broadcast, or (outside jit; NaN inside) they may keep
             more than the overlap's leading eigenvalues.
+
+    >>> from w2s_jax import overlap, projection
+    >>> o = overlap([[1.0], [0.0]], [[1.0, 0.0], [0.0, 1.0]], [3.0, 1.0])  # the weak model sees the first row alone
+    >>> round(float(prediction_gap(o, projection(), projection())), 4)
+    0.5
 
     Source: Xue et al. 2025, main theorem; computed as `||F_s (a_s - C F_w a_w)||^2`.
     """
@@ -143,6 +158,11 @@ def gap_norm(overlap: Overlap, weak: Filter, strong: Filter, ord: Norm = "op") -
         InputError: ord is neither, the filters do not broadcast, or (outside jit; NaN inside) they may keep more than
             the overlap's leading eigenvalues.
 
+    >>> from w2s_jax import overlap, ridge
+    >>> o = overlap([[1.0], [0.0]], [[1.0, 0.0], [0.0, 1.0]])  # the weak model sees the first row alone
+    >>> gap_norm(o, ridge(0.5), ridge([0.0, 0.5])).round(4).tolist(), float(gap_norm(o, ridge(0.0), ridge(0.0), "fro"))
+    ([1.0, 0.5], 1.0)
+
     Source: Xue et al. 2025, label-free bound; `lambda_max` or trace of `F_s (I - C (2 F_w - F_w^2) C^T) F_s`.
     """
     require_choice("ord", ord, Norm)
@@ -162,6 +182,11 @@ def gap_bound(overlap: Overlap, weak: Filter, strong: Filter) -> Float[Array, "*
 
     Raises:
         InputError: the overlap has no labels, or the filters do not broadcast.
+
+    >>> from w2s_jax import overlap, projection
+    >>> o = overlap([[1.0], [0.0]], [[1.0, 0.0], [0.0, 1.0]], [3.0, 1.0])  # the weak model sees the first row alone
+    >>> round(float(gap_bound(o, projection(), projection())), 4)
+    5.0
 
     Source: Xue et al. 2025, label-free bound.
     """
@@ -189,6 +214,11 @@ def example_scores(
     Raises:
         InputError: shapes that do not fit, a representation of zeros, NaN or infinite entries, a bad rank, or (outside
             jit; NaN inside) a filter that may keep more than the leading eigenvalues.
+
+    >>> from w2s_jax import projection
+    >>> weak, strong = [[1.0], [0.0]], [[1.0, 0.0], [0.0, 1.0]]  # the weak model sees the first row alone
+    >>> jnp.abs(example_scores(weak, strong, [3.0, 1.0], projection(), projection())).round(4).tolist()
+    [0.0, 1.0]
 
     Source: Xue et al. 2025, main theorem, before the norm is taken.
     """

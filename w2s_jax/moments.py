@@ -107,6 +107,10 @@ class ModelMoments(_Additive):
     """Second moments of one representation per row, and with labels of those; centred if they carry a shift.
 
     `m1 + m2` merges two disjoint sets of rows, `m - block` takes rows out again (they must have been in), `m.n` counts them.
+
+    >>> m = model_moments([[1.0], [3.0]]) + model_moments([[2.0]])
+    >>> m, m.mean.tolist(), float(m.n)
+    (ModelMoments(n=3.0, d=1, no labels), [2.0], 3.0)
     """
 
     sums: Sums
@@ -388,6 +392,9 @@ def merge_moments(m: Tree, hosts: Hosts) -> Tree:
 
     Raises:
         InputError: a process has been lost.
+
+    >>> merge_moments(model_moments([[1.0], [3.0]]), Hosts())  # alone
+    ModelMoments(n=2.0, d=1, no labels)
     """
     if not isinstance(m, _Additive):
         raise InputError(f"m must be Moments or ModelMoments, got {type(m).__name__}")

@@ -46,6 +46,10 @@ class Overlap:
     `C` (k_s, k_w) is `U_s^T U_w`, entries in [-1, 1]; `a_w = U_w^T y / sqrt(n)` (k_w,) or (k_w, c), `a_s` likewise,
     `energy` = mean square of each output, () or (c,); the three are None without labels. `weak`, `strong` hold the
     eigenvalues of `K/n`. Directions whose eigenvalue is numerically zero have zero rows or columns, or no filter keeps them.
+
+    >>> o = overlap([[1.0], [0.0]], [[1.0, 0.0], [0.0, 2.0]], [3.0, 1.0])
+    >>> o, o.strong.values.tolist(), float(o.energy)
+    (Overlap(k_s=2, k_w=1, labels (1)), [2.0, 0.5], 5.0)
     """
 
     weak: Side
@@ -103,6 +107,10 @@ def overlap(
     Raises:
         InputError: shapes that do not fit, a representation of zeros, NaN or infinite entries, or a bad rank.
 
+    >>> o = overlap([[1.0], [1.0]], [[1.0, 0.0], [0.0, 2.0]])
+    >>> o, [f"{abs(x):.4f}" for x in o.C[:, 0]]
+    (Overlap(k_s=2, k_w=1, no labels), ['0.7071', '0.7071'])
+
     Source: Xue et al. 2025; `C = L_s^{-1/2} V_s^T (H_s^T H_w / n) V_w L_w^{-1/2}`.
     """
     h_w, h_s, y = checked_pair(h_w, h_s, y)
@@ -124,6 +132,11 @@ def overlap_from_moments(m: Moments, *, rank: int | tuple[int, int] | None = Non
 
     Raises:
         InputError: a rank that is not a positive integer or two of them.
+
+    >>> overlap_from_moments(moments([[1.0], [1.0]], [[1.0, 0.0], [0.0, 2.0]]), rank=1)
+    Overlap(k_s=1, k_w=1, no labels)
+
+    Source: Xue et al. 2025; `C = L_s^{-1/2} V_s^T (H_s^T H_w / n) V_w L_w^{-1/2}`, `a = L^{-1/2} V^T (H^T y / n)`.
     """
     rank_w, rank_s = checked_ranks(rank)
     scale_w, scale_s = unit_scale(m.ww), unit_scale(m.ss)
@@ -170,6 +183,12 @@ def overlap_from_kernels(
     Raises:
         InputError: not square, sizes that differ, labels that do not fit, NaN or infinite entries, a bad rank, and (outside
             jit) a kernel that is not symmetric or has negative eigenvalues, both to 1%.
+
+    >>> h = jnp.array([[1.0, 0.0], [0.0, 2.0], [1.0, 1.0]])
+    >>> overlap_from_kernels(jnp.exp(h @ h.T), h @ h.T)
+    Overlap(k_s=3, k_w=3, no labels)
+
+    Source: Xue et al. 2025; `C = U_s^T U_w`, `a = U^T y / sqrt(n)`, of `K / n = U diag(lambda) U^T`.
     """
     K_w, K_s = as_matrix("weak kernel", K_w), as_matrix("strong kernel", K_s)
     for name, K in (("weak", K_w), ("strong", K_s)):

@@ -44,6 +44,10 @@ class Spectrum:
     If only the leading k were asked for, `rest` (d - k,) stands in for the other eigenvalues: the most that the (k+1)-th
     can be, then the mean of what is left of the trace; and `residuals` (k,) are `||S v - lambda v||`, within which of
     each value there is an eigenvalue.
+
+    >>> s = spectrum([[2.0, 0.0], [0.0, 3.0]], n=10)
+    >>> s, s.values.tolist(), jnp.abs(s.vectors).tolist()
+    (Spectrum(k=2, d=2, n=10.0), [3.0, 2.0], [[0.0, 1.0], [1.0, 0.0]])
     """
 
     values: Float[Array, " k"]
@@ -79,6 +83,11 @@ def spectrum(matrix: Float[ArrayLike, "d d"], n: ArrayLike, *, rank: int | None 
 
     Raises:
         InputError: not square, NaN or infinite entries, or a rank that is not a positive integer.
+
+    >>> spectrum([[2.0, 0.0], [0.0, 3.0]], n=10).values.tolist()
+    [3.0, 2.0]
+    >>> spectrum(jnp.diag(jnp.arange(1.0, 9.0)), n=10, rank=2)
+    Spectrum(k=2, d=8, n=10.0)
 
     Source: Xue et al. 2025, `K / n = U diag(lambda) U^T`.
     """
@@ -148,6 +157,12 @@ def principal_rank(
     Raises:
         InputError: eigenvalues in another order, unknown rule, a level missing or out of range; for "hard_threshold", n
             missing or a spectrum of leading eigenvalues alone, since the rule needs the median of all.
+
+    >>> values = jnp.array([4.0, 2.0, 1.0, 1.0])
+    >>> int(principal_rank(values, "threshold", 0.5)), int(principal_rank(values, "explained_variance", 0.8))
+    (2, 3)
+
+    Source: Xue et al. 2025, the relative threshold; Gavish & Donoho 2014, equation 11, the hard one.
     """
     require_choice("rule", rule, Rule)
     if isinstance(values, Spectrum):
@@ -186,6 +201,12 @@ def tail_gamma(values: Float[ArrayLike, " k"], *, rank: ArrayLike, n: ArrayLike)
 
     Raises:
         InputError: eigenvalues in another order, a negative rank, or n below 1.
+
+    >>> gammas = tail_gamma(jnp.array([4.0, 2.0, 1.0, 1.0]), rank=jnp.array([1, 2]), n=10)
+    >>> [f"{x:.2f}" for x in gammas]
+    ['0.40', '0.20']
+
+    Source: Xue et al. 2025, definition of decomposability, kernel-wise isotropy.
     """
     values = _descending(values)
     require_range("rank", rank, 0)

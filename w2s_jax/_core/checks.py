@@ -21,7 +21,14 @@ _BLOCK_ENTRIES = 1 << 20  # a NumPy check makes a boolean temporary of about thi
 
 
 class InputError(ValueError):
-    """Bad input, in one sentence: which argument, what was expected, what came."""
+    """Bad input, in one sentence: which argument, what was expected, what came.
+
+    >>> from w2s_jax import moments
+    >>> moments([[1.0], [2.0]], [[1.0]])
+    Traceback (most recent call last):
+        ...
+    w2s_jax._core.checks.InputError: weak and strong representations must have the same number of rows, got 2 and 1
+    """
 
 
 def require_finite(name: str, array: np.ndarray | jax.Array, first_row: int = 0) -> None:

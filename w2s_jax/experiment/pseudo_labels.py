@@ -45,6 +45,10 @@ def cross_fit_pseudo_labels(
 
     Raises:
         InputError: shapes that do not fit, NaN or infinite entries, not 2 <= folds <= n, fewer groups than folds.
+
+    >>> h = np.arange(6.0).reshape(6, 1)
+    >>> [f"{x:.2f}" for x in cross_fit_pseudo_labels(h, 2 * h[:, 0], weak_ridge=0.0, folds=3)]
+    ['0.00', '2.00', '4.00', '6.00', '8.00', '10.00']
     """
     h_w = as_matrix("weak representations", h_w)
     y = as_labels("labels", y, len(h_w))

@@ -59,6 +59,12 @@ def weak_to_strong(
         InputError: splits that do not fit each other, NaN or infinite entries, an unknown option, "cv" with another
             loss, hard pseudo-labels where labels are not classes (+-1, 0/1, or one-hot) or are traced.
 
+    >>> z = np.random.default_rng(0).standard_normal((90, 4)).astype(np.float32)
+    >>> a, b, c = ((rows[:, :2], rows, rows.sum(1)) for rows in (z[:30], z[30:60], z[60:]))
+    >>> found = weak_to_strong(a, b, c)
+    >>> bool(found.ceiling_error < found.student_error), round(float(found.weak_ridge), 4)
+    (True, 0.001)
+
     Source: Xue et al. 2025, the three predictors; Burns et al. 2023 for PGR.
     """
     named = (("labelled", labelled), ("student", student), ("test", test))
@@ -100,6 +106,13 @@ def weak_to_strong_splits(
 
     Raises:
         InputError: as `weak_to_strong`, or sizes that do not fit the rows.
+
+    >>> z = np.random.default_rng(0).standard_normal((90, 4)).astype(np.float32)
+    >>> found = weak_to_strong_splits(z[:, :2], z, z.sum(1), n_labelled=30, n_test=30, repeats=3)
+    >>> found.student_error.shape, bool((found.ceiling_error < found.student_error).all())
+    ((3,), True)
+
+    Source: as `weak_to_strong`.
     """
     rows = _rows("all rows", (h_w, h_s, y))
     n = rows[0].shape[0]

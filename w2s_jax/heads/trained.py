@@ -35,6 +35,10 @@ class TrainedProbe(NamedTuple):
 
     `converged` (): the gradient norm is at most the tolerance. `gradient_norm` (): relative to that of a zero kernel,
     in the optimiser's coordinates. `steps` (): steps taken. `loss` (): mean loss plus penalty.
+
+    >>> trained = train_probe([[0.0], [1.0], [2.0]], [1.0, 3.0, 5.0], ridge=0.0)
+    >>> bool(trained.converged), round(float(trained.probe([[10.0]])[0]), 2)
+    (True, 21.0)
     """
 
     probe: LinearProbe
@@ -82,6 +86,13 @@ def train_probe(
     Raises:
         InputError: shapes that do not fit, NaN or infinite entries, a negative penalty, labels out of the loss's range,
             an unknown loss.
+
+    >>> h, y = [[-2.0], [-1.0], [1.0], [2.0]], [0.0, 0.0, 1.0, 1.0]
+    >>> probe = train_probe(h, y, loss="logistic").probe
+    >>> (probe(h) > 0).tolist()
+    [False, False, True, True]
+
+    Source: Xue et al. 2025, heads of the setting, for any loss; Medvedev et al. 2025 for gradient flow.
     """
     loss = as_loss(loss)
     h, y, weights = checked_rows(h, y, weights)

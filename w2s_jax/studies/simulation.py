@@ -43,6 +43,11 @@ class Trial:
     Errors are mean squares against the noise-free target, `gap` that of student minus ceiling; `moments` are those of the
     features without tails, and of the noisy labels, on the student's rows (no means); `weak_ridge` and `strong_ridge` are the
     heads' penalties, `gamma_w` the weak tail's gamma on the labelled rows, `gamma_s` the strong tail's on the student's.
+
+    >>> from w2s_jax.studies.synthetic import subspaces
+    >>> trial = jax.eval_shape(lambda key: run_trial(key, subspaces(4, 3, 2.5), 250, 500, 0.1, 0.1), jax.random.key(0))
+    >>> trial.gap.shape, trial.moments.cross.shape
+    ((), (4, 3))
     """
 
     weak_error: Float[Array, ""]
@@ -57,7 +62,11 @@ class Trial:
 
 
 class Outcome(NamedTuple):
-    """Measured errors and gap of a trial, the theorem's gap, and the same with gamma left out; all of one shape."""
+    """Measured errors and gap of a trial, the theorem's gap, and the same with gamma left out; all of one shape.
+
+    >>> Outcome(0.3, 0.2, 0.1, gap=0.15, theorem=0.14, theorem_without_gamma=0.2).theorem
+    0.14
+    """
 
     weak_error: Array
     student_error: Array

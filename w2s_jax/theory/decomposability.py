@@ -58,6 +58,10 @@ class Condition:
     """One condition: the number measured, what it may be at most, and what went into it.
 
     `value`: the worst entry of `parts`, all relative (see `decomposability`); `holds`: value <= allowance.
+
+    >>> condition = Condition(3, 0.1, 0.2, {"labelled": 0.1, "student": 0.05})
+    >>> condition.name, condition.holds, condition.ratio
+    ('isotropic tail', True, 0.5)
     """
 
     number: int
@@ -101,6 +105,10 @@ class DecomposabilityReport:
     the delta that the conditions were judged with. All five in units of `scale`, the operator norm of the reference
     covariance. `ranks`, `ratios`: the ranks scanned and the worst ratio of conditions 2 to 5 at each. `rows`, `width`: the
     splits' numbers of rows, and of features.
+
+    >>> report = decomposability(np.eye(4, 2), np.eye(4, 2))
+    >>> report.rank, report.holds, [c.name for c in report.conditions][:2]
+    (2, True, ['boundedness', 'concentration on V'])
     """
 
     rank: int
@@ -206,6 +214,11 @@ def decomposability(
         InputError: shapes that do not fit, labels of one split only, an unknown rule, a level missing, a negative ridge or
             tolerance, NaN or infinite entries, representations that do not vary.
 
+    >>> h = np.random.default_rng(0).standard_normal((4000, 3))
+    >>> report = decomposability(h[:2000], h[2000:])
+    >>> report.rank, report.holds, report.broken
+    (3, True, ())
+
     Source: Xue et al. 2025, definition of decomposability.
     """
     h_labelled, h_student = representation("h_labelled", h_labelled), representation("h_student", h_student)
@@ -242,6 +255,13 @@ def decomposability_from_moments(
 
     Raises:
         InputError: as `decomposability`, or moments of different widths or kinds.
+
+    >>> from w2s_jax import model_moments
+    >>> h = np.random.default_rng(0).standard_normal((4000, 3))
+    >>> decomposability_from_moments(model_moments(h[:2000]), model_moments(h[2000:])).holds
+    True
+
+    Source: Xue et al. 2025, definition of decomposability.
     """
     both = (labelled, student)
     for name, m in zip(("labelled", "student"), both, strict=True):

@@ -28,7 +28,11 @@ from w2s_jax.theory.kappa import fixed_point, over, slack_of
 
 
 class Tail(NamedTuple):
-    """`width` features of one variance, independent of each other and of everything else; its gamma is `variance width / n`."""
+    """`width` features of one variance, independent of each other and of everything else; its gamma is `variance width / n`.
+
+    >>> Tail(variance=0.01, width=3000)  # gamma = 0.3 on 100 rows
+    Tail(variance=0.01, width=3000)
+    """
 
     variance: ArrayLike
     width: float | Array
@@ -41,6 +45,11 @@ class Population:
 
     `ww` (k_w, k_w), `ss` (k_s, k_s), `sw` (k_s, k_w), `wy` (k_w,), `sy` (k_s,) and `yy` () are `E[h_w h_w^T]` and so on. `noise`
     is the variance of the label noise on both splits, `tail_w` and `tail_s` features beyond the k_w and k_s written out.
+
+    >>> one = jnp.ones((1, 1))
+    >>> population = Population(ww=one, ss=one, sw=one, wy=one[0], sy=one[0], yy=1.0, tail_w=Tail(0.01, 3000))
+    >>> population.tail_w.width, population.noise
+    (3000, 0.0)
     """
 
     ww: Float[Array, "k_w k_w"]
@@ -61,6 +70,12 @@ class Equivalent:
 
     Errors are against the noise-free target, in target units squared; `kappa_weak` and `kappa_strong` in squared units of
     the representations. All have the broadcast shape of the arguments.
+
+    >>> one = jnp.ones((1, 1))
+    >>> population = Population(ww=one, ss=one, sw=one, wy=one[0], sy=one[0], yy=1.0)
+    >>> found = deterministic_equivalent(population, jnp.array([10, 100]), 100, 0.1, 0.1)
+    >>> found, found.pgr.shape
+    (Equivalent(grid of shape (2,)), (2,))
     """
 
     weak_error: Float[Array, "*grid"]
@@ -133,6 +148,12 @@ def deterministic_equivalent(
     the student's features see only the part that passes through `E[h_s h_w^T]`; the rest is label noise to it. Label noise
     enters through tau alone, so that errors are against the noise-free target. At an interpolation threshold (no ridge,
     rows = rank) errors are infinite. Heads without intercept; corrections are of order 1/n (n - d - 1 for n - d).
+
+    >>> one = jnp.ones((1, 1))
+    >>> population = Population(ww=one, ss=one, sw=one, wy=one[0], sy=one[0], yy=1.0)
+    >>> found = deterministic_equivalent(population, 100, 100, 0.1, 0.1)
+    >>> round(float(found.kappa_weak), 4), bool(found.student_error > found.ceiling_error)
+    (0.1009, True)
 
     Source: derived from the one-stage equivalent of ridge regression, twice; its limit of wide flat tails is Xue et al. 2025.
     """
