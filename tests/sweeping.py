@@ -10,7 +10,7 @@ import pytest
 
 from w2s_jax import run_sweep
 from w2s_jax.sweep import workers
-from w2s_jax.sweep.row_cells import model_sums
+from w2s_jax.sweep.sums import model_sums
 from w2s_jax.sweep.table import Sweep
 
 N = 90
@@ -60,7 +60,7 @@ class Counter:
                 raise KeyboardInterrupt
             result = function(first, *args, **kwargs)
             if function is model_sums:
-                self.models.append(first.name)
+                self.models.append(first.name.split("'")[1])
             else:
                 self.pairs += len(first) * len(args[0])
             return result

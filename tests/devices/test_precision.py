@@ -17,7 +17,8 @@ from w2s_jax._core import arrays
 from w2s_jax._core.arrays import PRECISIONS, gram, matmul
 from w2s_jax.devices import device_mesh, fastest_precision, precision, supported_precisions
 from w2s_jax.devices.precision import MeasuredPrecision, choose, errors_of, resolved
-from w2s_jax.sweep import few_rows, row_cells
+from w2s_jax.ranking import cells
+from w2s_jax.sweep import kernels
 
 RNG = np.random.default_rng(0)
 ROWS = RNG.standard_normal((300, 24)).astype(np.float32)
@@ -123,19 +124,22 @@ def test_the_ranking_is_that_of_full_precision(shape):
 def test_a_sweep_multiplies_at_its_precision(n, shape, tmp_path, monkeypatch, unchecked):
     """Moments and pairs, the latter by features or, of few rows, by kernels; the numbers are those of full precision."""
     wide = np.concatenate([ROWS[:n], RNG.standard_normal((n, 5 * (300 - n) // 8))], 1, dtype=np.float32)
-    files = {name: str(tmp_path / f"{name}.npy") for name in ("a", "b", "s")}
-    for name, rows in {"a": wide[:, :20], "b": wide[:, 3:], "s": wide}.items():
+    files = {name: str(tmp_path / f"{name}.npy") for name in "abcdefgstu"}
+    for name, rows in {"a": wide[:, :20], "s": wide, "t": wide[:, 1:], "u": wide[:, 2:]}.items():
         np.save(files[name], rows)
+    for i, name in enumerate("bcdefg", 3):
+        np.save(files[name], wide[:, i:])
     split = set()
-    for module in (row_cells, few_rows):
+    for module in (cells, kernels):
         multiply = lambda a, b, name="float32", module=module: split.add((module, name)) or matmul(a, b, name)
         monkeypatch.setattr(module, "matmul", multiply)
-    config = {"weak": {"a": files["a"], "b": files["b"]}, "strong": {"s": files["s"]}, "threshold": 0.5}
+    weak, strong = ({name: files[name] for name in names} for names in ("abcdefg", "stu"))
+    config = {"weak": weak, "strong": strong, "threshold": 0.5}
     full, found = (
         run_sweep({**config, "output": str(tmp_path / name), "precision": name}, mesh=shape and device_mesh(*shape))
         for name in ("float32", SPLIT[-1])
     )
-    assert (few_rows if n == 40 else row_cells, SPLIT[-1]) in split
+    assert (kernels if n == 40 else cells, SPLIT[-1]) in split
     for column in ("gap_op", "gap_fro", "cka"):
         assert relative_error(found[column], full[column]) <= 1e-4, column
 

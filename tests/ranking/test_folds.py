@@ -151,20 +151,6 @@ def test_the_seed_decides(kind):
     assert np.any(first != other)
 
 
-@pytest.mark.parametrize("size", [10, 16, 47, 1000])
-@pytest.mark.parametrize("kind", KINDS)
-def test_blocks_hold_each_row_once(monkeypatch, kind, size):
-    """Blocks give every row weight one, in its own cell, and padding weight zero."""
-    monkeypatch.setattr("w2s_jax.ranking.folds.BLOCK_ROWS", size)
-    place = layout(kind)
-    total = np.zeros((place.cells, N))
-    for start, stop, index, weight in place.blocks():
-        assert index.shape == weight.shape == (place.cells, place.capacity)
-        assert index.max() < stop - start <= size
-        np.add.at(total[:, start:stop], (np.arange(place.cells)[:, None], index), weight)
-    np.testing.assert_array_equal(total, np.arange(place.cells)[:, None] == place.cell)
-
-
 FAULTS = {
     "two folds": ((N, 2, None, None, 0), "folds must be an integer of at least 3.*got 2"),
     "a fraction": ((N, 3.0, None, None, 0), "folds must be an integer of at least 3.*got 3.0"),

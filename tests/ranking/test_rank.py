@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -344,7 +343,7 @@ def test_any_source_of_rows_is_as_good_as_an_array(tmp_path, wrapper):
 def test_blocks_of_rows_add_up(monkeypatch, case):
     """Rows read in blocks that do not divide their number give the scores of rows read at once."""
     expected = ranked(case)
-    monkeypatch.setattr("w2s_jax.ranking.folds.BLOCK_ROWS", 22)
+    monkeypatch.setattr("w2s_jax.ranking.cells.BLOCK_ROWS", 22)
     bound, share = (1e-10, 0.0) if case.dtype == "float64" else (1e-4, 0.1)
     assert tables_differ(ranked.__wrapped__(case), expected, bound, share) == {}
 
@@ -463,7 +462,7 @@ def test_several_groups_of_one_width(monkeypatch):
     """Models that do not fit into memory together get the same scores in several groups."""
     case = Case("all")
     expected = ranked(case)
-    monkeypatch.setattr(rank, "GROUP_BYTES", 1)
+    monkeypatch.setattr(rank, "BATCH_BYTES", 1)
     assert tables_differ(ranked.__wrapped__(case), expected, 1e-9) == {}
 
 
@@ -579,8 +578,8 @@ def test_progress_wraps_the_work(several):
 
 
 def programs() -> int:
-    names = ("prepare_strong", "_weak_sums", "_cell_sums", "_rotate")
-    return scoring_programs() + sum(getattr(rank, name)._cache_size() for name in names)
+    of_rows = (rank.prepare_strong, rank.weak_sums, rank.cell_sums, rank._rotate)
+    return scoring_programs() + sum(program._cache_size() for program in of_rows)
 
 
 def scoring_programs() -> int:
@@ -627,18 +626,6 @@ def test_batches_of_an_accelerator_score_the_same(monkeypatch, x64, threshold):
     for name in "pqr":
         for read in (row, error_row):
             assert read(found, name) == pytest.approx(read(expected, name), rel=1e-8)
-
-
-@pytest.mark.parametrize("y", [np.arange(6) % 3, [2, np.nan, 0, 1, np.nan, 1]], ids=["all", "some"])
-def test_numbers_of_classes_are_taken_as_values_with_a_warning(y):
-    """Labels 0, 1, 2, ... of one column; two values, fractions and one-hot rows are what they are."""
-    with pytest.warns(
-        UserWarning, match=r"^labels y are the numbers 0 to 2, taken as values; for classes give one-hot rows"
-    ):
-        rank._targets(y, None, 6, True)
-    with warnings.catch_warnings(action="error"):
-        for quiet in (np.arange(6) % 2, np.arange(6) / 2, np.arange(6) % 3 + 1, np.eye(3)[np.arange(6) % 3]):
-            rank._targets(quiet, None, 6, True)
 
 
 def test_other_numbers_compile_nothing():

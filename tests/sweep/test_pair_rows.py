@@ -9,8 +9,10 @@ import pytest
 from sweeping import HIDDEN, LABELS, LITTLE, RNG, ROWS, TABLE, N, Y
 
 from w2s_jax import rank_supervisors, run_sweep
-from w2s_jax.sweep.pairs import Cells, leading, model_from_sums
-from w2s_jax.sweep.row_cells import Source, model_sums, row_cells
+from w2s_jax.ranking.cells import ModelRows
+from w2s_jax.sweep.label_sets import Cells, sweep_rows
+from w2s_jax.sweep.pairs import leading, model_from_sums
+from w2s_jax.sweep.sums import model_sums
 
 pytestmark = pytest.mark.usefixtures("folder")
 
@@ -56,9 +58,9 @@ def test_a_cut_is_of_no_consequence_for_the_numbers(x64):
             "labels": {"some": "some.npy"},
         }
     )
-    rows = row_cells(N, {}, None, 0, 0, True)
+    rows = sweep_rows(N, {}, None, 0, 0, True)
     cells = Cells(*(jnp.asarray(x) for x in rows.cells))
-    model = model_from_sums(model_sums(Source("d", ROWS["d"], ROWS["d"][:1]), rows), cells, True)
+    model = model_from_sums(model_sums(ModelRows("d", ROWS["d"], ROWS["d"][:1]), rows), cells, True)
     assert leading(model, 0.05, 16).vectors.shape == (1, 128, 16)
     ranking = rank_supervisors({"a": ROWS["a"], **wide}, ROWS["d"], HIDDEN, threshold=0.05)
     rows = [row for row in table.to_dict()["rows"] if row["weak_threshold"] == row["strong_threshold"] == 0.05]

@@ -20,17 +20,18 @@ pytestmark = pytest.mark.usefixtures("folder")
 
 def test_models_at_once_fit_the_memory():
     """As many models as processes, fewer where their moments would not fit, and at least one."""
-    sources = {
-        name: SimpleNamespace(width=d) for name, d in (("a", 100), ("b", 100), ("c", 100), ("d", 1000), ("e", 10))
-    }
-    cells = SimpleNamespace(n=np.ones(1), sets=np.ones((1, 1)))
-    given = SimpleNamespace(rows=SimpleNamespace(cells=cells), sources=sources, dtype=np.dtype(np.float32))
+    widths = {"a": 100, "b": 100, "c": 100, "d": 1000, "e": 10}
+    rows = SimpleNamespace(counts=np.ones(1), sets=np.ones((1, 1)))
+    given = SimpleNamespace(rows=rows, dtype=np.dtype(np.float32))
 
     def batches(processes: int, memory: float) -> list[str]:
         asked = SimpleNamespace(
-            hosts=SimpleNamespace(count=processes), inputs=given, config=SimpleNamespace(memory=memory)
+            hosts=SimpleNamespace(count=processes),
+            inputs=given,
+            config=SimpleNamespace(memory=memory),
+            workers=SimpleNamespace(widths=widths),
         )
-        return ["".join(batch) for batch in run._batches(asked, sources)]
+        return ["".join(batch) for batch in run._batches(asked, widths)]
 
     assert batches(1, 256) == ["a", "b", "c", "d", "e"]
     assert batches(3, 256) == ["abc", "de"]

@@ -19,6 +19,7 @@ from w2s_jax._core.factor import inverse, numerically_zero, sound_strength
 from w2s_jax.heads.from_moments import mean_square, ridge_heads
 from w2s_jax.moments import Moments, Shift, Sums, moved
 from w2s_jax.ranking.folds import Experiments, Roles
+from w2s_jax.ranking.prepared import pool
 from w2s_jax.spectrum import spectrum
 
 
@@ -60,12 +61,6 @@ class WeakHeads(NamedTuple):
 
     strength: Array
     inverse: Array
-
-
-def pool(roles: Array, sums: Array, n: Array) -> Array:
-    """Means over the rows of a role's cells of what `sums` (J, ...) adds up, for one role (J,) or several (..., J)."""
-    weights = roles / matmul(roles, n)[..., None]
-    return matmul(weights, sums.reshape(len(n), -1)).reshape(*roles.shape[:-1], *sums.shape[1:])
 
 
 def weak_heads(weak: Sums, fits: Array, strength: Array) -> WeakHeads:

@@ -1,20 +1,16 @@
-"""Which rows stay together and which part they play: folds, cells, roles, splits, and blocks of rows in cell order.
+"""Which rows stay together and which part they play: folds, cells, roles and splits.
 
-A cell is a fold, or with a label mask the labelled or the unlabelled part of one. Rows are read in blocks and laid out
-as (cells, rows, features), padded with weight 0, so that one product per block gives the moments of every cell.
+A cell is a fold, or with a label mask the labelled or the unlabelled part of one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from w2s_jax._core.checks import InputError
-
-BLOCK_ROWS = 16384
 
 
 class Roles(NamedTuple):
@@ -40,12 +36,11 @@ class Experiments(NamedTuple):
 
 @dataclass(frozen=True)
 class Layout:
-    """Rows by cell: `cell` (n,), how many cells, folds and rows per cell and block (`capacity`), and all roles."""
+    """Rows by cell: `cell` (n,), how many cells and folds there are, and all roles."""
 
     cell: np.ndarray
     cells: int
     folds: int
-    capacity: int
     expected: Roles
     trial: Roles | None
 
@@ -56,24 +51,6 @@ class Layout:
         fits = list(dict.fromkeys(map(tuple, [*self.expected.labelled, *np.reshape(tried, (-1, self.cells))])))
         heads = np.asarray([[fits.index(tuple(fit)) for fit in block] for block in tried], np.int32)
         return Experiments(cast(self.expected), cast(self.trial), np.asarray(fits, dtype), heads)
-
-    def blocks(self) -> Iterator[tuple[int, int, np.ndarray, np.ndarray]]:
-        """Blocks of rows: start, stop, and for each cell the rows within the block (cells, capacity) and their weights."""
-        n = len(self.cell)
-        size = block_size(n, BLOCK_ROWS)
-        for start in range(0, n, size):
-            stop = min(start + size, n)
-            index = np.zeros((self.cells, self.capacity), int)
-            weight = np.zeros((self.cells, self.capacity), np.float32)
-            for cell in range(self.cells):
-                rows = np.nonzero(self.cell[start:stop] == cell)[0]
-                index[cell, : len(rows)], weight[cell, : len(rows)] = rows, 1
-            yield start, stop, index, weight
-
-
-def block_size(n: int, limit: int) -> int:
-    """Rows of a block: as few blocks as the limit allows, equally long, as the last is filled up to the length of the others."""
-    return -(-n // -(-n // limit))
 
 
 def lay_out(n: int, folds: int, labelled_rows: np.ndarray | None, groups: np.ndarray | None, seed: int) -> Layout:
@@ -104,13 +81,11 @@ def lay_out(n: int, folds: int, labelled_rows: np.ndarray | None, groups: np.nda
         raise InputError(
             f"every fold must hold at least 2 {kind}rows, got {counts.min()}: fewer folds or more {kind}{more}"
         )
-    size = block_size(n, BLOCK_ROWS)
-    largest = max(np.bincount(cell[i : i + size], minlength=cells).max() for i in range(0, n, size))
     trial = None if not mask.any() else _mixed_trial(folds, groups is not None) if mixed else _turns(folds, swap=True)
     expected = Roles(*(role[:, 0] for role in _turns(folds, swap=False)))
     if mixed:
         expected = Roles(*(np.concatenate([role, role], -1) for role in expected))
-    return Layout(cell, cells, folds, -(-int(largest) // 8) * 8, expected, trial)
+    return Layout(cell, cells, folds, expected, trial)
 
 
 def _stratified(n: int, folds: int, mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:

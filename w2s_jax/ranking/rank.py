@@ -1,6 +1,6 @@
 """Which weak model should teach? Ranks weak representations as supervisors of a strong one, with or without labels.
 
-Rows are streamed once per model into second moments per cell of rows (folds.py); scores come from those alone
+Rows are streamed once per model into second moments per cell of rows (cells.py); scores come from those alone
 (scores.py). Models of different width share compiled programs by zero-padded columns; those of more features than rows
 have as many as rows (compact.py).
 """
@@ -8,8 +8,7 @@ have as many as rows (compact.py).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import replace
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -19,21 +18,37 @@ from jax import Array
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from w2s_jax._core.arrays import accumulation_dtype, host_zeros, matmul
-from w2s_jax._core.checks import InputError, require_finite, require_number, warn_of_classes
+from w2s_jax._core.arrays import matmul
+from w2s_jax._core.checks import InputError, require_number
 from w2s_jax._core.progress import track
 from w2s_jax.devices.mesh import BATCH, MODELS, ROWS, over_models, put, require_mesh, spread
 from w2s_jax.devices.precision import resolved
 from w2s_jax.files.ids import require_same_ids
-from w2s_jax.moments import ModelMoments, Shift, Sums, Tree, add_compensated, block_sums
+from w2s_jax.moments import Sums
+from w2s_jax.ranking.cells import (
+    ByLayout,
+    ModelRows,
+    RowBlock,
+    RowCells,
+    about_first_row,
+    cell_sums,
+    labels_of,
+    on_devices,
+    over_rows,
+    row_blocks,
+    side_by_side,
+    stacked,
+    total,
+)
 from w2s_jax.ranking.compact import CompactRows
 from w2s_jax.ranking.crossfit import Score, Settings, WeakCells
 from w2s_jax.ranking.folds import Layout, as_groups, lay_out
+from w2s_jax.ranking.labels import about_mean, checked_labels
 from w2s_jax.ranking.scores import Shared, prepare_strong, scorer
 from w2s_jax.ranking.table import SupervisorTable
 from w2s_jax.ranking.widths import padded_widths
 
-GROUP_BYTES = 256 << 20  # of a group of weak models on each device
+BATCH_BYTES = 256 << 20  # of a batch of weak models on each device
 _BY_CELL = P(None, ROWS)
 
 
@@ -114,32 +129,32 @@ def rank_supervisors(
     if not isinstance(seed, int | np.integer) or seed < 0:
         raise InputError(f"seed must be an integer of at least 0, got {seed!r}")
     weak_rows, strong_rows, n = _sources(weak, strong)
-    targets, mask = _targets(y, labelled_rows, n, normalize)
     require_mesh(mesh)
-    layout = lay_out(n, folds, mask if targets is not None else None, as_groups(groups, n), seed)
-    devices = 1 if mesh is None else mesh.size
-    if mesh is not None:
-        layout = replace(layout, capacity=-(-layout.capacity // mesh.shape[ROWS]) * mesh.shape[ROWS])
+    targets, mask = None, np.zeros(n, bool)
+    if y is not None:
+        targets, mask = checked_labels("labels y", y, n, labelled_rows)
+        targets = about_mean(targets, mask) if normalize else targets
+    elif labelled_rows is not None:
+        raise InputError("labelled_rows says which rows of y may be used and needs y, got y=None")
+    layout = lay_out(n, folds, None if targets is None else mask, as_groups(groups, n), seed)
     settings = Settings(*(np.asarray(value, _dtype(weak_rows, strong_rows)) for value in given.values()))
     precision = resolved(precision, None if mesh is None else mesh.devices.flat[0])
     widths = {name: rows.shape[1] for name, rows in weak_rows.items()}
-    weak_rows, strong_rows = (
-        {name: _compact(side, name, rows, settings, normalize) for name, rows in models.items()}
+    weak_models, strong_models = (
+        {name: _model(side, name, rows, settings.noise.dtype, normalize) for name, rows in models.items()}
         for side, models in (("weak", weak_rows), ("strong", strong_rows))
     )
-    work = _Work(layout, targets, settings, normalize, threshold > 0, mesh, precision)
+    work = _Work(RowCells((layout,), targets), settings, normalize, threshold > 0, mesh, precision)
     pairs: dict[tuple[str, str], dict[str, Score]] = {}
     tasks = [
-        (name, group)
-        for name in strong_rows
-        for group in _grouped(weak_rows, strong_rows[name].shape[1], layout, devices)
+        (name, batch) for name, model in strong_models.items() for batch in _batches(weak_models, model.width, work)
     ]
     state: tuple[str, _Strong] | None = None
-    started: list[tuple[str, list[str], Any]] = []  # the last group runs while the next one's rows are read
-    for name, group in track(tasks, progress, "ranking"):
+    started: list[tuple[str, list[str], Any]] = []  # the last batch runs while the next one's rows are read
+    for name, batch in track(tasks, progress, "ranking"):
         if state is None or state[0] != name:
-            state = name, _prepare(name, strong_rows[name], work)
-        started.append((name, group.members, _start(state[1], weak_rows, group, work)))
+            state = name, _prepare(strong_models[name], work)
+        started.append((name, batch.members, _start(state[1], weak_models, batch, work)))
         if len(started) > 1:
             pairs |= _finish(*started.pop(0))
     pairs |= _finish(*started.pop())
@@ -155,18 +170,28 @@ def rank_supervisors(
 
 
 class _Work(NamedTuple):
-    """What all pairs share: the rows' layout, labels (n, c), settings, static choices, devices, the products' precision."""
+    """What all pairs share: the rows' cells and labels, settings, static choices, devices, the products' precision."""
 
-    layout: Layout
-    targets: np.ndarray | None
+    rows: RowCells
     settings: Settings
     normalize: bool
     cut: bool
     mesh: Mesh | None
     precision: str
 
+    @property
+    def layout(self) -> Layout:
+        return self.rows.layouts[0]
 
-class _Group(NamedTuple):
+    @property
+    def dtype(self) -> Any:
+        return self.settings.noise.dtype
+
+    def blocks(self) -> Iterator[RowBlock]:
+        return row_blocks(self.rows.layouts, (0, self.rows.n), share=1 if self.mesh is None else self.mesh.shape[ROWS])
+
+
+class _Batch(NamedTuple):
     """Weak models that run as one program: the width they are padded to, how many the program takes, and their names."""
 
     width: int
@@ -175,68 +200,81 @@ class _Group(NamedTuple):
 
 
 class _Strong(NamedTuple):
-    """A strong model ready to meet weak ones; its rows enter as `(h - center) @ rotation`, cached if they are one block:
-    transposed (cells, d_s, rows), as a CPU multiplies them up to twice as fast."""
+    """A strong model ready to meet weak ones; its rows about their shift enter as `(h - center) @ rotation`, kept if they are one
+    block: transposed (cells, d_s, rows), as a CPU multiplies them up to twice as fast."""
 
-    rows: Any
+    model: ModelRows
     center: Array
     shared: Shared
-    cached: list[Array]
+    rotated: Array | None
+
+    def block(self, block: RowBlock, work: _Work) -> Array:
+        """A block of rows in the eigenbasis."""
+        if self.rotated is not None:
+            return self.rotated
+        return _rotate(_strong_block(self.model, block, work), self.center, self.shared.rotation)
 
 
-def _prepare(name: str, rows: Any, work: _Work) -> _Strong:
-    dtype = work.settings.noise.dtype
-    shift: Shift | None = None
+def _strong_block(model: ModelRows, block: RowBlock, work: _Work) -> Array:
+    return on_devices(side_by_side([model], model.width, block), work.mesh, _BY_CELL)[0]
+
+
+def _prepare(model: ModelRows, work: _Work) -> _Strong:
+    sum_up = over_rows(cell_sums, work.mesh, work.precision, (_BY_CELL, _BY_CELL), P(), (ROWS,))
+    blocks, last = list(work.blocks()), None
 
     def sums_of_blocks() -> Iterator[Sums]:
-        nonlocal shift
-        for block, first, y, weight, _ in _blocks({name: rows}, work, "strong representation"):
-            shift = Shift(first[0]) if shift is None else shift
-            yield cell_sums(block[0], y, weight, shift)
+        nonlocal last
+        for block in blocks:
+            last = _strong_block(model, block, work)
+            yield sum_up((last,), on_devices(labels_of(work.rows, block, work.dtype), work.mesh, _BY_CELL))
 
-    cell_sums = _summed(_cell_sums, work, (_BY_CELL,) * 3 + (P(),), P())
-    sums = _total(sums_of_blocks())
+    sums = work.rows.with_labels(total(sums_of_blocks()))
     if work.mesh is not None:
         sums = jax.device_put(sums, work.mesh.devices.flat[0])  # one device prepares what all share
-    experiments = work.layout.experiments(dtype)
-    largest = (work.layout.expected.test @ np.bincount(work.layout.cell)).max()
-    test_rows = min(int(largest), rows.shape[1])
-    choices = work.layout.folds, work.normalize, work.cut, test_rows
-    center, shared = prepare_strong(ModelMoments(sums, shift), experiments, work.settings, *choices)
+    experiments = work.layout.experiments(work.dtype)
+    largest = (work.layout.expected.test @ work.rows.counts).max()
+    choices = work.layout.folds, work.normalize, work.cut, min(int(largest), model.width)
+    center, shared = prepare_strong(sums, model.shift[0], experiments, work.settings, *choices)
     largest_value = np.asarray(shared.values)[0]
     if not np.isfinite(largest_value):
-        raise InputError(f"strong representation {name!r} is too large: its squares overflow {dtype}")
+        raise InputError(f"{model.name} is too large: its squares overflow {work.dtype}")
     if not largest_value > 0:
-        raise InputError(f"strong representation {name!r} is constant, expected rows that differ")
+        raise InputError(f"{model.name} is constant, expected rows that differ")
     if work.mesh is not None:
         center, shared = put((center, shared), work.mesh, P())
-    return _Strong(rows, center, shared, [])
+    return _Strong(model, center, shared, _rotate(last, center, shared.rotation) if len(blocks) == 1 else None)
 
 
-def _start(strong: _Strong, weak: Mapping[str, Any], group: _Group, work: _Work) -> tuple[Array, dict]:
-    """The sizes and scores of a group of weak models, which the device may still be computing."""
-    chosen = {name: weak[name] for name in group.members}
-    size = group.size if work.mesh is None else -(-group.size // work.mesh.shape[MODELS]) * work.mesh.shape[MODELS]
-    shift: Any = None
+def _start(strong: _Strong, weak: Mapping[str, ModelRows], batch: _Batch, work: _Work) -> tuple[Array, dict]:
+    """The sizes and scores of a batch of weak models, which the device may still be computing."""
+    models = [weak[name] for name in batch.members]
+    size = batch.size if work.mesh is None else -(-batch.size // work.mesh.shape[MODELS]) * work.mesh.shape[MODELS]
+    by_model = P(MODELS, *_BY_CELL)
+    specs = by_model, P(None, None, ROWS), _BY_CELL
+    sum_up = over_rows(weak_sums, work.mesh, work.precision, specs, P(MODELS), (ROWS,))
 
     def sums_of_blocks() -> Iterator[WeakCells]:
-        nonlocal shift
-        for block, first, y, weight, place in _blocks(chosen, work, "weak representation", group.width, size):
-            shift = first if shift is None else shift
-            yield weak_sums(block, _rotated(strong, work, place), y, weight, shift)
+        for block in work.blocks():
+            x = on_devices(stacked(models, batch.width, size, block), work.mesh, by_model)[0]
+            y = on_devices(labels_of(work.rows, block, work.dtype), work.mesh, _BY_CELL)
+            yield sum_up(x, strong.block(block, work), y)
 
-    by_model = (P(MODELS, *_BY_CELL), P(None, None, ROWS), _BY_CELL, _BY_CELL, P(MODELS))
-    weak_sums = _summed(_weak_sums, work, by_model, P(MODELS))
-    sums = _total(sums_of_blocks())
+    sums = total(sums_of_blocks())
+    shift = np.zeros((size, batch.width), work.dtype)
+    for i in range(size):
+        model = models[min(i, len(models) - 1)]
+        shift[i, : model.width] = model.shift[0]
     score = scorer(work.layout.folds, work.normalize, work.cut)
+    experiments = work.layout.experiments(work.dtype)
     score = score if work.mesh is None else spread(score, work.mesh)
-    return score(sums, strong.shared, work.layout.experiments(work.settings.noise.dtype), work.settings)
+    return score((sums, shift), strong.shared, experiments, work.settings)
 
 
-def _finish(strong: str, members: list[str], group: tuple[Array, dict]) -> dict[tuple[str, str], dict[str, Score]]:
-    """A started group's scores by pair, once they are there."""
-    sizes, scores = jax.device_get(group)
-    for name, size in zip(members, sizes, strict=False):  # behind them copies of the last, to fill up the group
+def _finish(strong: str, members: list[str], batch: tuple[Array, dict]) -> dict[tuple[str, str], dict[str, Score]]:
+    """A started batch's scores by pair, once they are there."""
+    sizes, scores = jax.device_get(batch)
+    for name, size in zip(members, sizes, strict=False):  # behind them copies of the last, to fill up the batch
         if not np.isfinite(size):
             raise InputError(f"weak representation {name!r} is too large: its squares overflow {sizes.dtype}")
         if not size > 0:
@@ -245,99 +283,16 @@ def _finish(strong: str, members: list[str], group: tuple[Array, dict]) -> dict[
     return {(strong, name): of_member(i) for i, name in enumerate(members)}
 
 
-def _total(parts: Iterable[Tree]) -> Tree:
-    """Compensated sum of at least one pytree."""
-    parts = iter(parts)
-    total, lost = next(parts), None
-    for part in parts:
-        total, lost = _add(total, jax.tree.map(jnp.zeros_like, total) if lost is None else lost, part)
-    return total
-
-
-_add = jax.jit(add_compensated, donate_argnums=(0, 1))
-
-
 @partial(jax.jit, static_argnames="precision")
-def _cell_sums(h: Array, y: Array | None, weights: Array, shift: Shift, precision: str) -> Sums:
-    return jax.vmap(lambda *rows: block_sums(*rows, shift=shift, precision=precision))(h, y, weights)
-
-
-@partial(jax.jit, static_argnames="precision")
-def _weak_sums(blocks: Array, zT: Array, y: Array | None, weights: Array, shifts: Array, precision: str) -> WeakCells:
-    """Sums per model and cell; the strong side's own products are not computed again."""
-
-    def one(args: tuple[Array, Array]) -> WeakCells:
-        block, shift = args
-        own = _cell_sums(block, y, weights, Shift(shift), precision)
-        return WeakCells(own, matmul(zT, (block - shift) * weights[..., None], precision))
-
-    return over_models(one, (blocks, shifts))
-
-
-def _summed(function: Callable, work: _Work, specs: tuple, out: P) -> Callable:
-    """A function of rows at the products' precision, over the devices if there are several."""
-    if work.mesh is None:
-        return partial(function, precision=work.precision)
-    return _over_rows(function, work.mesh, specs, out, work.precision)
-
-
-@lru_cache
-def _over_rows(function: Callable, mesh: Mesh, specs: tuple, out: P, precision: str) -> Callable:
-    """A function of rows that each device calls with its own; the sums of a block meet in one all-reduce."""
-
-    def local(*rows: Any) -> Any:
-        return jax.lax.psum(function(*rows, precision=precision), ROWS)
-
-    return jax.jit(jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=out, check_vma=False))
+def weak_sums(x: Array, zT: Array, y: ByLayout | None, precision: str) -> WeakCells:
+    """Sums per model and cell of a batch; the strong side's own products are not computed again."""
+    one = lambda x: WeakCells(cell_sums((x,), y, precision), matmul(zT, x, precision))
+    return over_models(one, x)
 
 
 @jax.jit
 def _rotate(block: Array, center: Array, rotation: Array) -> Array:
-    return jnp.swapaxes(matmul(block.astype(rotation.dtype) - center, rotation), 1, 2)
-
-
-def _rotated(strong: _Strong, work: _Work, place: tuple) -> Array:
-    """A block of strong rows in the eigenbasis; kept if all rows are one block."""
-    if strong.cached:
-        return strong.cached[0]
-    start, stop, index = place
-    block = jnp.asarray(_as_floats(np.asarray(strong.rows[start:stop])[index], work.settings.noise.dtype))
-    block = block if work.mesh is None else put(block, work.mesh, _BY_CELL)
-    zT = _rotate(block, strong.center, strong.shared.rotation)
-    if stop - start == len(work.layout.cell):
-        strong.cached.append(zT)
-    return zT
-
-
-def _blocks(
-    rows: Mapping[str, Any], work: _Work, kind: str, width: int | None = None, size: int = 1
-) -> Iterator[tuple]:
-    """Blocks of rows in cell order, features (models, cells, rows, width), and what their sums are about (models, width).
-
-    There are `size` models: those given, and copies of the last.
-    """
-    dtype = work.settings.noise.dtype
-    mixed = len({source.dtype for source in rows.values()}) > 1
-    for start, stop, index, weight in work.layout.blocks():
-        stacked: Any = None
-        for i, (name, source) in enumerate(rows.items()):
-            block = np.asarray(source[start:stop])
-            require_finite(f"the values of {kind} {name!r}", block, start)
-            block = block.astype(dtype) if mixed else _as_floats(block, dtype)
-            if stacked is None:
-                stacked = host_zeros((size, *index.shape, width or block.shape[1]), block.dtype)
-            stacked[i, ..., : block.shape[1]] = block[index]
-        stacked[len(rows) :] = stacked[len(rows) - 1]
-        first = stacked[:, 0, 0].astype(dtype) * work.normalize
-        y = None if work.targets is None else np.asarray(work.targets[start:stop][index], dtype)
-        block = jax.device_put(stacked)
-        place = start, stop, index
-        yield block.astype(accumulation_dtype(block.dtype)), first, y, np.asarray(weight, dtype), place
-
-
-def _as_floats(block: np.ndarray, dtype: Any) -> np.ndarray:
-    """Floating numbers as they are, others in the dtype of sums: JAX would narrow 64-bit integers."""
-    return block if jnp.issubdtype(block.dtype, jnp.floating) else block.astype(dtype)
+    return jnp.swapaxes(matmul(block - center, rotation), 1, 2)
 
 
 def _sources(weak: Any, strong: Any) -> tuple[dict[str, Any], dict[str, Any], int]:
@@ -381,46 +336,12 @@ def _source(name: str, rows: Any) -> Any:
     return rows
 
 
-def _compact(side: str, name: str, rows: Any, settings: Settings, normalize: bool) -> Any:
-    """The rows, in fewer features if there are more than rows; those of a strong model are read twice."""
-    if rows.shape[1] <= rows.shape[0]:
-        return rows
+def _model(side: str, name: str, rows: Any, dtype: Any, normalize: bool) -> ModelRows:
+    """The rows, in fewer features if there are more than rows; those of a strong model may be read twice."""
     label = f"{side} representation {name!r}"
-    return CompactRows(rows, label, settings.noise.dtype, bias=normalize, keep=side == "strong")
-
-
-def _targets(y: Any, labelled_rows: Any, n: int, center: bool) -> tuple[np.ndarray | None, np.ndarray]:
-    """Labels (n, c) with 0 where there are none, and which rows have one; about their mean if heads have an intercept, which
-    keeps the digits that a large mean would cost."""
-    if y is None:
-        if labelled_rows is not None:
-            raise InputError("labelled_rows says which rows of y may be used and needs y, got y=None")
-        return None, np.zeros(n, bool)
-    try:
-        y = np.asarray(y, float)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"y must be numbers (classes as one-hot or +-1 targets), got {type(y).__name__}") from error
-    if y.ndim not in (1, 2) or y.shape[0] != n or 0 in y.shape:
-        raise InputError(f"y must have shape ({n},) or ({n}, outputs), got {y.shape}")
-    warn_of_classes("labels y", y)
-    y = y.reshape(n, -1)
-    mask = ~np.isnan(y).any(1)
-    if labelled_rows is not None:
-        chosen = np.asarray(labelled_rows)
-        if chosen.shape != (n,) or chosen.dtype != bool:
-            raise InputError(
-                f"labelled_rows must be a boolean array of shape ({n},), got {chosen.dtype} {chosen.shape}"
-            )
-        if (chosen & ~mask).any():
-            raise InputError(f"labelled_rows must have labels, got NaN in row {int(np.argmax(chosen & ~mask))}")
-        mask = chosen
-    if not mask.any():
-        raise InputError("y must have at least one labelled row, got none")
-    y = np.where(mask[:, None], y, 0)
-    require_finite("labels y", y)
-    if not y.any():
-        raise InputError("y must not be zero in every labelled row")
-    return np.where(mask[:, None], y - y[mask].mean(0), 0) if center else y, mask
+    if rows.shape[1] > rows.shape[0]:
+        rows = CompactRows(rows, label, dtype, bias=normalize, keep=side == "strong")
+    return about_first_row(label, rows, dtype)
 
 
 def _dtype(*models: Mapping[str, Any]) -> Any:
@@ -429,19 +350,20 @@ def _dtype(*models: Mapping[str, Any]) -> Any:
     return jnp.float64 if wide and jnp.result_type(float) == jnp.float64 else jnp.float32
 
 
-def _grouped(weak: Mapping[str, Any], d_s: int, layout: Layout, devices: int) -> Iterator[_Group]:
-    """Weak models in groups of one padded width, within the memory for a group; all groups are of one size, so that the number
-    of models changes no program. A CPU takes one at a time, on each of its devices."""
-    widths = {name: rows.shape[1] for name, rows in weak.items()}
-    padded = padded_widths(list(widths.values()), d_s, len(layout.cell), layout.cells)
-    size = devices
+def _batches(weak: Mapping[str, ModelRows], d_s: int, work: _Work) -> Iterator[_Batch]:
+    """Weak models in batches of one padded width, within the memory for a batch; all are of one size, so that the number of
+    models changes no program. A CPU takes one at a time, on each of its devices."""
+    size = 1 if work.mesh is None else work.mesh.size
+    widths = {name: model.width for name, model in weak.items()}
+    padded = padded_widths(list(widths.values()), d_s, work.rows.n, work.layout.cells)
     if jax.default_backend() != "cpu":
         width = max(padded.values())
-        entries = layout.cells * (layout.capacity * width + 3 * width * (width + d_s))
-        size = devices * min(BATCH, len(widths), max(1, GROUP_BYTES // (4 * entries)))
+        rows = sum(next(work.blocks()).capacity)
+        entries = work.layout.cells * (rows * width + 3 * width * (width + d_s))
+        size *= min(BATCH, len(widths), max(1, BATCH_BYTES // (4 * entries)))
     for width in sorted(set(padded.values())):
         names = [name for name in widths if padded[widths[name]] == width]
-        yield from (_Group(width, size, names[i : i + size]) for i in range(0, len(names), size))
+        yield from (_Batch(width, size, names[i : i + size]) for i in range(0, len(names), size))
 
 
 def _table(pairs: dict, width: Mapping[str, int], settings: dict) -> SupervisorTable:

@@ -15,15 +15,17 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import ArrayLike
 
 from w2s_jax._core.arrays import matmul
 from w2s_jax._core.factor import inverse
 from w2s_jax.devices.mesh import over_models
-from w2s_jax.moments import ModelMoments, Shift, Sums, moved, moved_cross
+from w2s_jax.moments import Shift, Sums, moved
 from w2s_jax.ranking import crossfit, insample, norms
 from w2s_jax.ranking.crossfit import Score, Settings, WeakCells
 from w2s_jax.ranking.folds import Experiments
 from w2s_jax.ranking.insample import Pair, StrongBlocks
+from w2s_jax.ranking.prepared import about, cross_about, pool, prepare, prepared
 from w2s_jax.spectrum import Spectrum, spectrum
 
 
@@ -52,7 +54,8 @@ class Labelled(NamedTuple):
 
 @partial(jax.jit, static_argnames=("folds", "normalize", "cut", "test_rows"))
 def prepare_strong(
-    m: ModelMoments,
+    sums: Sums,
+    shift: Array,
     experiments: Experiments,
     settings: Settings,
     folds: int,
@@ -60,39 +63,32 @@ def prepare_strong(
     cut: bool,
     test_rows: int,
 ) -> tuple[Array, Shared]:
-    """The pooled mean (d_s,), 0 without `normalize`, and what weak models share, from sums per cell.
+    """What rows about their shift are taken about (d_s,) before they are rotated, and what weak models share, from sums per cell.
 
     `test_rows`: the most rows that test together.
     """
-    sums, shift = m.sums, 0 if m.shift is None else m.shift.h
-    n, total = sums.n, jnp.sum(sums.n)
-    center = jnp.sum(sums.h, 0) / total * normalize
-    sums = _about(sums, center)
-    pooled = jnp.sum(sums.hh, 0) / total
-    scale = jnp.where(normalize, jnp.trace(pooled), 1)
-    scale = jnp.where(scale > 0, scale, 1)
-    eigen = spectrum(pooled / scale, total)
-    rotation = eigen.vectors / jnp.sqrt(scale)
-    rotate = lambda x: matmul(x, rotation)
-    zz = jax.vmap(lambda s: matmul(rotate(s).T, rotation))(sums.hh)
-    zy = None if sums.hy is None else jax.vmap(lambda s: matmul(rotation.T, s))(sums.hy)
+    n, total, every_cell = sums.n, jnp.sum(sums.n), jnp.ones_like(sums.n)
+    of, centred_sums = prepare(sums, shift, every_cell, normalize)
+    sums = prepared(centred_sums, of, normalize)
+    eigen = spectrum(pool(every_cell, sums.hh, n), total)
+    rotate = lambda x: matmul(x, eigen.vectors)
+    zz = jax.vmap(lambda s: matmul(rotate(s).T, eigen.vectors))(sums.hh)
+    zy = None if sums.hy is None else jax.vmap(lambda s: matmul(eigen.vectors.T, s))(sums.hy)
     cells: Sums = sums._replace(h=rotate(sums.h), hh=zz, hy=zy)
     expected = crossfit.prepare_expected(cells, eigen.values, experiments.expected, settings, test_rows)
     every = _members(len(n), folds, with_labels=False)
     blocks = insample.strong_blocks(zz, n, every, normalize, eigen.values)
-    centred = (
-        blocks
-        if normalize
-        else insample.strong_blocks(_about(cells, _mean(cells)).hh / _mean_square(cells), n, every, False)
-    )
+    centred = blocks
+    if not normalize:
+        unit = about(cells, _mean(cells)).hh / _mean_square(cells)
+        centred = insample.strong_blocks(unit, n, every, False)
     of_norms = norms.prepare_norms(blocks, settings)
+    rotation = eigen.vectors / of.scale
     shared = Shared(rotation, cells, eigen.values, expected, blocks, centred, of_norms, None, None)
-    if experiments.trial is None:
-        return center + shift, shared
-    inverses = crossfit.prepare_trial(cells, experiments.trial, settings)
-    return center + shift, shared._replace(
-        inverses=inverses, labelled=_labelled(cells, settings, folds, normalize, cut)
-    )
+    if experiments.trial is not None:
+        inverses = crossfit.prepare_trial(cells, experiments.trial, settings)
+        shared = shared._replace(inverses=inverses, labelled=_labelled(cells, settings, folds, normalize, cut))
+    return of.mean - of.origin, shared
 
 
 def _labelled(cells: Sums, settings: Settings, folds: int, normalize: bool, cut: bool) -> Labelled:
@@ -117,17 +113,17 @@ def _members(cells: int, folds: int, with_labels: bool) -> Array:
 
 
 class Scorer(NamedTuple):
-    """Sizes and scores of a batch of models: a program for each width, and without a cut the search for the largest eigenvalue,
-    which is the same for all widths, and one for each width that makes the norm of it."""
+    """Sizes and scores of a batch of models, from their sums and shifts: a program for each width, and without a cut the search
+    for the largest eigenvalue, the same for all widths, and one for each width that makes the norm of it."""
 
     score: Callable
     largest: Callable
     finish: Callable
 
     def __call__(
-        self, sums: WeakCells, shared: Shared, experiments: Experiments, settings: Settings
+        self, batch: tuple[WeakCells, ArrayLike], shared: Shared, experiments: Experiments, settings: Settings
     ) -> tuple[Array, dict[str, Score]]:
-        size, scores, rest = self.score(sums, shared, experiments, settings)
+        size, scores, rest = self.score(*batch, shared, experiments, settings)
         if rest is not None:
             scores["gap_op"] = self.finish(rest, self.largest(rest.parts.K, shared), settings)
         return size, scores
@@ -138,11 +134,13 @@ def scorer(folds: int, normalize: bool, cut: bool) -> Scorer:
     """The programs of one set of choices."""
 
     @jax.jit
-    def score(sums: WeakCells, shared: Shared, experiments: Experiments, settings: Settings) -> tuple:
+    def score(sums: WeakCells, shift: Array, shared: Shared, experiments: Experiments, settings: Settings) -> tuple:
         one = partial(_score_one, folds=folds, normalize=normalize, cut=cut)
         # Eigensolves before all else: on a CPU they and the products that they share the cores with take twice as long.
-        eigen = over_models(lambda sums: _weak_spectra(sums, shared, folds, normalize), sums) if cut else ()
-        return over_models(lambda model: one(model[0], model[1], shared, experiments, settings), (sums, eigen))
+        of_model = lambda model: _weak_spectra(model[0], model[1], shared, folds, normalize)
+        eigen = over_models(of_model, (sums, shift)) if cut else ()
+        of_model = lambda model: one(model[0], model[1], model[2], shared, experiments, settings)
+        return over_models(of_model, (sums, shift, eigen))
 
     @jax.jit
     def largest(K: Array, shared: Shared) -> norms.LeadingValue:
@@ -157,9 +155,9 @@ def scorer(folds: int, normalize: bool, cut: bool) -> Scorer:
     return Scorer(score, largest, finish)
 
 
-def _weak_spectra(sums: WeakCells, shared: Shared, folds: int, normalize: bool) -> tuple[Spectrum, ...]:
+def _weak_spectra(sums: WeakCells, shift: Array, shared: Shared, folds: int, normalize: bool) -> tuple[Spectrum, ...]:
     """Of the weak model's moment over all rows, and over the labelled ones if there are others."""
-    weak, _, _ = _normalised(sums, shared.cells, normalize)
+    weak, _, _ = _prepared(sums, shift, shared.cells, normalize)
     blocks = [shared.blocks]
     if shared.labelled is not None and len(shared.cells.n) > folds:
         blocks.append(shared.labelled.blocks)
@@ -168,6 +166,7 @@ def _weak_spectra(sums: WeakCells, shared: Shared, folds: int, normalize: bool) 
 
 def _score_one(
     sums: WeakCells,
+    shift: Array,
     eigen: tuple[Spectrum, ...],
     shared: Shared,
     experiments: Experiments,
@@ -178,7 +177,7 @@ def _score_one(
 ) -> tuple[Array, dict[str, Score], norms.Unfinished | None]:
     """The variance of a model, its scores, and without a cut what the operator norm is made of."""
     cells = shared.cells
-    weak, centred, size = _normalised(sums, cells, normalize)
+    weak, centred, size = _prepared(sums, shift, cells, normalize)
     blocks = insample.blocks_of(shared.blocks, Pair(weak.own.hh, weak.cross, None), normalize)
     scores, rest = {}, None
     fits = [experiments.fits]
@@ -199,7 +198,7 @@ def _score_one(
     if not normalize:
         # CKA is the same at any scale, its squares are not.
         root_w, root_s = jnp.sqrt(jnp.where(size > 0, size, 1)), jnp.sqrt(_mean_square(cells))
-        zh = jax.vmap(moved_cross, (0, 0, 0, None, None))(centred.cross, cells, centred.own, _mean(cells), None)
+        zh = cross_about(centred.cross, cells, centred.own, _mean(cells), None)
         unit = Pair(centred.own.hh / root_w / root_w, zh / root_w / root_s, None)
         blocks = insample.blocks_of(shared.centred, unit, False)
     scores["cka"] = insample.linear_cka(blocks)
@@ -236,23 +235,13 @@ def _predicted_gap(
     return insample.gap_by_spectrum(blocks, replace(weak_side, n=n), settings)
 
 
-def _normalised(sums: WeakCells, cells: Sums, normalize: bool) -> tuple[WeakCells, WeakCells, Array]:
-    """Weak cells as the heads see them, the same about the pooled mean, and the total variance."""
-    total, center = jnp.sum(cells.n), _mean(sums.own)
-    cross = jax.vmap(moved_cross, (0, 0, 0, None, None))(sums.cross, cells, sums.own, None, center)
-    own = _about(sums.own, center)
-    size = jnp.sum(jnp.trace(own.hh, axis1=1, axis2=2)) / total
-    if not normalize:
-        return sums, WeakCells(own, cross), size
-    root = jnp.sqrt(jnp.where(size > 0, size, 1))
-    hy = None if own.hy is None else own.hy / root
-    seen = own._replace(h=own.h / root, hh=own.hh / root / root, hy=hy)
-    return WeakCells(seen, cross / root), WeakCells(own, cross), size
-
-
-def _about(cells: Sums, center: Array) -> Sums:
-    """The sums of every cell about an origin that moves to `center`."""
-    return jax.vmap(moved, (0, None))(cells, Shift(center))
+def _prepared(sums: WeakCells, shift: Array, cells: Sums, normalize: bool) -> tuple[WeakCells, WeakCells, Array]:
+    """Weak cells as the heads see them, the same about the pooled mean, and the total variance, from sums about a shift."""
+    own = sums.own._replace(n=cells.n, y=cells.y, yy=cells.yy)
+    of, centred = prepare(own, shift, jnp.ones_like(cells.n), normalize)
+    cross = cross_about(sums.cross, cells, own, None, of.mean)
+    seen = cross / of.scale if normalize else cross_about(sums.cross, cells, own, None, -shift)
+    return WeakCells(prepared(centred, of, normalize), seen), WeakCells(centred, cross), of.variance
 
 
 def _mean(cells: Sums) -> Array:

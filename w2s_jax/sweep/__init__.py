@@ -1,7 +1,7 @@
 """Sweeps of many weak with many strong models, from files, resumable: `run_sweep` (run.py) and its table (table.py).
 
-config.py says what is asked for and inputs.py opens its files; row_cells.py turns them into sums per cell of rows; pairs.py
-makes scores of those on the device and pair_rows.py rows of the table, with few_rows.py where rows are fewer than features;
+config.py says what is asked for, inputs.py opens its files and label_sets.py lays out their rows, whose sums per cell are those
+of rankings; pairs.py makes scores of them on the device, kernels.py where kernels take less, and pair_rows.py rows of the table;
 workers.py is what the processes compute of all that together; store.py keeps what is done; cli.py is `w2s sweep`.
 """
 

@@ -17,12 +17,13 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from w2s_jax._core.checks import InputError, warn_of_classes
+from w2s_jax._core.checks import InputError
 from w2s_jax.devices.hosts import Hosts
 from w2s_jax.files.ids import require_same_ids
 from w2s_jax.files.opening import open_rows, read_labels
+from w2s_jax.ranking.cells import ModelRows, about_first_row
 from w2s_jax.sweep.config import SweepConfig
-from w2s_jax.sweep.row_cells import RowCells, Source, row_cells
+from w2s_jax.sweep.label_sets import SweepRows, sweep_rows
 from w2s_jax.sweep.row_digest import chunk_rows
 from w2s_jax.sweep.store import key_of, stamp_of
 
@@ -35,8 +36,8 @@ class Inputs:
     files. `paths`, `opened`: this process's files, and their stamps when they were opened.
     """
 
-    sources: Mapping[str, Source]
-    rows: RowCells
+    sources: Mapping[str, ModelRows]
+    rows: SweepRows
     rows_key: str
     span: tuple[int, int]
     ends: tuple[int, ...]
@@ -99,9 +100,9 @@ def open_inputs(config: SweepConfig, hosts: Hosts, process_local: bool) -> Input
     with hosts.together():
         span = (ends[hosts.index] - own.n, ends[hosts.index]) if ends else hosts.span(own.n, chunk_rows(own.n))
         groups = None if every.groups is None else np.unique(every.groups, return_inverse=True)[1]
-        rows = row_cells(every.n, every.labels, groups, config.folds, config.seed, config.normalize)
+        rows = sweep_rows(every.n, every.labels, groups, config.folds, config.seed, config.normalize)
     models = {name: _Share(held, span[0], every.n) for name, held in own.models.items()} if ends else own.models
-    sources = {name: Source(name, held, every.first[name]) for name, held in models.items()}
+    sources = {name: ModelRows(f"model {name!r}", held, every.first[name]) for name, held in models.items()}
     rows_key = _rows_key(rows, config, next(iter(every.first.values())).dtype)
     return Inputs(sources, rows, rows_key, span, ends, every.stamps, config.models, own.stamps)
 
@@ -128,13 +129,11 @@ def _opened(config: SweepConfig) -> _Files:
     for name, y in labels.items():
         if len(y) != n:
             raise InputError(f"labels {name!r} must have shape ({n},) or ({n}, outputs), got {y.shape}")
-        warn_of_classes(f"labels {name!r}", y)
     if groups is not None and groups.shape != (n,):
         raise InputError(f"groups must have one entry per row ({n}), got {len(groups)}")
     wide = any(rows.dtype == np.float64 for rows in models.values()) and jnp.result_type(float) == jnp.float64
     dtype = np.float64 if wide else np.float32
-    with np.errstate(over="ignore"):  # the model is named when its squares overflow
-        heads = {name: np.asarray(rows[0:1]).astype(dtype) for name, rows in models.items()}
+    heads = {name: about_first_row(name, rows, dtype).shift for name, rows in models.items()}
     codes = None if groups is None else groups[:]
     if codes is not None and codes.dtype == object:  # text of Arrow
         codes = codes.astype(str)
@@ -181,7 +180,7 @@ def _joined(hosts: Hosts, own: _Files) -> tuple[_Files, tuple[int, ...]]:
     return joined, tuple(ends)
 
 
-def _rows_key(rows: RowCells, config: SweepConfig, dtype: np.dtype) -> str:
+def _rows_key(rows: SweepRows, config: SweepConfig, dtype: np.dtype) -> str:
     """Hash of what a model's moments depend on beside its rows."""
     digest = _hash_of([rows.targets, *(layout.cell for layout in rows.layouts)])
     settings = config.normalize, config.folds, config.precision

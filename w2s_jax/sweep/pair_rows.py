@@ -16,8 +16,8 @@ from jax.typing import ArrayLike
 from w2s_jax.devices.mesh import BATCH, spread
 from w2s_jax.ranking.folds import Experiments, Layout
 from w2s_jax.sweep.config import Setting, SweepConfig
+from w2s_jax.sweep.label_sets import Cells, LabelSet, SweepRows
 from w2s_jax.sweep.pairs import (
-    Cells,
     Met,
     Model,
     Pair,
@@ -29,7 +29,6 @@ from w2s_jax.sweep.pairs import (
     run_experiments,
     score_pairs,
 )
-from w2s_jax.sweep.row_cells import LabelSet, RowCells, squares_per_cell
 
 
 class Entry(NamedTuple):
@@ -43,7 +42,7 @@ def meet_strong(
     strong: Entry,
     weak: Mapping[str, Entry],
     cross: Mapping[str, np.ndarray],
-    rows: RowCells,
+    rows: SweepRows,
     config: SweepConfig,
     mesh: Mesh | None = None,
 ) -> dict[str, Met]:
@@ -70,7 +69,7 @@ def table_rows(
     met: Mapping[Pair, Met],
     strong: Mapping[str, Entry],
     weak: Mapping[str, Entry],
-    rows: RowCells,
+    rows: SweepRows,
     config: SweepConfig,
     mesh: Mesh | None = None,
 ) -> dict[Pair, list[dict[str, Any]]]:
@@ -96,7 +95,7 @@ class _Task(NamedTuple):
     strong: Entry
     weak: Mapping[str, Entry]
     cross: Mapping[str, np.ndarray]
-    rows: RowCells
+    rows: SweepRows
     config: SweepConfig
     mesh: Mesh | None
 
@@ -179,10 +178,10 @@ def _experiments(columns: tuple[tuple[int, int], ...], normalize: bool) -> Calla
     return run
 
 
-def _experiment(rows: RowCells, number: int, dtype: Any) -> _Experiment:
+def _experiment(rows: SweepRows, number: int, dtype: Any) -> _Experiment:
     layout, where = rows.layouts[number], rows.of(number)
-    cells = _on_device(Cells(rows.cells.n[where], rows.cells.sets[:, where], rows.cells.y[where]), dtype)
-    y = _on_device((rows.cells.y[where], squares_per_cell(rows)[where]), dtype)
+    y, yy = (sums[where] for sums in rows.label_sums)
+    cells, y = _on_device((Cells(rows.counts[where], rows.sets[:, where], y), (y, yy)), dtype)
     columns = tuple((label.start, label.stop) for label in rows.label_sets if label.layout == number)
     return _Experiment(where, cells, layout.experiments(dtype), y, columns)
 
@@ -193,7 +192,7 @@ def _on_device(tree: Any, dtype: Any) -> Any:
 
 def _part(model: Model, cells: slice) -> Model:
     """The model with the sums of some cells."""
-    return model._replace(first=model.first[cells], second=model.second[cells], hy=model.hy[cells])
+    return model._replace(first=model.first[cells], second=model.second[cells], hy=model.hy[cells], rows=None)
 
 
 def _test_rows(layout: Layout, strong: Model) -> int:
@@ -208,7 +207,7 @@ def _ridges(grid: Iterable[Setting]) -> tuple[list[float], list[float]]:
     return weak, strong
 
 
-def _rows(scores: Mapping[str, np.ndarray], met: Met, rows: RowCells, config: SweepConfig) -> Iterator[dict[str, Any]]:
+def _rows(scores: Mapping[str, np.ndarray], met: Met, rows: SweepRows, config: SweepConfig) -> Iterator[dict[str, Any]]:
     weak_ridges, strong_ridges = _ridges(config.grid)
     for point, setting in enumerate(config.grid):
         of_all = {"cka": float(met.cka)} | {name: float(scores[name][0, point]) for name in ("gap_op", "gap_fro")}
@@ -231,7 +230,7 @@ def _with_labels(scores: Mapping[str, np.ndarray], point: int, label: LabelSet) 
 
 
 def _cross_fitted(
-    trials: list[dict[str, np.ndarray]], place: tuple[int, int], label: LabelSet | None, rows: RowCells
+    trials: list[dict[str, np.ndarray]], place: tuple[int, int], label: LabelSet | None, rows: SweepRows
 ) -> dict[str, float]:
     """The cross-fitted columns, with standard errors."""
     of_layout = trials[0 if label is None else label.layout]

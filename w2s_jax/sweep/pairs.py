@@ -2,7 +2,7 @@
 
 Rows belong to cells (folds.py) and sets of cells (all rows, the labelled rows of a label set). A model's sums per cell
 become one eigendecomposition per set; a pair is then its cross moment in both eigenbases, as far as some setting keeps them
-(here by two products with that of all features, in few_rows.py without that), and k x k work for the whole grid at once.
+(here by two products with that of all features, in kernels.py without that), and k x k work for the whole grid at once.
 Widths are padded with columns of zeros, whose eigenvalues no filter keeps.
 """
 
@@ -21,79 +21,64 @@ from w2s_jax._core.arrays import matmul, outer
 from w2s_jax.devices.mesh import over_models
 from w2s_jax.filters import ridge
 from w2s_jax.gap import gap_norm, prediction_gap
-from w2s_jax.moments import ModelMoments, Shift, Sums, moved, moved_cross
+from w2s_jax.moments import ModelMoments, Sums
 from w2s_jax.overlap import Side, whitened
 from w2s_jax.ranking import crossfit
-from w2s_jax.ranking.crossfit import ExpectedStrong, Settings, WeakCells, WeakHeads, pool
+from w2s_jax.ranking.crossfit import ExpectedStrong, Settings, WeakCells, WeakHeads
 from w2s_jax.ranking.folds import Experiments
+from w2s_jax.ranking.prepared import Preparation, cross_about, pool, prepare, prepared
 from w2s_jax.spectrum import spectrum
+from w2s_jax.sweep.label_sets import Cells
 
 Pair = tuple[str, str]  # strong, weak
-
-
-class Cells(NamedTuple):
-    """What the rows' cells are: rows per cell n (J,), sets of cells (R, J), the first being all rows, label sums y (J, C)."""
-
-    n: Any
-    sets: Any
-    y: Any
 
 
 class Model(NamedTuple):
     """A model as heads see it: sums per cell, and per set of rows its eigenpairs and labels in the eigenbasis.
 
-    `mean` (d,): of all rows, about the shift; `origin` (d,): what the mean becomes (0 if normalised), `root`: what rows
-    are divided by; `variance`: trace of the centred second moment before that, `spread`: `||S||_F / tr S` of it.
-    `first` (J, d), `second` (J, d, d), `hy` (J, d, C); `values` (R, d), `vectors` (R, d, d), `labels` (R, d, C). Of fewer rows
-    than features (few_rows.py) no `second` and `hy`, as many eigenpairs as rows, and in the place of `vectors` those of the
-    kernel, `left` (R, n, n).
+    `mean`, `origin` (d,), `scale`, `variance` () are its preparation (ranking/prepared.py), `spread`: `||S||_F / tr S` of the
+    centred second moment. `first` (J, d): sums of the rows about their mean; `second` (J, d, d), `hy` (J, d, C): of prepared
+    rows; `values` (R, d), `vectors` (R, d, d), `labels` (R, d, C). `rows` (n, n): of a model of more features than rows, what
+    stands in for them (ranking/compact.py); of others (0, 0).
     """
 
     mean: Any
     origin: Any
-    root: Any
-    spread: Any
+    scale: Any
     variance: Any
+    spread: Any
     first: Any
     second: Any
     hy: Any
     values: Any
     vectors: Any
-    left: Any
     labels: Any
+    rows: Any
 
     @property
-    def is_of_rows(self) -> bool:
-        """Whether its eigenvectors are those of its kernel."""
-        return self.left.shape[-1] > 0
+    def preparation(self) -> Preparation:
+        """What is done to its rows."""
+        return Preparation(self.mean, self.origin, self.scale, self.variance)
 
 
 @partial(jax.jit, static_argnames="normalize")
 def model_from_sums(m: ModelMoments, cells: Cells, normalize: bool) -> Model:
     """Everything about one model alone, from its sums per cell; `variance` is not positive if its rows do not differ."""
-    n, all_rows, shift = cells.n, cells.sets[0], jnp.asarray(m.shift.h if m.shift else 0)
-    mean = pool(all_rows, m.sums.h, n)
-    about = jax.vmap(moved, (0, None))
-    sums: Sums = about(m.sums._replace(n=n, y=cells.y), Shift(mean))
-    centred = pool(all_rows, sums.hh, n)
-    variance = jnp.trace(centred)
-    size = jnp.where(variance > 0, variance, 1)
-    spread = jnp.sqrt(jnp.sum(jnp.square(centred / size)))
-    if normalize:
-        root, origin = jnp.sqrt(size), jnp.zeros_like(mean)
-        first, second, hy = sums.h / root, sums.hh / root / root, sums.hy / root
-    else:
-        root, origin = jnp.ones_like(variance), shift + mean
-        seen: Sums = about(sums, Shift(-origin))
-        first, second, hy = sums.h, seen.hh, seen.hy
+    n, all_rows = cells.n, cells.sets[0]
+    shift = jnp.asarray(m.shift.h if m.shift else 0)
+    of, centred = prepare(m.sums._replace(n=n, y=cells.y), shift, all_rows, normalize)
+    seen = prepared(centred, of, normalize)
+    size = jnp.where(of.variance > 0, of.variance, 1)
+    spread = jnp.sqrt(jnp.sum(jnp.square(pool(all_rows, centred.hh, n) / size)))
 
     def of_set(chosen: Array) -> tuple[Array, Array, Array]:
-        eigen = spectrum(pool(chosen, second, n), jnp.sum(chosen * n))
-        return eigen.values, eigen.vectors, matmul(eigen.vectors.T, pool(chosen, hy, n))
+        eigen = spectrum(pool(chosen, seen.hh, n), jnp.sum(chosen * n))
+        return eigen.values, eigen.vectors, matmul(eigen.vectors.T, pool(chosen, seen.hy, n))
 
     values, vectors, labels = jax.lax.map(of_set, cells.sets)
-    none = jnp.zeros((len(values), 0, 0), values.dtype)
-    return Model(mean, origin, root, spread, variance, first, second, hy, values, vectors, none, labels)
+    no_rows = jnp.zeros((0, 0), spread.dtype)
+    sums = {"first": centred.h, "second": seen.hh, "hy": seen.hy}
+    return Model(**of._asdict(), spread=spread, **sums, values=values, vectors=vectors, labels=labels, rows=no_rows)
 
 
 class Met(NamedTuple):
@@ -106,9 +91,9 @@ class Met(NamedTuple):
 
 
 def leading(model: Model, threshold: float, size: int) -> Model:
-    """The model without moments, and with `size` eigenpairs, no more than features; of those alone that are above a relative
-    threshold the values are not zero."""
-    return _cut(model._replace(second=None, hy=None), threshold, size)
+    """The model without moments and rows, and with `size` eigenpairs, no more than features; of those alone that are above a
+    relative threshold the values are not zero."""
+    return _cut(model._replace(second=None, hy=None, rows=None), threshold, size)
 
 
 def eigenpairs(values: ArrayLike, threshold: float) -> int:
@@ -128,16 +113,9 @@ def _kept(values: Array, threshold: Array) -> Array:
 @partial(jax.jit, static_argnames="size")
 def _cut(model: Model, threshold: Array, size: int) -> Model:
     """A model's leading eigenpairs; the values of those that are not kept are zero, which no filter keeps."""
-    size = min(size, len(model.mean))
-
-    def first(x: Array, axis: int) -> Array:
-        x = jax.lax.slice_in_dim(x, 0, min(size, x.shape[axis]), axis=axis)
-        fill = [(0, size - x.shape[axis] if i == axis else 0) for i in range(x.ndim)]
-        return jnp.pad(x, fill) if x.size else x
-
     values = jnp.where(_kept(model.values, threshold), model.values, 0)
-    vectors, left = (first(x, 2) for x in (model.vectors, model.left))
-    return model._replace(values=first(values, 1), vectors=vectors, left=left, labels=first(model.labels, 1))
+    vectors, labels = model.vectors[:, :, :size], model.labels[:, :size]
+    return model._replace(values=values[:, :size], vectors=vectors, labels=labels)
 
 
 def batches(shapes: Mapping[Any, Any], size: Callable[[Any, int], int]) -> Iterator[list[Any]]:
@@ -206,16 +184,13 @@ def score_pairs(batch: Sides, cells: Cells, grid: Array, energy: Array) -> dict[
 
 
 def cross_moments(weak: Model, cross: Array, strong: Model, cells: Cells, normalize: bool) -> tuple[Array, Array]:
-    """Cross sums per cell (J, d_s, d_w) from those about the shifts: about the means of all rows, and as heads see them."""
-    n = cells.n
-    about = jax.vmap(moved_cross, (0, 0, 0, None, None))
-    # First sums about the shifts: those of the model are about its mean, and divided.
-    first_s, first_w = (Sums(n, m.first * m.root + outer(n, m.mean), None) for m in (strong, weak))
-    centred = about(cross, first_s, first_w, strong.mean, weak.mean)
+    """Cross sums per cell (J, d_s, d_w) from those about the shifts: about the means of all rows, and of prepared rows."""
+    about_shift = lambda m: Sums(cells.n, m.first + outer(cells.n, m.mean), None)
+    centred = cross_about(cross, about_shift(strong), about_shift(weak), strong.mean, weak.mean)
     if normalize:
-        return centred, centred / strong.root / weak.root
-    seen_s, seen_w = (Sums(n, m.first, None) for m in (strong, weak))
-    return centred, about(centred, seen_s, seen_w, -strong.origin, -weak.origin)
+        return centred, centred / strong.scale / weak.scale
+    about_mean = lambda m: Sums(cells.n, m.first, None)
+    return centred, cross_about(centred, about_mean(strong), about_mean(weak), -strong.origin, -weak.origin)
 
 
 class Student(NamedTuple):
@@ -308,4 +283,4 @@ def _labels(cells: Sums, start: int, stop: int) -> Sums:
 
 def _first(model: Model, cells: Cells) -> Array:
     """First sums per cell of the rows that heads see (J, d)."""
-    return model.first + outer(cells.n, model.origin)
+    return (model.first + outer(cells.n, model.origin)) / model.scale

@@ -37,9 +37,26 @@ class RowDigest:
             self._chunks[chunk].update(part.reshape(-1).view(np.uint8).data)
             self._fed[chunk], start = True, end
 
+    def of(self, rows: Any) -> _Digested:
+        """The rows, each block of which is fed when it is read."""
+        return _Digested(rows, self)
+
     def finish(self, merge: Callable[[np.ndarray], Any]) -> str:
         """The hash; `merge` adds up what every process has (chunks, 32), zero where it has read nothing."""
         own = [
             np.frombuffer(chunk.digest(), np.uint8) * fed for chunk, fed in zip(self._chunks, self._fed, strict=True)
         ]
         return hashlib.sha256(self._head + np.asarray(merge(np.stack(own))).astype(np.uint8).tobytes()).hexdigest()
+
+
+class _Digested:
+    """Rows that feed a digest as they are read, once."""
+
+    def __init__(self, rows: Any, digest: RowDigest) -> None:
+        self._rows, self._digest = rows, digest
+        self.shape, self.dtype = rows.shape, rows.dtype
+
+    def __getitem__(self, wanted: slice) -> np.ndarray:
+        block = np.asarray(self._rows[wanted])
+        self._digest.feed(wanted.start, block)
+        return block

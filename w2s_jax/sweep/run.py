@@ -1,12 +1,12 @@
 """Sweeps: every weak with every strong model, over a grid of settings and several label sets, from files, resumable.
 
-A model's rows are read once for its own moments and eigenpairs (row_cells.py, pairs.py), which are kept; pairs are read in
-groups, many weak with many strong models at a time, for their cross moments, or where rows are few for what takes their
-place (few_rows.py). A group is a unit of work, and so are as many
-models as there are processes (workers.py): its results are committed together (store.py), and what is in the store is
-never computed again. Every process runs all of this; the store is open in process 0, which tells the others what is in it.
+A model's rows are read once for its own moments and eigenpairs (ranking/cells.py, pairs.py), which are kept; pairs are read in
+groups, many weak with many strong models at a time, for their cross moments, or where that takes less for kernels
+(kernels.py). A group is a unit of work, and so are as many models as there are processes (workers.py): its results are
+committed together (store.py), and what is in the store is never computed again. Every process runs all of this; the store is
+open in process 0, which tells the others what is in it.
 
-Memory: `memory` MiB for the cross sums or kernels of a group, three times `row_cells.BLOCK_BYTES` for its rows, and its
+Memory: `memory` MiB for the cross sums or kernels of a group, three times `sums.BLOCK_BYTES` for its rows, and its
 models' moments.
 """
 
@@ -29,8 +29,8 @@ from w2s_jax.devices.hosts import Hosts
 from w2s_jax.devices.mesh import require_mesh
 from w2s_jax.devices.precision import FASTEST, resolved
 from w2s_jax.sweep.config import SweepConfig, read_config, sweep_config
-from w2s_jax.sweep.few_rows import Size, kernel_entries, products
 from w2s_jax.sweep.inputs import Inputs, open_inputs
+from w2s_jax.sweep.kernels import Size, kernel_entries, products
 from w2s_jax.sweep.pairs import Model, Pair, eigenpairs
 from w2s_jax.sweep.store import COLUMNS, Store, key_of, now_ns, open_store
 from w2s_jax.sweep.table import Sweep, read_sweep
@@ -121,7 +121,7 @@ class _Run:
         return self.hosts.first(lambda: work(self.store))
 
 
-class _Group(NamedTuple):
+class _PairGroup(NamedTuple):
     """Weak and strong models that are read together, and the keys of their pairs (strong, weak) that are missing."""
 
     weak: list[str]
@@ -188,9 +188,9 @@ def _missing(run: _Run, keys: Iterable[str]) -> set[str]:
 
 def _batches(run: _Run, names: Iterable[str]) -> list[list[str]]:
     """Models in batches of no more than there are processes, whose moments and eigenvectors fit in the memory for sums."""
-    count, cells = run.hosts.count, run.inputs.rows.cells
-    squares = {name: model.width**2 for name, model in run.inputs.sources.items()}
-    limit = run.config.memory * 2**20 / (run.inputs.dtype.itemsize * (len(cells.n) + len(cells.sets)))
+    count, rows = run.hosts.count, run.inputs.rows
+    squares = {name: width**2 for name, width in run.workers.widths.items()}
+    limit = run.config.memory * 2**20 / (run.inputs.dtype.itemsize * (len(rows.counts) + len(rows.sets)))
     return [part[i : i + count] for part in _packed(names, squares, limit) for i in range(0, len(part), count)]
 
 
@@ -269,24 +269,25 @@ def _eigenpairs(run: _Run, store: Store, keys: Mapping[str, str]) -> tuple[int, 
     return strong, weak
 
 
-def _groups(run: _Run) -> Iterator[_Group]:
+def _groups(run: _Run) -> Iterator[_PairGroup]:
     """All pairs, in groups whose cross sums fit in the memory for them; near squares need the fewest reads."""
-    width = {name: model.width for name, model in run.inputs.sources.items()}
-    entries = run.config.memory * 2**20 / (3 * run.inputs.dtype.itemsize * len(run.inputs.rows.cells.n))
+    width = run.workers.widths
+    entries = run.config.memory * 2**20 / (3 * run.inputs.dtype.itemsize * len(run.inputs.rows.counts))
     all_weak = sum(width[name] for name in run.config.weak)
     for strong in _packed(run.config.strong, width, max(entries**0.5, entries / all_weak)):
         for weak in _packed(run.config.weak, width, entries / sum(width[name] for name in strong)):
-            yield _Group(weak, strong, False, {})
+            yield _PairGroup(weak, strong, False, {})
 
 
-def _kernel_groups(run: _Run, kept: tuple[int, int]) -> list[_Group]:
+def _kernel_groups(run: _Run, kept: tuple[int, int]) -> list[_PairGroup]:
     """All pairs, in groups whose strong kernels fit in that memory, as do weak models with their cross moments; none where the
     product of features takes less, or is shared by several processes or devices."""
-    config, sets, n = run.config, len(run.inputs.rows.cells.sets), run.inputs.rows.n
+    config, sets, n = run.config, len(run.inputs.rows.sets), run.inputs.rows.n
     if config.folds or run.workers.mesh is not None or run.hosts.count > 1:
         return []
+    width = run.workers.widths
     strong, weak = (
-        {name: Size(run.inputs.sources[name].width, min(run.inputs.sources[name].width, most)) for name in names}
+        {name: Size(width[name], min(width[name], most)) for name in names}
         for names, most in zip((config.strong, config.weak), kept, strict=True)
     )
     entries = config.memory * 2**20 / (3 * run.inputs.dtype.itemsize)
@@ -294,8 +295,8 @@ def _kernel_groups(run: _Run, kept: tuple[int, int]) -> list[_Group]:
     for part in _packed(strong, dict.fromkeys(strong, kernel_entries(n)), entries):
         needed += products(n, sets, [strong[name] for name in part], list(weak.values()))
         beside = sum(strong[name].kept for name in part)
-        own = {name: sets * (2 * min(of.width, n) ** 2 + of.kept * beside) for name, of in weak.items()}
-        groups += [_Group(names, part, True, {}) for names in _packed(weak, own, entries)]
+        own = {name: sets * (2 * of.width**2 + of.kept * beside) for name, of in weak.items()}
+        groups += [_PairGroup(names, part, True, {}) for names in _packed(weak, own, entries)]
     features = n * sum(of.width for of in strong.values()) * sum(of.width for of in weak.values())
     return groups if needed < features else []
 
@@ -311,7 +312,7 @@ def _packed(names: Iterable[str], size: Mapping[str, int], limit: float) -> Iter
     yield part
 
 
-def _keep_results(run: _Run, group: _Group, held: Mapping[str, Model], kept: tuple[int, int]) -> None:
+def _keep_results(run: _Run, group: _PairGroup, held: Mapping[str, Model], kept: tuple[int, int]) -> None:
     """Computes and keeps the rows of every missing pair of a group."""
     width = lambda name: run.inputs.sources[name].width
     same = {"rows": run.inputs.rows.n, "version": version("w2s_jax")}

@@ -4,22 +4,27 @@ takes its own share of the eigensolves and of the pairs to score. Every process 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
 from w2s_jax.devices.hosts import Hosts
 from w2s_jax.moments import ModelMoments
+from w2s_jax.ranking.cells import ModelRows
+from w2s_jax.ranking.compact import CompactRows
 from w2s_jax.sweep.config import SweepConfig
-from w2s_jax.sweep.few_rows import StrongRows, meet_weak, model_of_rows, projected, read_strong, with_vectors
 from w2s_jax.sweep.inputs import Inputs
+from w2s_jax.sweep.kernels import Kernel, meet_weak, read_strong
+from w2s_jax.sweep.label_sets import Cells
 from w2s_jax.sweep.pair_rows import Entry, meet_strong, table_rows
-from w2s_jax.sweep.pairs import Cells, Met, Model, Pair, leading, model_from_sums
-from w2s_jax.sweep.row_cells import BLOCK_BYTES, Source, cross_sums, model_sums
+from w2s_jax.sweep.pairs import Met, Model, Pair, leading, model_from_sums
 from w2s_jax.sweep.row_digest import RowDigest
+from w2s_jax.sweep.sums import BLOCK_BYTES, cross_sums, model_sums
 
 Entries = Mapping[str, Entry]
 
@@ -33,19 +38,27 @@ class Workers:
 
     def __init__(self, hosts: Hosts, inputs: Inputs, config: SweepConfig, mesh: Mesh | None = None) -> None:
         self.hosts, self.inputs, self.config, self.mesh = hosts, inputs, config, mesh
-        self._strong: tuple[list[str], StrongRows] | None = None
+        self._strong: tuple[list[str], Kernel] | None = None
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """The features that each model's moments are of: no more than rows, if this process has all of them."""
+        most = self.inputs.rows.n if self.hosts.count == 1 else sys.maxsize
+        return {name: min(model.width, most) for name, model in self.inputs.sources.items()}
 
     def models(self, names: Sequence[str]) -> dict[str, tuple[Model, str]]:
         """Models and the hashes of their rows; as many models as processes are work for all of them."""
         own, hashes = {}, {}
         takers = {name: i % self.hosts.count for i, name in enumerate(names)}
         for name, taker in takers.items():
-            if self._has_few_rows(name):
-                own[name], hashes[name] = self._model_of_rows(name)
-                continue
-            sums, hashes[name] = self._sums(name)
+            digest = self._digest(name)
+            with self.hosts.together():
+                source = self._compact(name, digest)
+                m = model_sums(source, self.inputs.rows, **self._summing())
+                self.inputs.require_unchanged(name)
+            m, hashes[name] = m.of(self.hosts.add(m.sums), m.shift), digest.finish(self.hosts.add)
             if taker == self.hosts.index:
-                own[name] = self._model(sums)
+                own[name] = self._model(source, m)
         solved = {name: lambda name=name: own[name]._asdict() for name in names}
         return {name: (Model(**self.hosts.broadcast(solved[name], takers[name])), hashes[name]) for name in names}
 
@@ -70,7 +83,7 @@ class Workers:
     ) -> list[list[dict[str, Any]]]:
         """The rows of every missing pair of two sides: its settings, then label sets.
 
-        `kept`: eigenpairs that strong and weak models need; `by_kernels` (few_rows.py) is for one process, without folds.
+        `kept`: eigenpairs that strong and weak models need; `by_kernels` (kernels.py) is for one process, without folds.
         """
         order = _dealt(list(strong), list(weak), missing, self.hosts.count)
         ends = [len(order) * i // self.hosts.count for i in (self.hosts.index, self.hosts.index + 1)]
@@ -84,77 +97,65 @@ class Workers:
             found = [rows for text in self.hosts.exchange(json.dumps(found)) for rows in json.loads(text)]
         return [rows for _, rows in sorted(zip(order, found, strict=True), key=lambda both: both[0])]
 
-    def _has_few_rows(self, name: str) -> bool:
-        """Whether a model's kernel is smaller than its moments, and made and needed by this process alone."""
-        inputs = self.inputs
-        return self.hosts.count == 1 and not self.config.folds and inputs.rows.n < inputs.sources[name].width
+    def _compact(self, name: str, digest: RowDigest) -> ModelRows:
+        """A model's rows as they feed a digest, in fewer features where `widths` says so."""
+        source = self.inputs.sources[name]
+        rows, dtype = digest.of(source.rows), self.inputs.dtype
+        if self.widths[name] == source.width:
+            return source._replace(rows=rows)
+        compact = CompactRows(rows, source.name, dtype, bias=self.config.normalize, keep=True)
+        return ModelRows(source.name, compact, np.asarray(compact[0:1]))
 
-    def _model_of_rows(self, name: str) -> tuple[Model, str]:
-        """A model from whole rows, and their hash."""
-        digest, inputs = self._digest(name), self.inputs
-        model = model_of_rows(inputs.sources[name], inputs.rows, self.config.normalize, digest)
-        inputs.require_unchanged(name)
-        return model, digest.finish(self.hosts.add)
-
-    def _sums(self, name: str) -> tuple[ModelMoments, str]:
-        """A model's sums per cell, and the hash of its rows."""
-        digest, inputs = self._digest(name), self.inputs
-        with self.hosts.together():
-            sums = model_sums(inputs.sources[name], inputs.rows, digest=digest, **self._summing())
-            inputs.require_unchanged(name)
-        return sums.of(self.hosts.add(sums.sums), sums.shift), digest.finish(self.hosts.add)
-
-    def _model(self, sums: ModelMoments) -> Model:
-        cells = Cells(*(jnp.asarray(x, self.inputs.dtype) for x in self.inputs.rows.cells))
-        return model_from_sums(sums, cells, self.config.normalize)
-
-    def _met_by_features(self, strong: Entries, weak: Entries, pairs: Sequence[Pair]) -> dict[Pair, Met]:
-        """What pairs of two sides are scored by, from the cross sums of both: all processes' pairs need them."""
-        inputs, sides = self.inputs, [[self.inputs.sources[name] for name in side] for side in (strong, weak)]
-        with self.hosts.together():
-            own = cross_sums(sides[0], sides[1], inputs.rows, **self._summing())
-            for name in (*strong, *weak):
-                inputs.require_unchanged(name)
-        cross = np.asarray(self.hosts.add(own))
-        strong, weak = self._in_features(strong), self._in_features(weak)
-        places, met = [_places(side) for side in sides], {}
-        for name in dict.fromkeys(s for s, _ in pairs):
-            chosen = {w: weak[w] for s, w in pairs if s == name}
-            parts = {w: cross[:, places[0][name], places[1][w]] for w in chosen}
-            found = meet_strong(strong[name], chosen, parts, inputs.rows, self.config, self.mesh)
-            met |= {(name, w): of for w, of in found.items()}
-        return met
-
-    def _in_features(self, entries: Entries) -> Entries:
-        """Models with eigenvectors of their features, whatever they have been kept with."""
-        inputs, found = self.inputs, dict(entries)
-        for name, entry in entries.items():
-            if entry.light.is_of_rows:
-                with self.hosts.together():
-                    own = projected(inputs.sources[name], entry.light, inputs.rows, inputs.span)
-                    inputs.require_unchanged(name)
-                found[name] = entry._replace(light=with_vectors(entry.light, self.hosts.add(own)))
-        return found
-
-    def _met_by_kernels(self, strong: Entries, weak: Entries, pairs: Sequence[Pair]) -> dict[Pair, Met]:
-        """The same from whole rows, those of strong models kept for the next weak ones."""
-        rows, sources = self.inputs.rows, self.inputs.sources
-        if self._strong is None or self._strong[0] != list(strong):
-            self._strong = None
-            read = read_strong(
-                [(sources[name], entry.light) for name, entry in strong.items()], rows, self.config.precision
-            )
-            self._strong = list(strong), read
-        chosen = {w: (sources[w], weak[w].light) for w in dict.fromkeys(w for _, w in pairs)}
-        sizes = [entry.light.values.shape[1] for entry in strong.values()]
-        met = meet_weak(chosen, self._strong[1], sizes, rows, self.config.precision)
-        for name in (*strong, *chosen):
-            self.inputs.require_unchanged(name)
-        return {(s, w): met[w][list(strong).index(s)] for s, w in pairs}
+    def _model(self, source: ModelRows, m: ModelMoments) -> Model:
+        cells: Cells = jax.tree.map(lambda x: jnp.asarray(x, self.inputs.dtype), self.inputs.rows.cells)
+        model = model_from_sums(m, cells, self.config.normalize)
+        return model._replace(rows=source.rows[:]) if isinstance(source.rows, CompactRows) else model
 
     def _summing(self) -> dict[str, Any]:
         """How this process sums over its rows."""
         return {"span": self.inputs.span, "mesh": self.mesh, "precision": self.config.precision}
+
+    def _met_by_features(self, strong: Entries, weak: Entries, pairs: Sequence[Pair]) -> dict[Pair, Met]:
+        """What pairs of two sides are scored by, from the cross sums of both: all processes' pairs need them."""
+        sides = [self._sources(side) for side in (strong, weak)]
+        with self.hosts.together():
+            strong_rows, weak_rows = (list(side.values()) for side in sides)
+            own = cross_sums(strong_rows, weak_rows, self.inputs.rows, **self._summing())
+            for name in (*strong, *weak):
+                self.inputs.require_unchanged(name)
+        cross = np.asarray(self.hosts.add(own))
+        places, met = [_places(side) for side in sides], {}
+        for name in dict.fromkeys(s for s, _ in pairs):
+            chosen = {w: weak[w] for s, w in pairs if s == name}
+            parts = {w: cross[:, places[0][name], places[1][w]] for w in chosen}
+            found = meet_strong(strong[name], chosen, parts, self.inputs.rows, self.config, self.mesh)
+            met |= {(name, w): of for w, of in found.items()}
+        return met
+
+    def _met_by_kernels(self, strong: Entries, weak: Entries, pairs: Sequence[Pair]) -> dict[Pair, Met]:
+        """The same from whole rows, those of strong models kept for the next weak ones."""
+        rows, precision = self.inputs.rows, self.config.precision
+        chosen = {w: weak[w] for w in dict.fromkeys(w for _, w in pairs)}
+        sides = [
+            {name: (source, entries[name].light) for name, source in self._sources(entries).items()}
+            for entries in (strong, chosen)
+        ]
+        if self._strong is None or self._strong[0] != list(strong):
+            self._strong = None
+            self._strong = list(strong), read_strong(list(sides[0].values()), rows, precision)
+        sizes = [entry.light.values.shape[1] for entry in strong.values()]
+        met = meet_weak(sides[1], self._strong[1], sizes, rows, precision)
+        for name in (*strong, *chosen):
+            self.inputs.require_unchanged(name)
+        return {(s, w): met[w][list(strong).index(s)] for s, w in pairs}
+
+    def _sources(self, entries: Entries) -> dict[str, ModelRows]:
+        """Models' rows as their moments have been made of them: in fewer features where they are more than rows."""
+        found = {}
+        for name, (model, _) in entries.items():
+            source, rows = self.inputs.sources[name], np.asarray(model.rows)
+            found[name] = ModelRows(source.name, rows, rows[:1]) if rows.size else source
+        return found
 
     def _digest(self, name: str) -> RowDigest:
         rows = self.inputs.sources[name].rows
@@ -173,7 +174,9 @@ def _dealt(strong: Sequence[str], weak: Sequence[str], pairs: Sequence[Pair], co
     return sorted(range(len(pairs)), key=lambda i: (place[0][pairs[i][0]], place[1][pairs[i][1]]))
 
 
-def _places(models: Sequence[Source]) -> dict[str, slice]:
+def _places(models: Mapping[str, ModelRows]) -> dict[str, slice]:
     """Where each model's features are among those of all."""
-    ends = np.cumsum([model.width for model in models])
-    return {model.name: slice(int(end) - model.width, int(end)) for model, end in zip(models, ends, strict=True)}
+    ends = np.cumsum([model.width for model in models.values()])
+    return {
+        name: slice(int(end) - model.width, int(end)) for (name, model), end in zip(models.items(), ends, strict=True)
+    }

@@ -1,4 +1,4 @@
-"""Models and pairs with fewer rows than features: the numbers of moments and of the product of all features, from kernels."""
+"""Pairs met by kernels, and models of fewer rows than features: the numbers of moments and of the product of all features."""
 
 from __future__ import annotations
 
@@ -12,20 +12,8 @@ from jax import export
 
 from w2s_jax import InputError, run_sweep
 from w2s_jax.devices import device_mesh
-from w2s_jax.sweep import few_rows, run, workers
-from w2s_jax.sweep.few_rows import (
-    ModelRows,
-    Size,
-    StrongRows,
-    kernel_entries,
-    model_of_rows,
-    products,
-    projected,
-    with_vectors,
-)
-from w2s_jax.sweep.pairs import Cells, model_from_sums
-from w2s_jax.sweep.row_cells import Source, model_sums, row_cells
-from w2s_jax.sweep.row_digest import RowDigest
+from w2s_jax.sweep import kernels, run, workers
+from w2s_jax.sweep.kernels import Kernel, Size, kernel_entries, products
 from w2s_jax.sweep.table import Sweep, read_sweep
 
 N = 90
@@ -45,8 +33,8 @@ def rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unchecked: None) -> di
     """Models and labels in files, in slabs of 32 rows, no more than two weak models at once; compiled programs are not kept."""
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(few_rows, "TILE", 32)
-    monkeypatch.setattr(few_rows, "TOGETHER", 2)
+    monkeypatch.setattr(kernels, "TILE", 32)
+    monkeypatch.setattr(kernels, "TOGETHER", 2)
     rng = np.random.default_rng(0)
     latent = rng.standard_normal((N, 6))
     noise = lambda d: rng.standard_normal((N, d)) * np.arange(1, d + 1) ** -1.2
@@ -61,34 +49,10 @@ def rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unchecked: None) -> di
 def by_features(monkeypatch: pytest.MonkeyPatch, config: dict) -> Sweep:
     """The table made of moments and the product of all features."""
     with monkeypatch.context() as patched:
-        patched.setattr(workers.Workers, "_has_few_rows", lambda *args: False)
+        widths = lambda self: {name: model.width for name, model in self.inputs.sources.items()}
+        patched.setattr(workers.Workers, "widths", property(widths))
         patched.setattr(run, "_kernel_groups", lambda *args: [])
         return run_sweep({**config, "output": "features"})
-
-
-@pytest.mark.parametrize(("n", "normalize"), [(61, True), (20, False)])
-def test_a_model_of_few_rows_is_that_of_its_moments(x64, n, normalize):
-    """Means, sizes, sums per cell, and for every set of rows the eigenpairs that are not zero with their labels; eigenvectors of
-    features are made from two processes' shares of the rows."""
-    rng = np.random.default_rng(n)
-    y, h = rng.standard_normal((n, 2)), rng.standard_normal((n, 100)) * np.arange(1, 101) ** -0.7 + 2
-    labels = {"all": y, "some": np.where(np.arange(n)[:, None] % 5 < 3, y, np.nan)}
-    cells, source = row_cells(n, labels, None, 0, 0, normalize), Source("h", h, h[:1])
-    found = model_of_rows(source, cells, normalize, RowDigest(h.shape, h.dtype))
-    assert found.vectors.size == 0
-    first, second = (projected(source, found, cells, span) for span in ((0, 15), (15, n)))
-    found = with_vectors(found, first + second)
-    assert found.left.size == 0
-    want = model_from_sums(model_sums(source, cells), Cells(*map(jnp.asarray, cells.cells)), normalize)
-    for field in ("mean", "origin", "root", "spread", "variance", "first"):
-        np.testing.assert_allclose(getattr(found, field), getattr(want, field), rtol=1e-9, atol=1e-11, err_msg=field)
-    for r, exact in enumerate(want.values):
-        k = int(jnp.sum(exact > 1e-9 * exact[0]))
-        np.testing.assert_allclose(found.values[r, :k], exact[:k], rtol=1e-8)
-        sign = jnp.sign(jnp.sum(found.vectors[r, :, :k] * want.vectors[r, :, :k], 0))
-        np.testing.assert_allclose(found.vectors[r, :, :k] * sign, want.vectors[r, :, :k], atol=1e-7)
-        np.testing.assert_allclose(found.labels[r, :k] * sign[:, None], want.labels[r, :k], atol=1e-7)
-        assert not found.vectors[r, :, k + 1 :].any()
 
 
 @pytest.mark.parametrize("normalize", [True, False])
@@ -133,12 +97,11 @@ def test_features_where_they_take_fewer_products(monkeypatch, change):
 
 
 def test_products_are_counted():
-    """Two kernels of three slabs and their product, the projection of the model of no more features than rows, and the
-    product of the two models' kept features."""
+    """Two kernels of three slabs and their product, the projections of both models, and the product of their kept features."""
     entries = 6 * 32**2
     assert kernel_entries(90) == entries
-    found = products(90, 2, [Size(300, 20)], [Size(80, 10)])
-    assert found == entries * (300 + 80 + 1) + 2 * 90 * (80 * 10 + 20 * 10)
+    found = products(90, 2, [Size(90, 20)], [Size(80, 10)])
+    assert found == entries * (90 + 80 + 1) + 2 * 90 * (90 * 20 + 80 * 10 + 20 * 10)
 
 
 def test_a_stopped_run_goes_on(monkeypatch):
@@ -186,7 +149,7 @@ def test_a_change_while_running_is_an_error(monkeypatch, rows):
 
 
 @pytest.mark.parametrize("output", ["anew", "out"])
-def test_features_take_kernels_eigenvectors(x64, rows, output):
+def test_several_devices_take_what_one_has_kept(x64, rows, output):
     """Over several devices pairs are met by features, models of more and of fewer rows than features of one padded width
     together, also those that one device has kept. The numbers are those of kernels."""
     for name, width in (("w1", 36), ("w2", 50), ("w3", 110), ("s1", 300), ("s2", 50)):
@@ -201,14 +164,8 @@ def test_features_take_kernels_eigenvectors(x64, rows, output):
 
 
 def test_it_lowers_for_accelerators():
-    """The programs of a model and of a batch of weak models, for CPU, CUDA and TPU."""
-    weak, strong = (
-        ModelRows(jnp.ones((2, 3, 8, 6)), jnp.ones((2, 1, 24, 4))),
-        StrongRows(jnp.ones((6, 5, 64)), jnp.ones((1, 24, 7))),
-    )
-    sizes = jnp.ones(2), strong, jnp.ones(1), "float32"
-    exported = export.export(few_rows._meet, platforms=("cpu", "cuda", "tpu"))(weak, *sizes)
+    """The programs of a model's kernel and of a batch of weak models, for CPU, CUDA and TPU."""
+    weak = [Kernel(jnp.ones((6, 64)), jnp.ones((1, 24, 4)))] * 2
+    strong = Kernel(jnp.ones((5, 6, 64)), jnp.ones((1, 24, 7)))
+    exported = export.export(kernels._meet, platforms=("cpu", "cuda", "tpu"))(weak, jnp.ones(2), strong, jnp.ones(1))
     assert [x.shape for x in exported.out_avals] == [(2, 5), (2, 1, 7, 4)]
-    rows = jnp.ones((24, 40)), jnp.ones((24, 1)), jnp.ones((24, 1)), jnp.ones((1, 1)), jnp.ones(40), True
-    exported = export.export(few_rows._model, platforms=("cpu", "cuda", "tpu"))(*rows)
-    assert {(1, 24), (1, 24, 24)} <= {x.shape for x in exported.out_avals}
