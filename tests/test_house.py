@@ -36,9 +36,6 @@ FLOORS = (
 FILES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.py"))
 
 
-STILL_TWICE = {"Rows", "Store"}  # those of studies, and of files or sweeps
-
-
 def room(parts: tuple[str, ...]) -> str:
     return Path(parts[0]).stem
 
@@ -94,7 +91,7 @@ w2s_jax.theory.decomposability, w2s_jax.heads.losses.softmax, w2s_jax.studies.si
 def test_a_name_is_one_type():
     """No two classes or aliases of types share a name, a leading underscore aside."""
     found = Counter(name for path in FILES for name in types_in(path))
-    assert {name for name, count in found.items() if count > 1} <= STILL_TWICE
+    assert [name for name, count in found.items() if count > 1] == []
 
 
 def types_in(path: Path) -> list[str]:

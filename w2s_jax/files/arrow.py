@@ -9,16 +9,13 @@ from __future__ import annotations
 
 import math
 import os
-import threading
-from bisect import bisect_right
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from w2s_jax._core.checks import InputError
-from w2s_jax.files.rows import FLOATS, ID_KEYS, LISTED, Kind, Place, Rows
+from w2s_jax.files.rows import FLOATS, ID_KEYS, LISTED, Forwards, Kind, Place, Rows
 
 _BATCH_BYTES = 4 << 20
 _END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
@@ -130,7 +127,15 @@ def _column_rows(place: Place, kind: Kind, schema: Any, counts: list[int], batch
         place.require_kind(shape, column.dtype, kind)
         dtype = np.dtype(object) if column.dtype.kind == "U" else column.dtype
         rows = max(1, _BATCH_BYTES // (dtype.itemsize * math.prod(shape[1:])))
-        return place.rows(shape, dtype, _ForwardBlocks(place, counts, partial(valid, key, rows), shape, dtype))
+        starts = [int(start) for start in np.cumsum([0, *counts[:-1]])]
+
+        def blocks(point: int) -> Iterator[np.ndarray]:
+            first = starts[point]
+            for array in valid(key, rows, point):
+                yield _numbers(place, array, first, width, dtype)
+                first += len(array)
+
+        return place.rows(shape, dtype, Forwards(place, shape, dtype, starts, blocks))
 
     return place.with_ids(_pick(place, columns), list(columns), kind, read)
 
@@ -163,75 +168,28 @@ def _pick(place: Place, columns: dict[str, _Column]) -> str:
     return place.pick(list(columns))
 
 
-class _ForwardBlocks:
-    """Row blocks of a column read forwards; going back starts again at the last seek point before the block."""
+def _numbers(place: Place, array: Any, first: int, width: int | None, dtype: np.dtype) -> np.ndarray:
+    """A batch as (rows, ...) in NumPy, floating nulls as NaN; other nulls and lists of another length are refused.
 
-    def __init__(
-        self,
-        place: Place,
-        counts: list[int],
-        batches: Callable[[int], Iterator[Any]],
-        shape: tuple[int, ...],
-        dtype: np.dtype,
-    ) -> None:
-        self._place, self._batches, self._shape, self._dtype = place, batches, shape, dtype
-        self._starts = [int(start) for start in np.cumsum([0, *counts[:-1]])]
-        self._arrays: Iterator[Any] | None = None
-        self._block, self._first, self._point = np.empty(0), 0, 0
-        self._lock = threading.Lock()  # a prefetching thread may share the one position with its consumer
+    `first` is its first row in the file, `width` the length of its lists if it holds lists.
+    """
 
-    def __call__(self, start: int, stop: int) -> np.ndarray:
-        out = np.empty((stop - start, *self._shape[1:]), self._dtype)
-        with self._lock, self._place.faults():
-            done = start
-            while done < stop:
-                block = self._holding(done)[: stop - done]
-                out[done - start : done - start + len(block)] = block
-                done += len(block)
-        return out
+    def null(row: int, why: str) -> InputError:
+        remedy = ": where that means unlabelled, use NaN in a column of floating numbers" if dtype.kind != "O" else ""
+        return place.error(f"row {first + row} {why}{remedy}")
 
-    def _holding(self, row: int) -> np.ndarray:
-        """Rows from `row` on, as many as its batch holds."""
-        arrays, self._arrays = self._arrays, None  # a read that fails leaves no usable position behind
-        point = bisect_right(self._starts, row) - 1
-        if arrays is None or row < self._first or self._starts[point] > self._first + len(self._block):
-            arrays, self._block, self._first = self._batches(point), np.empty(0), self._starts[point]
-        while row >= self._first + len(self._block):
-            self._first += len(self._block)
-            array = next(arrays, None)
-            if array is None:
-                raise EOFError("the data ends too early")
-            self._block = self._checked(array)
-        self._arrays = arrays
-        return self._block[row - self._first :]
-
-    def _checked(self, array: Any) -> np.ndarray:
-        """A batch as (rows, ...) in NumPy, floating nulls as NaN; other nulls and lists of another length are refused."""
-        array = getattr(array, "storage", array)
-        if hasattr(array, "dictionary"):
-            array = array.dictionary_decode()
-        if array.null_count and (len(self._shape) > 1 or self._dtype not in FLOATS):
-            row = self._first + int(np.argmin(array.is_valid()))
-            raise self._null(row, "is null")
-        if len(self._shape) > 1:
-            array = self._values(array)
-        numbers = array.to_numpy(zero_copy_only=False).astype(self._dtype, copy=False)
-        return numbers.reshape(-1, *self._shape[1:])
-
-    def _null(self, row: int, why: str) -> InputError:
-        numbers = self._dtype.kind != "O"
-        remedy = ": where that means unlabelled, use NaN in a column of floating numbers" if numbers else ""
-        return self._place.error(f"row {row} {why}{remedy}")
-
-    def _values(self, lists: Any) -> Any:
-        """The numbers in lists, one after the other."""
-        lengths = lists.value_lengths().to_numpy()
-        if (lengths != self._shape[1]).any():
-            row = int(np.argmax(lengths != self._shape[1]))
-            expected = f"expected {self._shape[1]} numbers in every row"
-            raise self._place.error(f"{expected}, got {lengths[row]} in row {self._first + row}")
-        values = lists.flatten()
-        if values.null_count and self._dtype not in FLOATS:
-            row = int(np.argmin(values.is_valid())) // self._shape[1]
-            raise self._null(self._first + row, "contains a null")
-        return values
+    array = getattr(array, "storage", array)
+    if hasattr(array, "dictionary"):
+        array = array.dictionary_decode()
+    if array.null_count and (width is not None or dtype not in FLOATS):
+        raise null(int(np.argmin(array.is_valid())), "is null")
+    if width is not None:
+        lengths = array.value_lengths().to_numpy()
+        if (lengths != width).any():
+            row = int(np.argmax(lengths != width))
+            raise place.error(f"expected {width} numbers in every row, got {lengths[row]} in row {first + row}")
+        array = array.flatten()
+        if array.null_count and dtype not in FLOATS:
+            raise null(int(np.argmin(array.is_valid())) // width, "contains a null")
+    numbers = array.to_numpy(zero_copy_only=False).astype(dtype, copy=False)
+    return numbers if width is None else numbers.reshape(-1, width)

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import math
 import os
-import threading
 import zipfile
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from w2s_jax.files.rows import Kind, Place, Rows
+from w2s_jax.files.rows import Forwards, Kind, Place, Rows
 
 _MAGIC = b"\x93NUMPY"
-_CHUNK = 1 << 20  # bytes decompressed at a time
+_BLOCK_BYTES = 1 << 16  # decompressed at a time
 
 
 def open_npy(place: Place, kind: Kind) -> Rows:
@@ -41,7 +41,11 @@ def open_npz(place: Place, kind: Kind) -> Rows:
         def read(place: Place, key: str, kind: Kind) -> Rows:
             with archive.open(members[key]) as stream:
                 header = _read_header(place, stream, members[key].file_size, kind)
-            return _member(place, members[key], header)
+            if members[key].compress_type == zipfile.ZIP_STORED:
+                return _mapped(place, header, data_offset(place.file, members[key]) + header.length)
+            if header.column_major:
+                raise place.error("it is compressed and in column order: save it uncompressed or in row order")
+            return _inflated(place, members[key], header)
 
         return place.with_ids(place.pick(list(members)), list(members), kind, read)
 
@@ -89,55 +93,24 @@ def _mapped(place: Place, header: _Header, offset: int) -> Rows:
     return place.rows(header.shape, header.dtype, lambda start, stop: array[start:stop])
 
 
-def _member(place: Place, member: zipfile.ZipInfo, header: _Header) -> Rows:
-    if member.compress_type == zipfile.ZIP_STORED:
-        return _mapped(place, header, data_offset(place.file, member) + header.length)
-    if header.column_major:
-        raise place.error("it is compressed and in column order: save it uncompressed or in row order")
-    return place.rows(header.shape, header.dtype, _Forwards(place, member, header))
+def _inflated(place: Place, member: zipfile.ZipInfo, header: _Header) -> Rows:
+    """Rows of a compressed member, which is read from front to back."""
+    rows = max(1, _BLOCK_BYTES * header.shape[0] // header.nbytes)
+
+    def blocks(_: int) -> Iterator[np.ndarray]:
+        with zipfile.ZipFile(place.file) as archive:
+            stream = archive.open(member)  # keeps the file open for as long as it is needed
+        _read(stream, header.length)
+        for first in range(0, header.shape[0], rows):
+            shape = min(rows, header.shape[0] - first), *header.shape[1:]
+            data = _read(stream, math.prod(shape) * header.dtype.itemsize)
+            yield np.frombuffer(data, header.dtype).reshape(shape)
+
+    return place.rows(header.shape, header.dtype, Forwards(place, header.shape, header.dtype, [0], blocks))
 
 
-class _Forwards:
-    """Row blocks of a compressed member, which is read from front to back; going back starts again."""
-
-    def __init__(self, place: Place, member: zipfile.ZipInfo, header: _Header) -> None:
-        self._place, self._member, self._header = place, member, header
-        self._row_bytes = header.nbytes // header.shape[0]
-        self._stream: Any | None = None
-        self._row = 0
-        self._lock = threading.Lock()  # a prefetching thread may share the one position with its consumer
-
-    def __call__(self, start: int, stop: int) -> np.ndarray:
-        data = np.empty((stop - start) * self._row_bytes, np.uint8)
-        with self._lock, self._place.faults():
-            stream = self._at(start)
-            _fill(stream, data.data)
-            self._stream, self._row = stream, stop
-        return data.view(self._header.dtype).reshape(stop - start, *self._header.shape[1:])
-
-    def _at(self, row: int) -> Any:
-        """The stream at the start of a row."""
-        stream, self._stream = self._stream, None  # a read that fails leaves no usable position behind
-        behind = (row - self._row) * self._row_bytes
-        if stream is None or behind < 0:
-            with zipfile.ZipFile(self._place.file) as archive:
-                stream = archive.open(self._member)  # keeps the file open for as long as it is needed
-            behind = self._header.length + row * self._row_bytes
-        while behind > 0:
-            behind -= _advance(stream.read(min(behind, _CHUNK)))
-        return stream
-
-
-def _fill(stream: Any, target: memoryview) -> None:
-    """Reads in chunks straight into the target, so that no second copy of a block exists."""
-    done = 0
-    while done < len(target):
-        chunk = stream.read(min(len(target) - done, _CHUNK))
-        target[done : done + len(chunk)] = chunk
-        done += _advance(chunk)
-
-
-def _advance(chunk: bytes) -> int:
-    if not chunk:
+def _read(stream: Any, size: int) -> bytes:
+    data = stream.read(size)
+    if len(data) < size:
         raise EOFError("the data ends too early")
-    return len(chunk)
+    return data

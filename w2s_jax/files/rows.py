@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib
 import math
 import os
+import threading
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -189,3 +191,45 @@ def listed(names: Sequence[str]) -> str:
     """
     more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
     return ", ".join(names[:LISTED]) + more
+
+
+@dataclass
+class Forwards:
+    """Reads rows out of data that comes block by block: `blocks(i)` are those from the i-th seek point on, `starts` the seek
+    points' first rows. Going back starts again at the last seek point before the rows asked for.
+    """
+
+    place: Place
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    starts: Sequence[int]
+    blocks: Callable[[int], Iterator[np.ndarray]]
+    _ahead: Iterator[np.ndarray] | None = None
+    _block: np.ndarray = field(default_factory=lambda: np.empty(0))
+    _first: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)  # a prefetching thread may share it with its consumer
+
+    def __call__(self, start: int, stop: int) -> np.ndarray:
+        out = np.empty((stop - start, *self.shape[1:]), self.dtype)
+        with self._lock, self.place.faults():
+            done = start
+            while done < stop:
+                block = self._from(done)[: stop - done]
+                out[done - start : done - start + len(block)] = block
+                done += len(block)
+        return out
+
+    def _from(self, row: int) -> np.ndarray:
+        """Rows from `row` on, as many as its block holds."""
+        ahead, self._ahead = self._ahead, None  # a read that fails leaves no usable position behind
+        point = bisect_right(self.starts, row) - 1
+        if ahead is None or row < self._first or self.starts[point] > self._first + len(self._block):
+            ahead, self._block, self._first = self.blocks(point), np.empty(0), self.starts[point]
+        while row >= self._first + len(self._block):
+            self._first += len(self._block)
+            block = next(ahead, None)
+            if block is None:
+                raise EOFError("the data ends too early")
+            self._block = block
+        self._ahead = ahead
+        return self._block[row - self._first :]

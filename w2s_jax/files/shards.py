@@ -6,10 +6,10 @@ import glob
 import json
 import os
 import re
-import threading
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from itertools import accumulate
 from typing import NamedTuple, cast
 
@@ -118,39 +118,26 @@ def _join(place: Place, shards: list[Place], closed: list[_Closed], open_one: Ca
             raise shard.error(f"expected {first.dtype.name} as in {shards[0].file}, got {one.dtype.name}")
     shape = (sum(one.shape[0] for one in closed), *first.shape[1:])
     dtype = max((one.dtype for one in closed), key=lambda dtype: dtype.itemsize)  # the longest text
-    return place.rows(shape, dtype, _Joined(shards, closed, dtype, open_one))
+    starts = list(accumulate((one.shape[0] for one in closed), initial=0))
 
+    @lru_cache(maxsize=1)  # the shard that was read last stays open
+    def opened(index: int) -> Rows:
+        rows = open_one(shards[index])
+        if _Closed(rows.shape, rows.dtype) != closed[index]:
+            raise shards[index].error("the file has changed since it was opened")
+        return rows
 
-class _Joined:
-    """Row blocks across shards; the shard that was read last stays open."""
-
-    def __init__(
-        self, shards: list[Place], closed: list[_Closed], dtype: np.dtype, open_one: Callable[[Place], Rows]
-    ) -> None:
-        self._shards, self._closed, self._dtype, self._open_one = shards, closed, dtype, open_one
-        self._starts = list(accumulate((one.shape[0] for one in closed), initial=0))
-        self._open: tuple[int, Rows] | None = None
-        self._lock = threading.Lock()  # a prefetching thread may share the open shard with its consumer
-
-    def __call__(self, start: int, stop: int) -> np.ndarray:
-        first, last = bisect_right(self._starts, start) - 1, bisect_right(self._starts, stop - 1) - 1
-        if first == last:
-            return self._block(first, start, stop)
-        out = np.empty((stop - start, *self._closed[0].shape[1:]), self._dtype)
-        for index in range(first, last + 1):
-            begin, end = max(start, self._starts[index]), min(stop, self._starts[index + 1])
-            out[begin - start : end - start] = self._block(index, begin, end)
+    def read(start: int, stop: int) -> np.ndarray:
+        touched = range(bisect_right(starts, start) - 1, bisect_right(starts, stop - 1))
+        if len(touched) == 1:
+            return opened(touched[0])[start - starts[touched[0]] : stop - starts[touched[0]]]
+        out = np.empty((stop - start, *shape[1:]), dtype)
+        for i in touched:
+            begin, end = max(start, starts[i]), min(stop, starts[i + 1])
+            out[begin - start : end - start] = opened(i)[begin - starts[i] : end - starts[i]]
         return out
 
-    def _block(self, index: int, start: int, stop: int) -> np.ndarray:
-        """Rows of one shard, counted from the first shard's first row."""
-        with self._lock:
-            if self._open is None or self._open[0] != index:
-                rows = self._open_one(self._shards[index])
-                if _Closed(rows.shape, rows.dtype) != self._closed[index]:
-                    raise self._shards[index].error("the file has changed since it was opened")
-                self._open = index, rows
-            return self._open[1][start - self._starts[index] : stop - self._starts[index]]
+    return place.rows(shape, dtype, read)
 
 
 def _natural(path: str) -> tuple[list[list[str | int]], str]:

@@ -139,25 +139,14 @@ def _drop(reader: Any) -> None:
         raise ValueError("its pickle makes an instance of what is no class, or sets attributes of what has none")
 
 
-def _forbidden(name: str) -> Callable[[Any], None]:
-    def refuse(_: Any) -> None:
-        raise Refused(f"the pickle opcode {name}")
-
-    return refuse
-
-
 # As Python does them. Numbers of any length and memos by decimal numbers, which could share a hash, are not among them.
-_HARMLESS = frozenset(
-    " ".join(
-        (
-            "PROTO FRAME STOP MARK BINPUT LONG_BINPUT MEMOIZE BINGET LONG_BINGET",
-            "NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT",
-            "BINUNICODE SHORT_BINUNICODE BINUNICODE8 SHORT_BINBYTES BINBYTES BINBYTES8",
-            "EMPTY_DICT EMPTY_LIST EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 APPEND APPENDS",
-            "GLOBAL STACK_GLOBAL BINPERSID REDUCE",
-        )
-    ).split()
-)
+_HARMLESS = """
+    PROTO FRAME STOP MARK BINPUT LONG_BINPUT MEMOIZE BINGET LONG_BINGET
+    NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT
+    BINUNICODE SHORT_BINUNICODE BINUNICODE8 SHORT_BINBYTES BINBYTES BINBYTES8
+    EMPTY_DICT EMPTY_LIST EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 APPEND APPENDS
+    GLOBAL STACK_GLOBAL BINPERSID REDUCE
+"""
 _OURS: dict[str, Callable[[Any], None]] = {
     "SETITEM": lambda reader: _set_items(reader, [reader.stack.pop(-2), reader.stack.pop()]),
     "SETITEMS": lambda reader: _set_items(reader, reader.pop_mark()),
@@ -168,9 +157,13 @@ _OURS: dict[str, Callable[[Any], None]] = {
 
 
 def _step(opcode: pickletools.OpcodeInfo) -> Callable[[Any], None]:
-    if opcode.name in _HARMLESS:
+    if opcode.name in _HARMLESS.split():
         return pickle._Unpickler.dispatch[ord(opcode.code)]
-    return _OURS.get(opcode.name, _forbidden(opcode.name))
+
+    def refuse(_: Any) -> None:
+        raise Refused(f"the pickle opcode {opcode.name}")
+
+    return _OURS.get(opcode.name, refuse)
 
 
 class _Reader(pickle._Unpickler):

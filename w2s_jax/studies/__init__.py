@@ -3,7 +3,6 @@
 from w2s_jax.studies.demo import DemoConfig, DemoResult, run_demo
 from w2s_jax.studies.simulation import Outcome, Trial, outcome, run_trial, simulate
 from w2s_jax.studies.synthetic import (
-    Errors,
     GaussianFamily,
     ReluFamily,
     Sample,
@@ -21,7 +20,6 @@ __all__ = [
     "Cell",
     "DemoConfig",
     "DemoResult",
-    "Errors",
     "GaussianFamily",
     "Outcome",
     "ReluFamily",

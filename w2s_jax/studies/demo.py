@@ -25,6 +25,7 @@ from jaxtyping import Float, Int
 from w2s_jax._core.checks import InputError, require_integer
 from w2s_jax._core.figures import new_figure, save_figure
 from w2s_jax._core.progress import track
+from w2s_jax._core.text import aligned
 from w2s_jax.experiment.run import weak_to_strong
 from w2s_jax.ranking.rank import rank_supervisors
 from w2s_jax.ranking.table import SupervisorTable
@@ -119,17 +120,15 @@ class DemoResult:
         order = [list(table.names).index(name) for name in self.names]
         return np.asarray(table[column])[order], np.asarray(table.se(column))[order]
 
+    @property
+    def columns(self) -> list[str]:
+        """All scores, those that need no labels first."""
+        return list(dict.fromkeys([*self.label_free.columns, *self.labelled.columns]))
+
     def correlations(self) -> tuple[list[Correlation], list[Correlation]]:
         """One per score: those of the label-free table, then those that only the labelled table has."""
-        free = list(self.label_free.columns)
-        return (
-            [self._correlation(column) for column in free],
-            [self._correlation(column) for column in self.labelled.columns if column not in free],
-        )
-
-    def _correlation(self, column: str) -> Correlation:
-        score, mean = self.score(column)[0], self.mean
-        return Correlation(column, _spearman(score, mean.student_error), _spearman(score, mean.gap))
+        found, free = [_correlation(c, self.score(c)[0], self.mean) for c in self.columns], len(self.label_free.columns)
+        return found[:free], found[free:]
 
     def to_dict(self) -> dict[str, Any]:
         """Everything that is reported, as plain lists and numbers."""
@@ -148,8 +147,7 @@ class DemoResult:
 
     def report(self) -> str:
         """Predicted and measured for every weak model, then the rank correlations; fits 100 columns."""
-        parts = _heading(self), _model_lines(self), _table_lines(self), _correlation_lines(self), _choices(self)
-        return "\n\n".join("\n".join(lines) for lines in parts)
+        return "\n\n".join(part(self) for part in (_heading, _models, _scores, _correlations, _choices))
 
     def figure(self, path: str | PathLike[str]) -> None:
         """Writes predicted against measured as a figure; the path's ending chooses the format.
@@ -191,9 +189,9 @@ def run_demo(seed: int = 0, progress: bool = True, config: DemoConfig = DemoConf
     _extra("matplotlib.figure")  # or `figure` would fail a minute later
     require_integer("seed", seed, 0)
     rng = np.random.default_rng(seed)
-    held_out = rng.permutation(len(pixels))
-    encoder_rows, held_out = np.split(held_out, [config.encoder_images])
-    weak, strong = _train_encoders(config, seed, pixels / 16, digits, encoder_rows, held_out, progress)
+    train, held_out = np.split(rng.permutation(len(pixels)), [config.encoder_images])
+    data = pixels[train] / 16, digits[train], pixels[held_out] / 16
+    weak, strong = _train_encoders(config, seed, data, progress)
 
     labels = np.where(digits[held_out] % 2 == 0, 1.0, -1.0)
     test, pool = np.split(np.arange(len(held_out)), [config.test_images])
@@ -238,7 +236,7 @@ class Handicap(NamedTuple):
     view: np.ndarray
     images: int
     steps: int
-    meaning: str = ""
+    meaning: str
 
 
 def _handicaps(config: DemoConfig) -> dict[str, Handicap]:
@@ -255,13 +253,7 @@ def _handicaps(config: DemoConfig) -> dict[str, Handicap]:
 
 
 def _train_encoders(
-    config: DemoConfig,
-    seed: int,
-    pixels: np.ndarray,
-    digits: np.ndarray,
-    train: np.ndarray,
-    held_out: np.ndarray,
-    progress: bool,
+    config: DemoConfig, seed: int, data: tuple[np.ndarray, ...], progress: bool
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Weak representations by name, each (n, width), and the strong one, of the held-out rows."""
     handicaps = _handicaps(config)
@@ -272,7 +264,6 @@ def _train_encoders(
     ]
     keys = jax.random.split(jax.random.key(seed), len(families) + 1)
     found: dict[str, np.ndarray] = {}
-    data = pixels[train], digits[train], pixels[held_out]
     jobs = list(zip(keys, [*families, biggest], strict=True))
     for key, (hidden, width, members) in track(jobs, progress, "encoders"):
         views, images, steps = (np.stack(each) for each in list(zip(*members.values(), strict=True))[:3])
@@ -336,11 +327,14 @@ def _spearman(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.corrcoef(rankdata(a), rankdata(b))[0, 1])
 
 
-def _heading(result: DemoResult) -> list[str]:
+def _correlation(name: str, values: np.ndarray, mean: Measured) -> Correlation:
+    return Correlation(name, _spearman(values, mean.student_error), _spearman(values, mean.gap))
+
+
+def _heading(result: DemoResult) -> str:
     config, mean, kinds = result.config, result.mean, _handicaps(result.config)
     pool, taught = result.label_free.settings["rows"], config.teaching_images
-    ceiling, accuracy = mean.ceiling_error[0], mean.ceiling_accuracy[0]
-    return [
+    lines = [
         "Which weak model should teach? Digits (scikit-learn), task: even or odd (+-1), squared error.",
         f"{len(result.names)} weak encoders (mlp8: width 8) and a strong one ({config.strong_width}) were",
         f"trained to read the digits of {config.encoder_images} images; each weak one was held back:",
@@ -348,70 +342,57 @@ def _heading(result: DemoResult) -> list[str]:
         f"Ridge heads (beta {config.ridge:g}) on {pool} other images, {taught} in D~, {pool - taught} in D^.",
         f"Measured on {config.test_images} test images, mean ± standard error over {config.splits} splits.",
         "Predicted from the first split; the trial holds out a third of D~, so it runs high.",
-        f"Seed {result.seed}. Ceiling (true labels of D^): error {ceiling:.3f}, accuracy {accuracy:.1%}.",
+        f"Seed {result.seed}. Ceiling (true labels of D^): error {mean.ceiling_error[0]:.3f}, "
+        f"accuracy {mean.ceiling_accuracy[0]:.1%}.",
     ]
+    return "\n".join(lines)
 
 
-def _model_lines(result: DemoResult) -> list[str]:
-    """A line per weak model, the best expected error first."""
-    mean, se, pgr = result.mean, result.se, result.pgr
+def _models(result: DemoResult) -> str:
+    """A line per weak model: what was predicted, and what was measured; the best expected error first."""
+    mean, student = result.mean, (result.mean.student_error, result.se.student_error)
     expected, trial = result.score("expected_error"), result.score("trial_error")
 
-    def line(i: int) -> str:
-        predicted = _plus_minus(expected[0][i], expected[1][i]) + _plus_minus(trial[0][i], trial[1][i])
-        student = _plus_minus(mean.student_error[i], se.student_error[i])
+    def line(i: int) -> list[str]:
+        errors = [f"{value[i]:.4f} ±{se[i]:.4f}" for value, se in (expected, trial, student)]
         accuracy = f"{mean.weak_accuracy[i]:.1%}, {mean.student_accuracy[i]:.1%}"
-        errors = f"{student}{mean.weak_error[i]:>7.3f}{mean.gap[i]:>7.3f}"
-        return f"{result.names[i]:<12}{predicted} |{errors}{accuracy:>15}{pgr[i]:>6.2f}"
+        rest = f"{mean.weak_error[i]:.3f}", f"{mean.gap[i]:.3f}", accuracy, f"{result.pgr[i]:.2f}"
+        return [result.names[i], *errors[:2], "|", errors[2], *rest]
 
-    return [
-        "                       predicted             |             measured on test images",
-        "              expected error     trial error |         student   weak              accuracy",
-        "                   no labels    labels of D~ |           error  error    gap  weak, student   PGR",
-        *(line(i) for i in np.argsort(expected[0]).tolist()),
-        "(The expected error averages over tasks that the strong model could be given: its order counts.)",
-    ]
+    header = "Predicted", "expected error", "trial error", "|", "measured", "weak", "", "weak, student", ""
+    second = "", "no labels", "labels of D~", "|", "student error", "error", "gap", "accuracy", "PGR"
+    table = aligned(header, [second, *map(line, np.argsort(expected[0]).tolist())], 1)
+    note = "(The expected error averages over tasks that the strong model could be given: its order counts.)"
+    return f"{table}\n{note}"
 
 
-def _plus_minus(value: float, se: float) -> str:
-    text = f"{value:.4f} ±{se:.4f}"
-    return f"{text:>16}"
-
-
-def _table_lines(result: DemoResult) -> list[str]:
+def _scores(result: DemoResult) -> str:
     """Every score of every model beside the measured error and gap, the best expected error first."""
-    columns = [*result.label_free.columns, *(c for c in result.labelled.columns if c not in result.label_free.columns)]
-    scores, mean = {column: result.score(column)[0] for column in columns}, result.mean
-    words = [[*column.split("_"), ""][:2] for column in columns]
-    headings = [name + "".join(f"{word[i]:>10}" for word in words) for i, name in enumerate(("Every score ", " " * 12))]
-    lines = [
-        f"{result.names[i]:<12}"
-        + "".join(f"{scores[column][i]:>10.4f}" for column in columns)
-        + f" |{mean.student_error[i]:>8.4f}{mean.gap[i]:>8.4f}"
-        for i in np.argsort(scores["expected_error"]).tolist()
-    ]
-    return [f"{headings[0]} |     measured", f"{headings[1]} |   error     gap", *lines]
+    columns = {column: result.score(column)[0] for column in result.columns}
+    first, second = zip(*([*column.split("_"), ""][:2] for column in columns), strict=True)
+
+    def line(i: int) -> list[str]:
+        measured = result.mean.student_error, result.mean.gap
+        scores, errors = ([f"{x[i]:.4f}" for x in values] for values in (columns.values(), measured))
+        return [result.names[i], *scores, "|", *errors]
+
+    lines = [["", *second, "|", "error", "gap"], *map(line, np.argsort(columns["expected_error"]).tolist())]
+    return aligned(["Every score", *first, "|", "measured", ""], lines, 1)
 
 
-def _correlation_lines(result: DemoResult) -> list[str]:
+def _correlations(result: DemoResult) -> str:
     free, labelled = result.correlations()
-    mean = result.mean
-    own = [_spearman(mean.weak_error, measured) for measured in (mean.student_error, mean.gap)]
-    weak = [Correlation("measured weak error", *own)]
-    groups = {"no labels": free, "labels of D~": labelled, "test labels": weak}
-    return [
-        f"Spearman correlation, over the {len(result.names)} weak models, with the measured",
-        f"{'':<22}{'needs':<14}{'student error':>14}{'gap':>8}",
-        *(
-            f"{row.score:<22}{needs:<14}{row.with_error:>14.2f}{row.with_gap:>8.2f}"
-            for needs, rows in groups.items()
-            for row in rows
-        ),
-        "(cka is a similarity: good teachers have a large one, so a good correlation is negative.)",
-    ]
+    weak = _correlation("measured weak error", result.mean.weak_error, result.mean)
+    groups = {"no labels": free, "labels of D~": labelled, "test labels": [weak]}
+    rows = [(row, needs) for needs, found in groups.items() for row in found]
+    body = [[row.score, needs, f"{row.with_error:.2f}", f"{row.with_gap:.2f}"] for row, needs in rows]
+    title = f"Spearman correlation, over the {len(result.names)} weak models, with the measured"
+    table = aligned(("", "needs", "student error", "gap"), body, 2)
+    note = "(cka is a similarity: good teachers have a large one, so a good correlation is negative.)"
+    return f"{title}\n{table}\n{note}"
 
 
-def _choices(result: DemoResult) -> list[str]:
+def _choices(result: DemoResult) -> str:
     """What following each prediction would have given."""
     student = result.mean.student_error
     rules = {
@@ -420,11 +401,9 @@ def _choices(result: DemoResult) -> list[str]:
         "hindsight": student,
     }
     picks = {rule: int(np.argmin(score)) for rule, score in rules.items()}
-    return [
-        "Measured error of the student if its teacher is chosen by",
-        *(f"  {rule:<32}{student[pick]:.4f}  {result.names[pick]}" for rule, pick in picks.items()),
-        f"  {'chance (mean over all)':<32}{student.mean():.4f}",
-    ]
+    lines = [(rule, f"{student[pick]:.4f}", result.names[pick]) for rule, pick in picks.items()]
+    lines.append(("chance (mean over all)", f"{student.mean():.4f}", ""))
+    return aligned(("Teacher chosen by", "error of its student", "teacher"), lines, 3)
 
 
 # Figure
@@ -473,14 +452,11 @@ def _clean(ax: Any) -> None:
 
 
 def _legend(result: DemoResult) -> list[Any]:
-    line = _extra("matplotlib.lines").Line2D
-    widths = [
-        line([], [], color=COLOURS[i % len(COLOURS)], linewidth=5, label=f"width {width}")
-        for i, width in enumerate(result.config.widths)
-    ]
-    style = {"color": "0.3", "linestyle": ""}
-    names = _handicaps(result.config)
-    return widths + [line([], [], marker=MARKERS[name], label=name, **style) for name in names]
+    from matplotlib.lines import Line2D
+
+    colours = {width: COLOURS[i % len(COLOURS)] for i, width in enumerate(result.config.widths)}
+    lines = [Line2D([], [], color=c, linewidth=5, label=f"width {width}") for width, c in colours.items()]
+    return lines + [Line2D([], [], color="0.3", linestyle="", marker=m, label=name) for name, m in MARKERS.items()]
 
 
 def _extra(module: str) -> ModuleType:

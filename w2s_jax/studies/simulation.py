@@ -31,6 +31,7 @@ from w2s_jax.overlap import overlap_from_moments
 from w2s_jax.studies.synthetic import GaussianFamily, ReluFamily
 from w2s_jax.theory.equivalent import Tail
 
+Family = GaussianFamily | ReluFamily
 _ROWS_PER_DRAW = 128  # tail rows whose random numbers are drawn together
 _BATCH_ENTRIES = 1 << 23  # numbers that the trials of one batch hold at once, about
 
@@ -76,8 +77,8 @@ class Outcome(NamedTuple):
     theorem_without_gamma: Array
 
 
-class _Rows(NamedTuple):
-    """One split in orthonormal coordinates of its n rows, divided by sqrt(n): weak features (r, k_w), strong features
+class _ReducedRows(NamedTuple):
+    """The rows of one split in orthonormal coordinates, divided by sqrt(n): weak features (r, k_w), strong features
     (r, k_s), labels (r,), and a column of standard normals that nothing else depends on (r,).
     """
 
@@ -96,7 +97,7 @@ class _Fitted(NamedTuple):
 
 def simulate(
     keys: Array,
-    family: GaussianFamily | ReluFamily,
+    family: Family,
     n_labelled: int,
     n_student: int,
     weak_ridge: ArrayLike,
@@ -131,20 +132,14 @@ def simulate(
     keys = jnp.asarray(keys)
     if keys.ndim != (1 if jnp.issubdtype(keys.dtype, jax.dtypes.prng_key) else 2):
         raise InputError(f"keys must be one random key per trial, got {keys.dtype} of shape {keys.shape}")
-    require_integer("n_labelled", n_labelled, 1)
-    require_integer("n_student", n_student, 1)
+    for name, count in (("n_labelled", n_labelled), ("n_student", n_student), ("batch", 1 if batch is None else batch)):
+        require_integer(name, count, 1)
     require_range("noise", family.noise, 0)
-    for side, tail, n, ridge in (
-        ("weak", getattr(family, "tail_w", None), n_labelled, weak_ridge),
-        ("strong", getattr(family, "tail_s", None), n_student, strong_ridge),
-    ):
-        require_range(f"{side}_ridge", ridge, 0)
-        _require_solvable(side, tail, n, ridge)
+    _require_solvable("weak", getattr(family, "tail_w", None), n_labelled, weak_ridge)
+    _require_solvable("strong", getattr(family, "tail_s", None), n_student, strong_ridge)
     batch = _batch_size(family, n_labelled, n_student) if batch is None else batch
-    require_integer("batch", batch, 1)
-    return _simulate(
-        keys, family, weak_ridge, strong_ridge, n_labelled, n_student, outcome if measure is None else measure, batch
-    )
+    ridges, measure = (weak_ridge, strong_ridge), outcome if measure is None else measure
+    return _simulate(keys, family, (n_labelled, n_student), ridges, measure, batch)
 
 
 def outcome(trial: Trial) -> Outcome:
@@ -162,12 +157,7 @@ def outcome(trial: Trial) -> Outcome:
 
 
 def run_trial(
-    key: Array,
-    family: GaussianFamily | ReluFamily,
-    n_labelled: int,
-    n_student: int,
-    weak_ridge: ArrayLike,
-    strong_ridge: ArrayLike,
+    key: Array, family: Family, n_labelled: int, n_student: int, weak_ridge: ArrayLike, strong_ridge: ArrayLike
 ) -> Trial:
     """One experiment, as `simulate` runs it: pure, for use inside jit and vmap; n's are static, ridges are numbers ().
 
@@ -190,44 +180,39 @@ def run_trial(
     heads = _fit(student_tail_key, rows.s, labels, n_student, gaussian.tail_s, strong_ridge)
     targets = jnp.stack([a, a, jnp.zeros_like(a)], 1)
     (student, ceiling, gap), _ = _errors(heads, A_s, targets, gaussian.tail_s)
-    gammas = (_gamma(tail, n, a.dtype) for tail, n in ((gaussian.tail_w, n_labelled), (gaussian.tail_s, n_student)))
+    gammas = (_gamma(gaussian.tail_w, n_labelled, a.dtype), _gamma(gaussian.tail_s, n_student, a.dtype))
     seen = _moments(rows, n_student)
     return Trial(weak_error[0], student, ceiling, gap, seen, weak_ridge, strong_ridge, *gammas)
 
 
-@partial(jax.jit, static_argnames=("n_labelled", "n_student", "measure", "batch"))
+@partial(jax.jit, static_argnames=("sizes", "measure", "batch"))
 def _simulate(
     keys: Array,
-    family: GaussianFamily | ReluFamily,
-    weak_ridge: ArrayLike,
-    strong_ridge: ArrayLike,
-    n_labelled: int,
-    n_student: int,
+    family: Family,
+    sizes: tuple[int, int],
+    ridges: tuple[ArrayLike, ArrayLike],
     measure: Callable[[Trial], Any],
     batch: int,
 ) -> Any:
-    def one(key: Array) -> Any:
-        return measure(run_trial(key, family, n_labelled, n_student, weak_ridge, strong_ridge))
-
     trials = keys.shape[0]
     batches = -(-trials // batch)
     # Batches of one size, the last filled up with a trial already run: a remainder would be a second program.
     size = -(-trials // batches)
     filled = keys[jnp.minimum(jnp.arange(batches * size), trials - 1)].reshape(batches, size, *keys.shape[1:])
-    results = jax.lax.map(jax.vmap(one), filled)
+    results = jax.lax.map(jax.vmap(lambda key: measure(run_trial(key, family, *sizes, *ridges))), filled)
     return jax.tree.map(lambda x: x.reshape(batches * size, *x.shape[2:])[:trials], results)
 
 
-def _split(key: Array, family: GaussianFamily | ReluFamily, n: int) -> _Rows:
+def _split(key: Array, family: Family, n: int) -> _ReducedRows:
     """The features and labels of n rows; in as few coordinates as they have dimensions where the family is Gaussian."""
     if isinstance(family, ReluFamily):
         sample, scale = family.sample(key, n), n**-0.5
-        return _Rows(sample.h_w * scale, sample.h_s * scale, sample.y * scale, jnp.zeros_like(sample.y))
+        return _ReducedRows(sample.h_w * scale, sample.h_s * scale, sample.y * scale, jnp.zeros_like(sample.y))
     p = family.a.shape[0]
     columns = _wishart_root(key, n, p + 1 + (family.tail_w is not None), family.a.dtype)
     x = columns[:, :p]
     y = matmul(x, family.a) + jnp.sqrt(jnp.asarray(family.noise, x.dtype)) * columns[:, p]
-    return _Rows(matmul(x, family.A_w.T), matmul(x, family.A_s.T), y, columns[:, -1])
+    return _ReducedRows(matmul(x, family.A_w.T), matmul(x, family.A_s.T), y, columns[:, -1])
 
 
 def _wishart_root(key: Array, n: int, m: int, dtype: Any) -> Array:
@@ -240,7 +225,7 @@ def _wishart_root(key: Array, n: int, m: int, dtype: Any) -> Array:
 
 
 def _fit(key: Array, F: Array, labels: Array, n: int, tail: Tail | None, ridge: Array) -> _Fitted:
-    """Ridge heads on features F (r, k) and a tail, for labels (r, c), everything in the coordinates of `_Rows`.
+    """Ridge heads on features F (r, k) and a tail, for labels (r, c), everything in the coordinates of `_ReducedRows`.
 
     With a tail the dual solution is `M^{-1} w`, `w = u - F theta`, `theta = (I + F^T P F)^{-1} F^T P u`, P the inverse of M/n.
     """
@@ -341,7 +326,7 @@ def _excess(y: Array) -> Array:
     return jnp.where(y > -1, jnp.where(jnp.abs(y) < 0.1, series, closed), -jnp.inf)
 
 
-def _moments(rows: _Rows, n: int) -> Moments:
+def _moments(rows: _ReducedRows, n: int) -> Moments:
     """Of n rows from fewer that have the same products: each stands for n over their number."""
     root, weights = len(rows.y) ** 0.5, jnp.full(len(rows.y), n / len(rows.y), rows.y.dtype)
     return moments(rows.w * root, rows.s * root, rows.y * root, weights=weights)
@@ -352,7 +337,7 @@ def _gamma(tail: Tail | None, n: int, dtype: Any) -> Array:
     return jnp.zeros((), dtype) if tail is None else jnp.asarray(tail.variance, dtype) * tail.width / n
 
 
-def _batch_size(family: GaussianFamily | ReluFamily, n_labelled: int, n_student: int) -> int:
+def _batch_size(family: Family, n_labelled: int, n_student: int) -> int:
     """Trials whose numbers fit `_BATCH_ENTRIES`, at least one."""
     if isinstance(family, ReluFamily):
         size = 2 * max(n_labelled, n_student) * (family.W_w.shape[0] + family.W_s.shape[0])
@@ -363,9 +348,8 @@ def _batch_size(family: GaussianFamily | ReluFamily, n_labelled: int, n_student:
 
 
 def _require_solvable(side: str, tail: Tail | None, n: int, ridge: ArrayLike) -> None:
-    if tail is None or isinstance(tail.width, Tracer) or isinstance(ridge, Tracer):
+    require_range(f"{side}_ridge", ridge, 0)
+    if tail is None or isinstance(tail.width, Tracer) or isinstance(ridge, Tracer) or ridge != 0 or tail.width >= n:
         return
-    if ridge == 0 and tail.width < n:
-        raise InputError(
-            f"{side}_ridge must be positive where the {side} tail is narrower than its {n} rows, got 0 and width {tail.width}"
-        )
+    narrower = f"the {side} tail is narrower than its {n} rows"
+    raise InputError(f"{side}_ridge must be positive where {narrower}, got 0 and width {tail.width}")

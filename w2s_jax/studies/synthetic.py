@@ -3,6 +3,9 @@
 All Gaussian families have one shape: a latent `x ~ N(0, I)` seen through two matrices and a target vector, label noise,
 and optional isotropic tails. Every number of a family is an array in a pytree: a family can be jitted over, mapped over
 and differentiated, and another one of the same shapes compiles nothing. `studies.simulation` runs the experiment on a family.
+
+In all families `key` draws the directions, `noise` is the variance of the label noise (the target's is 1), and a number
+out of its range is an InputError.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from jaxtyping import Float
 
 from w2s_jax._core.arrays import accumulation_dtype, matmul
 from w2s_jax._core.checks import InputError, require_integer, require_range
+from w2s_jax.experiment.outcome import Predicted
 from w2s_jax.spectrum import spectrum
 from w2s_jax.theory.equivalent import Population, Tail
 
@@ -41,19 +45,6 @@ class Sample(NamedTuple):
     h_s: Array
     y: Array
     target: Array
-
-
-class Errors(NamedTuple):
-    """Mean squared errors against the noise-free target, and the gap between student and ceiling, all ().
-
-    >>> float(Errors(0.3, 0.09, 0.0, 0.09).student_error)
-    0.09
-    """
-
-    weak_error: Array
-    student_error: Array
-    ceiling_error: Array
-    gap: Array
 
 
 @jax.tree_util.register_dataclass
@@ -101,8 +92,7 @@ class GaussianFamily:
         Raises:
             InputError: a tail too wide to write down (simulate never does), n below 1, or a negative noise.
         """
-        require_integer("n", n, 1)
-        require_range("noise", self.noise, 0)
+        _require(self.noise, n=n)
         return _gaussian_sample(key, self, n, *(_explicit_width(tail, n) for tail in (self.tail_w, self.tail_s)))
 
 
@@ -146,8 +136,7 @@ class ReluFamily:
         Raises:
             InputError: more entries than can be written down, n below 1, or a negative noise.
         """
-        require_integer("n", n, 1)
-        require_range("noise", self.noise, 0)
+        _require(self.noise, n=n)
         _require_room(n, max(self.W_w.shape[0], self.W_s.shape[0]))
         return _relu_sample(key, self, n)
 
@@ -171,24 +160,16 @@ def low_intrinsic_dimension(
 ) -> GaussianFamily:
     """Few features and no tail: two principal subspaces of a shared latent (Xue et al. 2025, gamma = 0).
 
-    Args:
-        key: which subspaces; the target is a random unit vector in the strong one.
-        latent, weak_rank, strong_rank: their dimensions; ranks at most latent.
-        decay: eigenvalues are `i^-decay` on both sides.
-        noise: variance of the label noise; the target's is 1.
-
-    Raises:
-        InputError: a dimension below 1, a rank above latent, a negative noise.
+    Ranks are at most `latent`, eigenvalues `i^-decay` on both sides; the target is a random unit vector in the strong subspace.
 
     >>> family = low_intrinsic_dimension(jax.random.key(0), weak_rank=2, strong_rank=3)
     >>> family.A_w.shape, family.A_s.shape
     ((2, 6), (3, 6))
     """
-    for name, rank in (("latent", latent), ("weak_rank", weak_rank), ("strong_rank", strong_rank)):
-        require_integer(name, rank, 1)
+    _require(noise, latent=latent, weak_rank=weak_rank, strong_rank=strong_rank)
+    for name, rank in (("weak_rank", weak_rank), ("strong_rank", strong_rank)):
         if rank > latent:
             raise InputError(f"{name} must be at most latent = {latent}, got {rank}")
-    require_range("noise", noise, 0)
     weak_key, strong_key, target_key = jax.random.split(key, 3)
     weak, strong = (jax.random.orthogonal(k, latent) for k in (weak_key, strong_key))
     target = _unit(jax.random.normal(target_key, (strong_rank,)))
@@ -207,22 +188,13 @@ def spiked(
 ) -> GaussianFamily:
     """`low_intrinsic_dimension` with an isotropic tail of the given width on both sides (Xue et al. 2025, spiked covariance).
 
-    Args:
-        key: which principal subspaces.
-        n: rows on which the tails have the given gammas; on m rows they have `gamma n / m`.
-        width: dimension of each tail; the theorem needs it much larger than n.
-        weak_gamma, strong_gamma: the tails' effective regularizations on n rows.
-        principal: as in `low_intrinsic_dimension`.
-
-    Raises:
-        InputError: n or width below 1, a negative gamma, or what `low_intrinsic_dimension` raises.
+    The gammas are the tails' effective regularizations on n rows; on m rows they are `gamma n / m`. The theorem needs a width
+    much larger than n. `principal` is as in `low_intrinsic_dimension`.
 
     >>> family = spiked(jax.random.key(0), 100, 1000, weak_gamma=0.3)
     >>> round(family.tail_w.variance * family.tail_w.width / 100, 3)
     0.3
     """
-    require_integer("n", n, 1)
-    require_integer("width", width, 1)
     tails = _tails(n, width, weak_gamma, strong_gamma)
     family = low_intrinsic_dimension(key, **principal)  # pyright: ignore[reportArgumentType]
     return GaussianFamily(family.A_w, family.A_s, family.a, family.noise, *tails)
@@ -234,25 +206,14 @@ def power_law(
     """Both spectra `i^-exponent`, no gap and no tail: where the theorem is biased and the deterministic equivalent is not.
 
     The whitened weak features are the strong ones turned by the angle whose cosine is `correlation`, each in a random
-    plane: `h_w = L^{1/2} R x`, `h_s = L^{1/2} x`. The target is a random linear function of the strong features, of
-    variance 1.
-
-    Args:
-        key: which planes and which target.
-        exponent: decay of the eigenvalues.
-        width: number of features of both sides, even.
-        correlation: between -1 and 1; 1 makes both sides the same.
-        noise: variance of the label noise.
-
-    Raises:
-        InputError: a width that is odd or below 1, a correlation out of range, a negative noise.
+    plane: `h_w = L^{1/2} R x`, `h_s = L^{1/2} x`. The target is a random linear function of the strong features. Both sides
+    have `width` features, an even number; a correlation of 1 makes them the same.
 
     >>> print(*(f"{x:.3f}" for x in power_law(jax.random.key(0), 1.0, 4).population.ss.diagonal()))
     1.000 0.500 0.333 0.250
     """
-    require_integer("width", width, 1)
+    _require(noise, width=width)
     require_range("correlation", correlation, -1, 1)
-    require_range("noise", noise, 0)
     if width % 2:
         raise InputError(f"width must be even, got {width}")
     planes_key, target_key = jax.random.split(key)
@@ -267,26 +228,16 @@ def power_law(
 def subspaces(strong_rank: int, weak_rank: int, overlap: float, *, noise: ArrayLike = 1.0) -> GaussianFamily:
     """Whitened features on subspaces of given dimensions and correlation dimension (Dong et al. 2025, ridgeless heads).
 
-    `overlap` is `||V_s^T V_w||_F^2`: as many directions in common as its integer part, and one at an angle for the rest.
-    The target lies in the first common direction, so that both sides can express it; heads without ridge then have
-    closed errors, exact at any n.
-
-    Args:
-        strong_rank, weak_rank: dimensions of the two subspaces.
-        overlap: between 1 and the smaller dimension, fractions included.
-        noise: variance of the label noise.
-
-    Raises:
-        InputError: a dimension below 1, an overlap out of range, a negative noise.
+    `overlap` is `||V_s^T V_w||_F^2`, between 1 and the smaller dimension: as many directions in common as its integer part,
+    and one at an angle for the rest. The target lies in the first common direction, so that both sides can express it; heads
+    without ridge then have closed errors, exact at any n.
 
     >>> family = subspaces(strong_rank=3, weak_rank=2, overlap=1.25)
     >>> round(float(jnp.sum(family.population.sw**2)), 3)
     1.25
     """
-    require_integer("strong_rank", strong_rank, 1)
-    require_integer("weak_rank", weak_rank, 1)
+    _require(noise, strong_rank=strong_rank, weak_rank=weak_rank)
     require_range("overlap", overlap, 1, min(strong_rank, weak_rank))
-    require_range("noise", noise, 0)
     common = math.floor(overlap)
     squares = jnp.clip(overlap - jnp.arange(weak_rank), 0, 1)
     shared = jnp.eye(weak_rank, strong_rank) * jnp.sqrt(squares)[:, None]
@@ -308,15 +259,10 @@ def benign_overfitting(
     Target zeta; weak feature `a zeta + b xi`, `b^2 = noise_share`, `a^2 + b^2 = 1`; strong feature zeta; isotropic tails of the
     given width and gammas on n rows. `benign_overfitting_errors` is the limit of wide tails, without ridge.
 
-    Raises:
-        InputError: n or width below 1, a share outside [0, 1], a negative gamma.
-
     >>> family = benign_overfitting(100, 1000, noise_share=0.25, weak_gamma=0.02)
     >>> round(float(family.A_w[0, 1]), 3), round(family.tail_w.variance * family.tail_w.width / 100, 3)
     (0.5, 0.02)
     """
-    require_integer("n", n, 1)
-    require_integer("width", width, 1)
     require_range("noise_share", noise_share, 0, 1)
     share = jnp.asarray(noise_share, jnp.result_type(float))
     weak = jnp.stack([jnp.sqrt(1 - share), jnp.sqrt(share)])
@@ -324,7 +270,7 @@ def benign_overfitting(
     return GaussianFamily(weak[None], zeta, zeta[0], 0.0, *_tails(n, width, weak_gamma, strong_gamma))
 
 
-def benign_overfitting_errors(noise_share: ArrayLike, weak_gamma: ArrayLike, strong_gamma: ArrayLike) -> Errors:
+def benign_overfitting_errors(noise_share: ArrayLike, weak_gamma: ArrayLike, strong_gamma: ArrayLike) -> Predicted:
     """Errors of `benign_overfitting` without ridge, for n and then width going to infinity (Xue et al. 2025, example).
 
     With `s = 1/(1 + weak_gamma)`, `t = 1/(1 + strong_gamma)`: weak error `(1 - a^2 s)^2 + (a b s)^2`, student `(1 - a^2 s t)^2`,
@@ -338,7 +284,7 @@ def benign_overfitting_errors(noise_share: ArrayLike, weak_gamma: ArrayLike, str
     s, t = 1 / (1 + weak_gamma), 1 / (1 + strong_gamma)
     kept = (1 - share) * s
     weak = jnp.square(1 - kept) + kept * share * s
-    return Errors(weak, jnp.square(1 - kept * t), jnp.square(1 - t), jnp.square(t - kept * t))
+    return Predicted(weak, jnp.square(1 - kept * t), jnp.square(1 - t), jnp.square(t - kept * t))
 
 
 def random_features(
@@ -353,25 +299,17 @@ def random_features(
 ) -> GaussianFamily | ReluFamily:
     """Random features of the same Gaussian inputs: few for the teacher, more for the student (Medvedev et al. 2025).
 
-    Args:
-        key: which random weights (rows N(0, L), L the inputs' covariance of trace 1) and which linear target.
-        inputs: dimension of the inputs; their eigenvalues decay as `i^-exponent`.
-        weak_width, strong_width: numbers of features, each scaled by `width^{-1/2}`.
-        activation: "relu" (centred, a `ReluFamily`) or "linear" (a `GaussianFamily`).
-        noise: variance of the label noise; the target's is 1.
-
-    Raises:
-        InputError: another activation, a dimension below 1, a negative noise.
+    Weights have rows N(0, L), L the covariance of the `inputs`, of trace 1 and with eigenvalues that decay as `i^-exponent`;
+    features are scaled by `width^{-1/2}`, the target is linear. The activation is "relu" (centred, a `ReluFamily`) or "linear"
+    (a `GaussianFamily`).
 
     >>> family = random_features(jax.random.key(0), inputs=4, weak_width=2, strong_width=8)
     >>> family.W_w.shape, family.W_s.shape
     ((2, 4), (8, 4))
     """
-    for name, count in (("inputs", inputs), ("weak_width", weak_width), ("strong_width", strong_width)):
-        require_integer(name, count, 1)
+    _require(noise, inputs=inputs, weak_width=weak_width, strong_width=strong_width)
     if activation not in ("relu", "linear"):
         raise InputError(f"activation must be 'relu' or 'linear', got {activation!r}")
-    require_range("noise", noise, 0)
     root = _unit(_root_spectrum(inputs, exponent))
     weak_key, strong_key, target_key = jax.random.split(key, 3)
     pairs = ((weak_key, weak_width), (strong_key, strong_width))
@@ -380,6 +318,12 @@ def random_features(
     if activation == "linear":
         return GaussianFamily(W_w, W_s, target, noise)
     return ReluFamily(W_w, W_s, jnp.stack([target, -target]), jnp.array([1.0, -1.0], target.dtype), noise)
+
+
+def _require(noise: ArrayLike = 0.0, **counts: int) -> None:
+    for name, count in counts.items():
+        require_integer(name, count, 1)
+    require_range("noise", noise, 0)
 
 
 def _root_spectrum(count: int, exponent: ArrayLike) -> Array:
@@ -392,6 +336,7 @@ def _unit(vector: Array) -> Array:
 
 
 def _tails(n: int, width: int, weak_gamma: ArrayLike, strong_gamma: ArrayLike) -> tuple[Tail, Tail]:
+    _require(n=n, width=width)
     require_range("weak_gamma", weak_gamma, 0)
     require_range("strong_gamma", strong_gamma, 0)
     return Tail(weak_gamma * n / width, width), Tail(strong_gamma * n / width, width)
@@ -429,10 +374,8 @@ def _gaussian_sample(key: Array, family: GaussianFamily, n: int, width_w: int, w
             return features
         return jnp.concatenate([features, jnp.sqrt(tail.variance) * jax.random.normal(key, (n, width), dtype)], 1)
 
-    target = matmul(x, family.a)
-    y = target + jnp.sqrt(jnp.asarray(family.noise, dtype)) * jax.random.normal(noise, (n,), dtype)
     h_w, h_s = seen(weak, family.A_w, family.tail_w, width_w), seen(strong, family.A_s, family.tail_s, width_s)
-    return Sample(h_w, h_s, y, target)
+    return _labelled(noise, family.noise, h_w, h_s, matmul(x, family.a))
 
 
 @partial(jax.jit, static_argnames="n")
@@ -441,9 +384,12 @@ def _relu_sample(key: Array, family: ReluFamily, n: int) -> Sample:
     dtype = accumulation_dtype(family.W_w.dtype)
     x = jax.random.normal(inputs, (n, family.W_w.shape[1]), dtype)
     h_w, h_s, hidden = (jax.nn.relu(matmul(x, W.T)) - _relu_mean(W) for W in (family.W_w, family.W_s, family.W_t))
-    target = matmul(hidden, family.c)
-    y = target + jnp.sqrt(jnp.asarray(family.noise, dtype)) * jax.random.normal(noise, (n,), dtype)
-    return Sample(h_w, h_s, y, target)
+    return _labelled(noise, family.noise, h_w, h_s, matmul(hidden, family.c))
+
+
+def _labelled(key: Array, noise: ArrayLike, h_w: Array, h_s: Array, target: Array) -> Sample:
+    spread = jnp.sqrt(jnp.asarray(noise, target.dtype))
+    return Sample(h_w, h_s, target + spread * jax.random.normal(key, target.shape, target.dtype), target)
 
 
 def _relu_mean(W: Array) -> Array:

@@ -64,10 +64,16 @@ def _wide(n: int, **more: Any) -> Any:
     return synthetic.spiked(KEY(1), n, round(n**1.5), **more)
 
 
-def _power_law() -> Any:
+def _power_law(_: int) -> Any:
     return synthetic.power_law(KEY(2), 1.0, POWER_LAW_WIDTH, noise=0.25)
 
 
+def _relu(_: int) -> Any:
+    return synthetic.random_features(KEY(3), 20, 40, 160, exponent=1.0)
+
+
+_POWER_LAW = f"power law i^-1, d = {POWER_LAW_WIDTH}, noise sd .5"
+_SUBSPACES = "subspaces of 30 and 10, noise, no ridge"
 SCENARIOS: dict[str, Scenario] = {
     "low": Scenario("low dimension, no tail", lambda n: synthetic.low_intrinsic_dimension(KEY(1)), 0.1, True),
     "spiked": Scenario("wide tails (d = n^1.5)", _wide, 0.1, True),
@@ -76,19 +82,9 @@ SCENARIOS: dict[str, Scenario] = {
     "benign": Scenario("benign overfitting", lambda n: synthetic.benign_overfitting(n, round(n**1.5)), 0.0, True),
     "noise": Scenario("wide tails, label noise sd 1", lambda n: _wide(n, noise=1.0), 0.1, False),
     "proportional": Scenario("tails of width 2n", lambda n: synthetic.spiked(KEY(1), n, 2 * n), 0.1, False),
-    "power_law": Scenario(
-        f"power law i^-1, d = {POWER_LAW_WIDTH}, noise sd .5", lambda n: _power_law(), 1e-2, False, share=0.05
-    ),
-    "subspaces": Scenario(
-        "subspaces of 30 and 10, noise, no ridge", lambda n: synthetic.subspaces(30, 10, 5.5), 0.0, False, share=4.0
-    ),
-    "relu": Scenario(
-        "ReLU features, 40 teach 160",
-        lambda n: synthetic.random_features(KEY(3), 20, 40, 160, exponent=1.0),
-        1e-3,
-        False,
-        share=0.02,
-    ),
+    "power_law": Scenario(_POWER_LAW, _power_law, 1e-2, False, share=0.05),
+    "subspaces": Scenario(_SUBSPACES, lambda n: synthetic.subspaces(30, 10, 5.5), 0.0, False, share=4.0),
+    "relu": Scenario("ReLU features, 40 teach 160", _relu, 1e-3, False, share=0.02),
 }
 
 
@@ -186,12 +182,12 @@ def run_verify(
         raise InputError(f"largest must be at least {SIZES[0]}, got {largest}")
     require_range("effort", effort, 0)
     counts = {(s, n): max(20, round(TRIALS[n] * effort * SCENARIOS[s].share)) for s in scenarios for n in sizes}
-    store = _Store(out, {"w2s_verify": version("w2s_jax"), "seed": seed})
-    jobs = [(s, n, chunk) for s, n in counts for chunk in _chunks(n, counts[s, n])]
-    for scenario, n, (first, count) in track(jobs, progress, "experiments"):
-        if (scenario, n, first, count) not in store.chunks:
-            store.add((scenario, n, first, count), _simulated(scenario, n, first, count, seed))
-    cells = tuple(_cell(s, n, store.trials(s, n, list(_chunks(n, counts[s, n])))) for s, n in counts)
+    kept = _Kept(out, {"w2s_verify": version("w2s_jax"), "seed": seed})
+    jobs = {(s, n): [(s, n, *chunk) for chunk in _chunks(n, trials)] for (s, n), trials in counts.items()}
+    for job in track([job for parts in jobs.values() for job in parts], progress, "experiments"):
+        if job not in kept.chunks:
+            kept.add(job, _simulated(*job, seed))
+    cells = tuple(_cell(*place, [kept.chunks[job] for job in parts]) for place, parts in jobs.items())
     rates = {s: _rate([cell for cell in cells if cell.scenario == s]) for s in scenarios}
     return Verification(cells, rates, {s: _broken(s) for s in scenarios})
 
@@ -214,30 +210,25 @@ def _simulated(scenario: str, n: int, first: int, count: int, seed: int) -> dict
     return {name: np.asarray(values, float).tolist() for name, values in found._asdict().items()}
 
 
-class _Store:
+class _Kept:
     """Finished chunks by (scenario, n, first trial, trials), kept as lines of a file if one is named."""
 
     def __init__(self, path: str | os.PathLike | None, header: dict[str, Any]) -> None:
         self.path = None if path is None else Path(path)
         self.chunks: dict[tuple, dict[str, list[float]]] = {}
-        for line in self._read(header):
-            self.chunks[tuple(line["chunk"])] = line["trials"]
-
-    def _read(self, header: dict[str, Any]) -> list[dict[str, Any]]:
-        """The complete lines after the header; what a killed run left of a last one is cut off."""
         if self.path is None:
-            return []
+            return
         with self._faults():
             if not self.path.exists():
                 self.path.write_text(json.dumps(header) + "\n")
             *lines, rest = self.path.read_text().split("\n")
             if lines[:1] != [json.dumps(header)]:
-                raise InputError(
-                    f"{self.path} does not hold trials of this version and seed: name another file, or remove it"
-                )
-            if rest:
+                different = "does not hold trials of this version and seed: name another file, or remove it"
+                raise InputError(f"{self.path} {different}")
+            if rest:  # what a killed run left of its last line
                 self.path.write_text("\n".join(lines) + "\n")
-        return [json.loads(line) for line in lines[1:]]
+        kept = map(json.loads, lines[1:])
+        self.chunks |= {tuple(line["chunk"]): line["trials"] for line in kept}
 
     def add(self, chunk: tuple, trials: dict[str, list[float]]) -> None:
         self.chunks[chunk] = trials
@@ -252,25 +243,17 @@ class _Store:
         except OSError as error:
             raise InputError(f"cannot keep trials in {self.path}: {error.strerror}") from error
 
-    def trials(self, scenario: str, n: int, chunks: list[tuple[int, int]]) -> dict[str, np.ndarray]:
-        """All trials of a scenario at one n."""
-        parts = [self.chunks[scenario, n, first, count] for first, count in chunks]
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
-
-def _cell(scenario: str, n: int, trials: dict[str, np.ndarray]) -> Cell:
+def _cell(scenario: str, n: int, parts: list[dict[str, list[float]]]) -> Cell:
+    trials = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     count = len(trials["gap"])
     mean = {name: float(trials[name].mean()) for name in MEASURED}
     se = {name: float(trials[name].std(ddof=1) / count**0.5) for name in MEASURED}
-    equivalent = _equivalent(scenario, n)
+    family, *numbers = _at(scenario, n)
+    equivalent = deterministic_equivalent(family.population, *numbers)
     predicted = {name: float(getattr(equivalent, name)) for name in MEASURED}
     off = [_median_band(np.abs(trials[p] / trials["gap"] - 1)) for p in ("theorem", "theorem_without_gamma")]
     return Cell(scenario, n, count, mean, se, predicted, off[0], off[1])
-
-
-def _equivalent(scenario: str, n: int) -> Equivalent:
-    family, *numbers = _at(scenario, n)
-    return deterministic_equivalent(family.population, *numbers)
 
 
 def _median_band(values: np.ndarray) -> tuple[float, float, float]:
@@ -305,25 +288,24 @@ def _report(found: Verification) -> list[str]:
         "theorem without gamma, and the deterministic equivalent (against the mean; ± twice the mean's standard error).",
         f"{'':>8}{'trials':>8}{'gap':>10}{'theorem':>22}{'no gamma':>10}{'equivalent':>18}{'worst of four':>15}",
     ]
-    for name in dict.fromkeys(cell.scenario for cell in found.cells):
+    for name in found.rates:
         slope, error = found.rates[name]
         spread = error * t_quantile(0.95, max(1, len(found.of(name)) - 2))
         rate = f"theorem's error ~ n^{slope:.2f} ± {spread:.2f}; " if slope == slope else ""
-        broken = found.broken[name]
-        conditions = (
-            f"condition{'s' * (len(broken) > 1)} {', '.join(map(str, broken))} broken" if broken else "conditions hold"
-        )
+        broken = ", ".join(map(str, found.broken[name]))
+        conditions = f"condition{'s' * (', ' in broken)} {broken} broken" if broken else "conditions hold"
         lines += ["", f"{SCENARIOS[name].title}: {rate}{conditions} at n = 1,000"]
-        for cell in found.of(name):
-            median, low, high = cell.theorem
-            band = f"{median:>8.1%} [{low:.1%}, {high:.1%}]"
-            equivalent = f"{cell.bias['gap']:+.2%} ± {cell.noise['gap']:.2%}"
-            worst = max((abs(bias), bias) for bias in cell.bias.values())[1]
-            lines.append(
-                f"n ={cell.n:>6}{cell.trials:>7}{cell.mean['gap']:>10.4g}{band:>22}{cell.without_gamma[0]:>10.1%}"
-                f"{equivalent:>18}{worst:>+15.2%}"
-            )
+        lines += map(_line, found.of(name))
     return lines
+
+
+def _line(cell: Cell) -> str:
+    median, low, high = cell.theorem
+    band = f"{median:>8.1%} [{low:.1%}, {high:.1%}]"
+    equivalent = f"{cell.bias['gap']:+.2%} ± {cell.noise['gap']:.2%}"
+    worst = max(cell.bias.values(), key=abs)
+    numbers = f"{cell.mean['gap']:>10.4g}{band:>22}{cell.without_gamma[0]:>10.1%}{equivalent:>18}{worst:>+15.2%}"
+    return f"n ={cell.n:>6}{cell.trials:>7}{numbers}"
 
 
 def phase_diagram(points: int = 61) -> tuple[np.ndarray, Equivalent]:
@@ -335,4 +317,4 @@ def phase_diagram(points: int = 61) -> tuple[np.ndarray, Equivalent]:
     """
     ratio = np.geomspace(0.1, 30, points)
     rows = np.maximum(ratio * POWER_LAW_WIDTH, 1)
-    return ratio, deterministic_equivalent(_power_law().population, rows[:, None], rows[None, :], 1e-2, 1e-2)
+    return ratio, deterministic_equivalent(_power_law(0).population, rows[:, None], rows[None, :], 1e-2, 1e-2)

@@ -17,7 +17,7 @@ def plot_verification(found: Verification, path: str | os.PathLike) -> None:
     Raises:
         InputError: matplotlib is missing, or the path cannot be written or has an extension it does not know.
     """
-    names = list(dict.fromkeys(cell.scenario for cell in found.cells))
+    names = list(found.rates)
     rows = -(-(len(names) + 2) // 4)
     figure = new_figure(13, 3.1 * rows)
     panels = figure.subplots(rows, 4, squeeze=False).reshape(-1)
