@@ -116,7 +116,7 @@ def penalty_path(quick: bool) -> dict[str, Any]:
     h, y = jnp.asarray(rng.standard_normal((n, d)), jnp.float32), jnp.asarray(rng.standard_normal(n), jnp.float32)
     betas = jnp.geomspace(1e-5, 1, 100)
     one, compile_one = timed(lambda: w2s.ridge_probe(h, y, 1e-3), 15)
-    path, compile_path = timed(lambda: w2s.ridge_probe_path(h, y, betas), 15)
+    path, compile_path = timed(lambda: w2s.heads.ridge_probe_path(h, y, betas), 15)
     return {
         "n, d, penalties": [n, d, 100],
         "one fit s": one,

@@ -2,8 +2,8 @@
 
     python -m benchmarks.precision [--quick] [--out FILE.json]
 
-`products` measures products H^T H for several widths (`w2s_jax.fastest_precision`): errors are relative to float64, for all
-rows and for a few alone, and the choice is the fastest within twice full float32's error for both.
+`products` measures products H^T H for several widths (`w2s_jax.devices.fastest_precision`): errors are relative to float64, for
+all rows and for a few alone, and the choice is the fastest within twice full float32's error for both.
 `streaming` times `w2s_jax.moments` of a pair at each precision.
 """
 
@@ -23,7 +23,7 @@ def precision_of_products(quick: bool) -> dict[str, Any]:
     rows, widths = (1024, (64, 128)) if quick else (8192, (512, 1024, 2048))
     figures: dict[str, Any] = {}
     for width in widths:
-        report = w2s.fastest_precision(rows, width)
+        report = w2s.devices.fastest_precision(rows, width)
         for m in report.measured:
             key = f"{rows} x {width} {m.name}: error, over float32's, s"
             figures[key] = [m.error, m.relative, m.seconds]
@@ -38,7 +38,7 @@ def precision_of_moments(quick: bool) -> dict[str, Any]:
     h_w, h_s = (jnp.asarray(rng.standard_normal((n, d), np.float32)) for d in (d_w, d_s))
     work = 2e-9 * n * (d_w * d_w + d_s * d_s + d_s * d_w)
     figures: dict[str, Any] = {"n, d_w, d_s": [n, d_w, d_s]}
-    for name in w2s.supported_precisions():
+    for name in w2s.devices.supported_precisions():
         seconds, compiling = timed(lambda name=name: w2s.moments(h_w, h_s, precision=name), 3)
         figures[f"moments {name}: s, compile s, GFLOP/s"] = [seconds, compiling, work / seconds]
     return figures

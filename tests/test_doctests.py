@@ -1,4 +1,4 @@
-"""Examples in docstrings run and print what they show."""
+"""Every public name has an example, and examples in docstrings run and print what they show."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import importlib
 import pkgutil
 
 import pytest
+from test_docs import PUBLIC
 
 import w2s_jax
 
@@ -28,3 +29,9 @@ def test_examples_run(name):
         runner.run(test)
     assert runner.summarize(verbose=False).attempted > 0
     assert runner.failures == 0
+
+
+def test_every_public_name_has_an_example():
+    """Each function and class that the top of the package or a wing says is public."""
+    ours = {name: value for name, value in PUBLIC.items() if value.__module__.startswith("w2s_jax")}
+    assert [name for name, value in ours.items() if ">>>" not in (value.__doc__ or "")] == []

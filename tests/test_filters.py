@@ -102,15 +102,15 @@ def test_from_head_estimates_gamma_from_the_tail(x64):
     lam = VALUES[:k] - gamma
     f = ridge.from_head(beta, n_fit, rank=k)(jnp.asarray(VALUES), N)
     assert entrywise_error(f, np.pad(lam / (lam + beta + gamma * N / n_fit), (0, 12 - k))) <= 1e-14
-    assert entrywise_error(tail_gamma(jnp.asarray(VALUES), k, N), gamma) <= 1e-14
+    assert entrywise_error(tail_gamma(jnp.asarray(VALUES), rank=k, n=N), gamma) <= 1e-14
 
 
 GRIDS = {
-    "ridge": lambda b, t, r: ridge(b, t, r),
-    "from_head": lambda b, t, r: ridge.from_head(b, np.array([[10, 20, 30]]), t, r),
-    "projection": lambda b, t, r: projection(t, r),
-    "gradient_flow": lambda b, t, r: gradient_flow(b, t, r),
-    "iterated_tikhonov": lambda b, t, r: iterated_tikhonov(b, np.array([[1, 2, 5]]), t, r),
+    "ridge": lambda b, t, r: ridge(b, t, rank=r),
+    "from_head": lambda b, t, r: ridge.from_head(b, np.array([[10, 20, 30]]), t, rank=r),
+    "projection": lambda b, t, r: projection(t, rank=r),
+    "gradient_flow": lambda b, t, r: gradient_flow(b, t, rank=r),
+    "iterated_tikhonov": lambda b, t, r: iterated_tikhonov(b, np.array([[1, 2, 5]]), t, rank=r),
 }
 
 

@@ -1,8 +1,11 @@
-"""The house: wings import each other only downwards, and nothing imports in a circle."""
+"""The house: wings import each other only downwards, nothing imports in a circle, and a name is one type."""
 
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -70,6 +73,34 @@ def test_no_circle():
         free = {path for path, needs in graph.items() if not needs & graph.keys()}
         assert free, f"a circle among {sorted(map(str, graph))}"
         graph = {path: needs for path, needs in graph.items() if path not in free}
+
+
+def test_importing_starts_no_device():
+    """`import w2s_jax` has every wing, but neither a device nor the packages that only extras need."""
+    extras = "matplotlib", "pandas", "pyarrow", "safetensors", "sklearn", "tensorstore"
+    code = f"""
+import sys, jax, w2s_jax
+from jax._src import xla_bridge
+assert not xla_bridge.backends_are_initialized()
+assert not sys.modules.keys() & set({extras})
+w2s_jax.theory.decomposability, w2s_jax.heads.losses.softmax, w2s_jax.studies.simulate
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_name_is_one_type():
+    """No two classes or aliases of types share a name, a leading underscore aside."""
+    found = Counter(name for path in FILES for name in types_in(path))
+    assert [name for name, count in found.items() if count > 1] == []
+
+
+def types_in(path: Path) -> list[str]:
+    """The classes of a file, and what else its top level assigns to a name in CamelCase, without leading underscores."""
+    tree = ast.parse((ROOT / path).read_text())
+    assigned = [node.targets[0] for node in tree.body if isinstance(node, ast.Assign)]
+    names = [node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    names += [target.id for target in assigned if isinstance(target, ast.Name) and not target.id.isupper()]
+    return [name.lstrip("_") for name in names if name.lstrip("_")[:1].isupper()]
 
 
 def _file(parts: tuple[str, ...]) -> Path:

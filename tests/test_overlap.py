@@ -270,7 +270,7 @@ def test_gaps_of_leading_eigenpairs_are_those_of_all(shape, bias, cut, x64):
     about = Pair(*(x - bias * x.mean(0) for x in p))
     for found in (
         overlap(*p, bias=bias, rank=rank),
-        overlap_from_moments(moments(*p, bias=bias), rank),
+        overlap_from_moments(moments(*p, bias=bias), rank=rank),
         overlap_from_kernels(about.h_w @ about.h_w.T, about.h_s @ about.h_s.T, about.y, rank=rank),
     ):
         assert (found.C.shape, found.a_w.shape, found.a_s.shape) == ((8, 7), (7, 2), (8, 2))

@@ -125,7 +125,7 @@ def test_tail_gamma_is_that_of_the_reference(x64):
     h = pair("generic", *SHAPES[2]).h_w
     ranks = np.array([[0, 1], [5, 12]])
     expected = [[reference.gamma(h, k) for k in row] for row in ranks]
-    found = tail_gamma(eigenpairs(second_moment(h, np.float64), len(h)).values, ranks, len(h))
+    found = tail_gamma(eigenpairs(second_moment(h, np.float64), len(h)).values, rank=ranks, n=len(h))
     assert entrywise_error(found, expected) <= 1e-13
 
 
@@ -133,7 +133,7 @@ def test_tail_gamma_is_that_of_the_reference(x64):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (dict(rule="elbow", level=1), "rule must be threshold, rank, .* got 'elbow'"),
+        (dict(rule="elbow", level=1), "rule must be 'threshold', 'rank', .* got 'elbow'"),
         (dict(rule="threshold"), "rule 'threshold' needs a level, got None"),
         (dict(rule="threshold", level=1.5), "level must be between 0 and 1, got 1.5"),
         (dict(rule="explained_variance", level=np.array([0.5, -0.5])), "level must be between 0 and 1, got -0.5"),
@@ -280,8 +280,8 @@ def test_eigenvalues_come_in_descending_order():
     """NumPy's ascending ones are refused, integers and lists taken, a spectrum of 16-bit numbers computed in float32."""
     values = [4, 2, 1]
     assert int(principal_rank(values, "threshold", 0.3)) == 2
-    assert float(tail_gamma(values, 1, 10)) == pytest.approx(0.3)
-    for call in (lambda v: principal_rank(v, "threshold", 0.3), lambda v: tail_gamma(v, 1, 10)):
+    assert float(tail_gamma(values, rank=1, n=10)) == pytest.approx(0.3)
+    for call in (lambda v: principal_rank(v, "threshold", 0.3), lambda v: tail_gamma(v, rank=1, n=10)):
         with pytest.raises(InputError, match="eigenvalues must be in descending order"):
             call(values[::-1])
         with pytest.raises(InputError, match=r"eigenvalues must have shape \(k,\), got \(3, 3\)"):
@@ -289,6 +289,6 @@ def test_eigenvalues_come_in_descending_order():
     with pytest.raises(InputError, match=r"level of the rule 'rank' must be whole numbers, got 1\.5"):
         principal_rank(values, "rank", 1.5)
     with pytest.raises(InputError, match="n must be at least 1, got 0"):
-        tail_gamma(values, 1, 0)
+        tail_gamma(values, rank=1, n=0)
     matrix = np.diag([4.0, 2, 1])
     assert spectrum(jnp.asarray(matrix, jnp.bfloat16), 5).values.tolist() == values

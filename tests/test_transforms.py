@@ -15,7 +15,6 @@ from jax.experimental import checkify
 
 from w2s_jax import (
     Overlap,
-    equivalent_errors,
     example_scores,
     gap_bound,
     gap_norm,
@@ -36,6 +35,7 @@ from w2s_jax import (
     tail_gamma,
 )
 from w2s_jax._core.response import apply_response
+from w2s_jax.theory import equivalent_errors
 
 N, D_W, D_S = 12, 5, 16
 PRODUCTS = ("ww", "ss", "sw", "wy", "sy", "yy")
@@ -62,8 +62,12 @@ def rebuilt(h_w, h_s, y):
 
 def leading(h_w, h_s, y):
     """Trace and tail of the strong second moment from its leading part, and its matrix through a filter that cuts within."""
-    s = spectrum(h_s.T @ h_s / N, N, 7)
-    return [jnp.sum(s.all_values), tail_gamma(s.all_values, 5, N), s.vectors @ apply_response(STRONG, s, s.vectors.T)]
+    s = spectrum(h_s.T @ h_s / N, N, rank=7)
+    return [
+        jnp.sum(s.all_values),
+        tail_gamma(s.all_values, rank=5, n=N),
+        s.vectors @ apply_response(STRONG, s, s.vectors.T),
+    ]
 
 
 def seen(P, y):
@@ -96,11 +100,11 @@ WITH_HEADS: dict[str, Callable] = {
 DIFFERENTIABLE: dict[str, Callable] = {
     "moments": lambda *p: [[getattr(m, name) for name in PRODUCTS] for m in (moments(*p), moments(*p, bias=True))],
     "moments_from_batches": lambda *p: moments_from_batches([p, p], bias=True).sw,
-    "spectrum": lambda *p: [values(*p), tail_gamma(values(*p), 2, N)],
+    "spectrum": lambda *p: [values(*p), tail_gamma(values(*p), rank=2, n=N)],
     "leading eigenpairs": leading,
     "gap of leading pairs": lambda *p: prediction_gap(overlap(*p, rank=(5, 7)), WEAK, STRONG),
     "norms of leading pairs": lambda h_w, h_s, y: [
-        gap_norm(overlap_from_moments(moments(h_w, h_s), (4, 7)), WEAK, STRONG, ord) for ord in ("op", "fro")
+        gap_norm(overlap_from_moments(moments(h_w, h_s), rank=(4, 7)), WEAK, STRONG, ord) for ord in ("op", "fro")
     ],
     "gap of a grid": lambda *p: prediction_gap(overlap(*p), ridge(np.array([0.1, 0.3]), **CUT), STRONG),
 }
@@ -247,14 +251,14 @@ def test_gradients_export_for_every_platform(name):
 def test_the_block_method_exports_for_every_platform():
     """So do leading eigenpairs at a size where the block method finds them, and their derivative."""
     matrix = np.diag(1.0 / np.arange(1, 601, dtype=np.float32))
-    for f in (lambda m: spectrum(m, 9, 4).values, jax.grad(lambda m: jnp.sum(spectrum(m, 9, 4).values))):
+    for f in (lambda m: spectrum(m, 9, rank=4).values, jax.grad(lambda m: jnp.sum(spectrum(m, 9, rank=4).values))):
         assert export.export(jax.jit(f), platforms=("cpu", "cuda", "tpu"))(matrix).mlir_module()
 
 
 CHECKED = {
     "moments": lambda h_w, h_s, y: moments(h_w, h_s, y).ww,
     "spectrum": lambda h_w, h_s, y: spectrum(h_w.T @ h_w, N).values,
-    "leading": lambda h_w, h_s, y: spectrum(h_w.T @ h_w, N, 3).values,
+    "leading": lambda h_w, h_s, y: spectrum(h_w.T @ h_w, N, rank=3).values,
     "overlap": lambda h_w, h_s, y: overlap(h_w, h_s, y).C,
     "kernels": lambda h_w, h_s, y: overlap_from_kernels(h_w @ h_w.T, h_s @ h_s.T, y).C,
     "scores": lambda h_w, h_s, y: example_scores(h_w, h_s, y, WEAK, STRONG),

@@ -8,7 +8,7 @@ result computed with them has that broadcast shape in front: a grid is one call.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import jax
@@ -25,7 +25,12 @@ from w2s_jax.spectrum import tail_gamma
 
 
 class Filter:
-    """Base of all filters; called with eigenvalues (k,) and the number of rows it returns f, shape + (k,)."""
+    """Base of all filters; called with eigenvalues (k,) and the number of rows it returns f, shape + (k,).
+
+    >>> grid = ridge(jnp.array([[0.1], [1.0]]), threshold=jnp.array([0.0, 0.01, 0.1]))
+    >>> grid.shape, grid(jnp.array([3.0, 1.0]), n=10).shape
+    ((2, 3), (2, 3, 2))
+    """
 
     bounds: ClassVar[dict[str, float | None]] = {}
     threshold: ArrayLike
@@ -86,17 +91,22 @@ class ridge(Filter):
 
     Raises:
         InputError: a negative strength, threshold or rank, a threshold above 1, parameters that do not broadcast.
+
+    >>> ridge(1.0)(jnp.array([3.0, 1.0]), n=10).tolist()
+    [0.75, 0.5]
+    >>> ridge(0.0, threshold=0.5)(jnp.array([3.0, 1.0]), n=10).tolist()
+    [1.0, 0.0]
     """
 
     strength: ArrayLike
     threshold: ArrayLike = 0.0
-    rank: ArrayLike | None = None
-    n_fit: ArrayLike | None = None
+    rank: ArrayLike | None = field(default=None, kw_only=True)
+    n_fit: ArrayLike | None = field(default=None, kw_only=True)
     bounds: ClassVar[dict[str, float | None]] = {"strength": None}
 
     @classmethod
     def from_head(
-        cls, ridge: ArrayLike, n_fit: ArrayLike, threshold: ArrayLike = 0.0, rank: ArrayLike | None = None
+        cls, ridge: ArrayLike, n_fit: ArrayLike, threshold: ArrayLike = 0.0, *, rank: ArrayLike | None = None
     ) -> ridge:
         """The filter of a ridge head of that penalty fitted on n_fit rows, its tail's gamma estimated from the spectrum.
 
@@ -104,12 +114,12 @@ class ridge(Filter):
         rows at hand and `gamma = (1/n) sum of those beyond the cut`. The weak filter takes the rows of the labelled
         split as n_fit, the strong filter those of the student's split.
         """
-        return cls(ridge, threshold, rank, n_fit)
+        return cls(ridge, threshold, rank=rank, n_fit=n_fit)
 
     def curve(self, values: Array, n: Array) -> Callable[[Array], Array]:
         b, gamma = _last_axis(self.strength, values), jnp.zeros((1,), values.dtype)
         if self.n_fit is not None:
-            gamma = tail_gamma(values, jnp.sum(self.kept(values), -1), n)[..., None]
+            gamma = tail_gamma(values, rank=jnp.sum(self.kept(values), -1), n=n)[..., None]
             b = b + gamma * n / _last_axis(self.n_fit, values)
 
         def f(mu: Array) -> Array:
@@ -126,10 +136,13 @@ class projection(Filter):
 
     Raises:
         InputError: a negative threshold or rank, a threshold above 1, parameters that do not broadcast.
+
+    >>> projection(rank=1)(jnp.array([3.0, 1.0]), n=10).tolist()
+    [1.0, 0.0]
     """
 
     threshold: ArrayLike = 0.0
-    rank: ArrayLike | None = None
+    rank: ArrayLike | None = field(default=None, kw_only=True)
 
     def curve(self, values: Array, n: Array) -> Callable[[Array], Array]:
         return jnp.ones_like
@@ -144,11 +157,14 @@ class gradient_flow(Filter):
 
     Raises:
         InputError: a negative time, threshold or rank, a threshold above 1, parameters that do not broadcast.
+
+    >>> [f"{x:.2f}" for x in gradient_flow(jnp.log(2))(jnp.array([2.0, 1.0]), n=10)]
+    ['0.75', '0.50']
     """
 
     time: ArrayLike
     threshold: ArrayLike = 0.0
-    rank: ArrayLike | None = None
+    rank: ArrayLike | None = field(default=None, kw_only=True)
     bounds: ClassVar[dict[str, float | None]] = {"time": None}
 
     def curve(self, values: Array, n: Array) -> Callable[[Array], Array]:
@@ -163,12 +179,16 @@ class iterated_tikhonov(Filter):
 
     Raises:
         InputError: a negative parameter, a threshold above 1, parameters that do not broadcast.
+
+    >>> twice = iterated_tikhonov(1.0, 2)(jnp.array([3.0, 1.0]), n=10)
+    >>> [f"{x:.4f}" for x in twice]
+    ['0.9375', '0.7500']
     """
 
     strength: ArrayLike
     iterations: ArrayLike
     threshold: ArrayLike = 0.0
-    rank: ArrayLike | None = None
+    rank: ArrayLike | None = field(default=None, kw_only=True)
     bounds: ClassVar[dict[str, float | None]] = {"strength": None, "iterations": None}
 
     def curve(self, values: Array, n: Array) -> Callable[[Array], Array]:

@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +21,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from w2s_jax._core.arrays import matmul
-from w2s_jax._core.checks import InputError
+from w2s_jax._core.checks import InputError, require_choice
 from w2s_jax._core.lanczos import Problem, leading_values, leading_vectors, random_start
 from w2s_jax._core.response import apply_response, evaluate, require_reach
 from w2s_jax.filters import Filter
@@ -36,6 +37,7 @@ from w2s_jax.overlap import (
 from w2s_jax.spectrum import checked_rank
 
 POINTS_PER_CHUNK = 128
+Norm = Literal["op", "fro"]
 
 
 @jax.tree_util.register_dataclass
@@ -45,6 +47,11 @@ class PrincipalKernel:
 
     `P @ y` for y (n,) or (n, c), `P.diagonal()` (n,), `P.trace()` (effective degrees of freedom), `P.to_dense()` (n, n).
     With array parameters in the filter every result has their shape in front.
+
+    >>> from w2s_jax import projection
+    >>> P = principal_kernel([[1.0], [0.0]], projection())
+    >>> P.shape, [f"{x:.2f}" for x in P @ [3.0, 1.0]], round(float(P.trace()), 4)
+    ((2, 2), ['3.00', '0.00'], 1.0)
     """
 
     U: Float[Array, "n k"]
@@ -97,6 +104,11 @@ def principal_kernel(
     Raises:
         InputError: not 2-D, zero, NaN or infinite entries, a bad rank, or (outside jit; NaN inside) a filter that may keep
             more than the leading eigenvalues.
+
+    >>> from w2s_jax import ridge
+    >>> P = principal_kernel([[2.0], [0.0]], ridge([0.0, 2.0]))  # lambda = 2
+    >>> [f"{x:.2f}" for x in P.trace()]
+    ['1.00', '0.50']
     """
     rank = None if rank is None else checked_rank(rank)
     _require_filter("filter", filter)
@@ -116,6 +128,11 @@ def prediction_gap(overlap: Overlap, weak: Filter, strong: Filter) -> Float[Arra
         InputError: the overlap has no labels, the filters do not broadcast, or (outside jit; NaN inside) they may keep
             more than the overlap's leading eigenvalues.
 
+    >>> from w2s_jax import overlap, projection
+    >>> o = overlap([[1.0], [0.0]], [[1.0, 0.0], [0.0, 1.0]], [3.0, 1.0])  # the weak model sees the first row alone
+    >>> round(float(prediction_gap(o, projection(), projection())), 4)
+    0.5
+
     Source: Xue et al. 2025, main theorem; computed as `||F_s (a_s - C F_w a_w)||^2`.
     """
     _require_reach(overlap, weak, strong)
@@ -128,7 +145,7 @@ def _prediction_gap(overlap: Overlap, weak: Filter, strong: Filter) -> Array:
     return jnp.sum(lost * lost, -2).reshape(*grid_shape(weak, strong), *_labels(overlap)[2].shape)
 
 
-def gap_norm(overlap: Overlap, weak: Filter, strong: Filter, ord: str = "op") -> Float[Array, "*grid"]:
+def gap_norm(overlap: Overlap, weak: Filter, strong: Filter, ord: Norm = "op") -> Float[Array, "*grid"]:
     """Label-free size of the gap, `||P_s (I - P_w)||`, not squared; between 0 and 1 for "op".
 
     Args:
@@ -141,16 +158,20 @@ def gap_norm(overlap: Overlap, weak: Filter, strong: Filter, ord: str = "op") ->
         InputError: ord is neither, the filters do not broadcast, or (outside jit; NaN inside) they may keep more than
             the overlap's leading eigenvalues.
 
+    >>> from w2s_jax import overlap, ridge
+    >>> o = overlap([[1.0], [0.0]], [[1.0, 0.0], [0.0, 1.0]])  # the weak model sees the first row alone
+    >>> gap_norm(o, ridge(0.5), ridge([0.0, 0.5])).round(4).tolist(), float(gap_norm(o, ridge(0.0), ridge(0.0), "fro"))
+    ([1.0, 0.5], 1.0)
+
     Source: Xue et al. 2025, label-free bound; `lambda_max` or trace of `F_s (I - C (2 F_w - F_w^2) C^T) F_s`.
     """
-    if ord not in ("op", "fro"):
-        raise InputError(f"ord must be 'op' or 'fro', got {ord!r}")
+    require_choice("ord", ord, Norm)
     _require_reach(overlap, weak, strong)
     return _gap_norm(overlap, weak, strong, ord)
 
 
 @partial(jax.jit, static_argnames="ord")
-def _gap_norm(overlap: Overlap, weak: Filter, strong: Filter, ord: str) -> Array:
+def _gap_norm(overlap: Overlap, weak: Filter, strong: Filter, ord: Norm) -> Array:
     grid = grid_shape(weak, strong)
     squared = _op_squared(overlap, weak, strong) if ord == "op" else _fro_squared(overlap, weak, strong)
     return _root(squared).reshape(grid)
@@ -161,6 +182,11 @@ def gap_bound(overlap: Overlap, weak: Filter, strong: Filter) -> Float[Array, "*
 
     Raises:
         InputError: the overlap has no labels, or the filters do not broadcast.
+
+    >>> from w2s_jax import overlap, projection
+    >>> o = overlap([[1.0], [0.0]], [[1.0, 0.0], [0.0, 1.0]], [3.0, 1.0])  # the weak model sees the first row alone
+    >>> round(float(gap_bound(o, projection(), projection())), 4)
+    5.0
 
     Source: Xue et al. 2025, label-free bound.
     """
@@ -188,6 +214,11 @@ def example_scores(
     Raises:
         InputError: shapes that do not fit, a representation of zeros, NaN or infinite entries, a bad rank, or (outside
             jit; NaN inside) a filter that may keep more than the leading eigenvalues.
+
+    >>> from w2s_jax import projection
+    >>> weak, strong = [[1.0], [0.0]], [[1.0, 0.0], [0.0, 1.0]]  # the weak model sees the first row alone
+    >>> jnp.abs(example_scores(weak, strong, [3.0, 1.0], projection(), projection())).round(4).tolist()
+    [0.0, 1.0]
 
     Source: Xue et al. 2025, main theorem, before the norm is taken.
     """

@@ -23,6 +23,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from w2s_jax._core.arrays import (
+    Precision,
     accumulation_dtype,
     as_labels,
     as_matrix,
@@ -62,7 +63,7 @@ class Shift(NamedTuple):
     y: Any = None
 
 
-class _Rows:
+class _Additive:
     """Sums over a set of rows: they add and subtract as the sets do."""
 
     @property
@@ -101,10 +102,14 @@ class _Rows:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, repr=False)
-class ModelMoments(_Rows):
+class ModelMoments(_Additive):
     """Second moments of one representation per row, and with labels of those; centred if they carry a shift.
 
     `m1 + m2` merges two disjoint sets of rows, `m - block` takes rows out again (they must have been in), `m.n` counts them.
+
+    >>> m = model_moments([[1.0], [3.0]]) + model_moments([[2.0]])
+    >>> m, m.mean.tolist(), float(m.n)
+    (ModelMoments(n=3.0, d=1, no labels), [2.0], 3.0)
     """
 
     sums: Sums
@@ -173,7 +178,7 @@ class ModelMoments(_Rows):
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, repr=False)
-class Moments(_Rows):
+class Moments(_Additive):
     """Second moments of a weak/strong pair, per row: two models' own and their cross product; centred if they carry a shift.
 
     The properties `ww` (d_w, d_w), `ss` (d_s, d_s), `sw` (d_s, d_w), `wy` (d_w,) or (d_w, c), `sy`, `yy` are
@@ -270,7 +275,7 @@ def model_moments(
     *,
     weights: Float[ArrayLike, " n"] | None = None,
     bias: bool = False,
-    precision: str = "float32",
+    precision: Precision = "float32",
 ) -> ModelMoments:
     """Second moments of one representation, and of its labels; arguments and errors as in `moments`.
 
@@ -295,7 +300,7 @@ def moments(
     *,
     weights: Float[ArrayLike, " n"] | None = None,
     bias: bool = False,
-    precision: str = "float32",
+    precision: Precision = "float32",
 ) -> Moments:
     """Second moments of a weak and a strong representation of the same rows.
 
@@ -333,7 +338,7 @@ def moments_from_batches(
     bias: bool = False,
     progress: bool | Callable[[Iterable], Iterable] = False,
     mesh: Mesh | None = None,
-    precision: str = "float32",
+    precision: Precision = "float32",
 ) -> Moments:
     """Moments of any number of rows, in memory that does not grow with them.
 
@@ -356,11 +361,11 @@ def moments_from_batches(
     (Moments(n=6.0, d_w=2, d_s=1, no labels), True)
     """
     require_mesh(mesh)
-    precision = resolved(precision, None if mesh is None else mesh.devices.flat[0])
+    chosen = resolved(precision, None if mesh is None else mesh.devices.flat[0])
     start, accumulate, total = (
-        (lambda zeros: zeros, partial(_accumulate, precision=precision), lambda sums: sums)
+        (lambda zeros: zeros, partial(_accumulate, precision=chosen), lambda sums: sums)
         if mesh is None
-        else _over_rows(mesh, precision)
+        else _over_rows(mesh, chosen)
     )
     state: tuple[Any, Any] | None = None
     shift: Any = None
@@ -386,8 +391,11 @@ def merge_moments(m: Tree, hosts: Hosts) -> Tree:
 
     Raises:
         InputError: a process has been lost.
+
+    >>> merge_moments(model_moments([[1.0], [3.0]]), Hosts())  # alone
+    ModelMoments(n=2.0, d=1, no labels)
     """
-    if not isinstance(m, _Rows):
+    if not isinstance(m, _Additive):
         raise InputError(f"m must be Moments or ModelMoments, got {type(m).__name__}")
     sums, shift = m.parts
     if shift is None:

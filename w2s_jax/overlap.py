@@ -46,6 +46,10 @@ class Overlap:
     `C` (k_s, k_w) is `U_s^T U_w`, entries in [-1, 1]; `a_w = U_w^T y / sqrt(n)` (k_w,) or (k_w, c), `a_s` likewise,
     `energy` = mean square of each output, () or (c,); the three are None without labels. `weak`, `strong` hold the
     eigenvalues of `K/n`. Directions whose eigenvalue is numerically zero have zero rows or columns, or no filter keeps them.
+
+    >>> o = overlap([[1.0], [0.0]], [[1.0, 0.0], [0.0, 2.0]], [3.0, 1.0])
+    >>> o, o.strong.values.tolist(), float(o.energy)
+    (Overlap(k_s=2, k_w=1, labels (1)), [2.0, 0.5], 5.0)
     """
 
     weak: Side
@@ -99,6 +103,10 @@ def overlap(
     Raises:
         InputError: shapes that do not fit, a representation of zeros, NaN or infinite entries, or a bad rank.
 
+    >>> o = overlap([[1.0], [1.0]], [[1.0, 0.0], [0.0, 2.0]])
+    >>> o, [f"{abs(x):.4f}" for x in o.C[:, 0]]
+    (Overlap(k_s=2, k_w=1, no labels), ['0.7071', '0.7071'])
+
     Source: Xue et al. 2025; `C = L_s^{-1/2} V_s^T (H_s^T H_w / n) V_w L_w^{-1/2}`.
     """
     h_w, h_s, y = checked_pair(h_w, h_s, y)
@@ -108,7 +116,7 @@ def overlap(
 
 
 @partial(jax.jit, static_argnames="rank")
-def overlap_from_moments(m: Moments, rank: int | tuple[int, int] | None = None) -> Overlap:
+def overlap_from_moments(m: Moments, *, rank: int | tuple[int, int] | None = None) -> Overlap:
     """The overlap from second moments alone (two eigensolves of size d_w and d_s); centred if the moments are.
 
     Args:
@@ -120,9 +128,14 @@ def overlap_from_moments(m: Moments, rank: int | tuple[int, int] | None = None) 
 
     Raises:
         InputError: a rank that is not a positive integer or two of them.
+
+    >>> overlap_from_moments(moments([[1.0], [1.0]], [[1.0, 0.0], [0.0, 2.0]]), rank=1)
+    Overlap(k_s=1, k_w=1, no labels)
+
+    Source: Xue et al. 2025; `C = L_s^{-1/2} V_s^T (H_s^T H_w / n) V_w L_w^{-1/2}`, `a = L^{-1/2} V^T (H^T y / n)`.
     """
     rank_w, rank_s = checked_ranks(rank)
-    weak, strong = spectrum(m.ww, m.n, rank_w), spectrum(m.ss, m.n, rank_s)
+    weak, strong = spectrum(m.ww, m.n, rank=rank_w), spectrum(m.ss, m.n, rank=rank_s)
     cross = matmul(matmul(strong.vectors.T, m.sw), weak.vectors)
     labels: tuple[Array | None, ...] = (None, None)
     if m.wy is not None and m.sy is not None:
@@ -164,6 +177,12 @@ def overlap_from_kernels(
     Raises:
         InputError: not square, sizes that differ, labels that do not fit, NaN or infinite entries, a bad rank, and (outside
             jit) a kernel that is not symmetric or has negative eigenvalues, both to 1%.
+
+    >>> h = jnp.array([[1.0, 0.0], [0.0, 2.0], [1.0, 1.0]])
+    >>> overlap_from_kernels(jnp.exp(h @ h.T), h @ h.T)
+    Overlap(k_s=3, k_w=3, no labels)
+
+    Source: Xue et al. 2025; `C = U_s^T U_w`, `a = U^T y / sqrt(n)`, of `K / n = U diag(lambda) U^T`.
     """
     K_w, K_s = as_matrix("weak kernel", K_w), as_matrix("strong kernel", K_s)
     for name, K in (("weak", K_w), ("strong", K_s)):
@@ -258,7 +277,7 @@ def _data_basis(h: Array, rank: int | None = None) -> _Basis:
 
 def _kernel_basis(K: Array, rank: int | None = None) -> _Basis:
     n = K.shape[0]
-    eigen = spectrum(K.astype(accumulation_dtype(K.dtype)) / n, n, rank)
+    eigen = spectrum(K.astype(accumulation_dtype(K.dtype)) / n, n, rank=rank)
     return _Basis(eigen.vectors, eigen, True)
 
 

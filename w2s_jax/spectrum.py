@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -24,10 +25,12 @@ from jax.typing import ArrayLike
 from jaxtyping import Float, Int
 
 from w2s_jax._core.arrays import accumulation_dtype, as_matrix, matmul
-from w2s_jax._core.checks import InputError, require_range
+from w2s_jax._core.checks import InputError, require_choice, require_range
 from w2s_jax._core.factor import eigh, numerically_zero, power_of_two, unit_scale
 from w2s_jax._core.response import whole
 from w2s_jax._core.subspace import Dense, Operator, Pairs, SecondMoment, leading_pairs, solve_outside
+
+Rule = Literal["threshold", "rank", "explained_variance", "hard_threshold"]
 
 
 @jax.tree_util.register_dataclass
@@ -41,6 +44,10 @@ class Spectrum:
     If only the leading k were asked for, `rest` (d - k,) stands in for the other eigenvalues: the most that the (k+1)-th
     can be, then the mean of what is left of the trace; and `residuals` (k,) are `||S v - lambda v||`, within which of
     each value there is an eigenvalue.
+
+    >>> s = spectrum([[2.0, 0.0], [0.0, 3.0]], n=10)
+    >>> s, s.values.tolist(), jnp.abs(s.vectors).tolist()
+    (Spectrum(k=2, d=2, n=10.0), [3.0, 2.0], [[0.0, 1.0], [1.0, 0.0]])
     """
 
     values: Float[Array, " k"]
@@ -65,7 +72,7 @@ class Spectrum:
         return f"Spectrum(k={k}, d={d}, n={self.n})"
 
 
-def spectrum(matrix: Float[ArrayLike, "d d"], n: ArrayLike, rank: int | None = None) -> Spectrum:
+def spectrum(matrix: Float[ArrayLike, "d d"], n: ArrayLike, *, rank: int | None = None) -> Spectrum:
     """Eigenpairs of a second moment `H^T H / n` (d, d) or of a kernel over rows `K / n` (n, n).
 
     Args:
@@ -76,6 +83,11 @@ def spectrum(matrix: Float[ArrayLike, "d d"], n: ArrayLike, rank: int | None = N
 
     Raises:
         InputError: not square, NaN or infinite entries, or a rank that is not a positive integer.
+
+    >>> spectrum([[2.0, 0.0], [0.0, 3.0]], n=10).values.tolist()
+    [3.0, 2.0]
+    >>> spectrum(jnp.diag(jnp.arange(1.0, 9.0)), n=10, rank=2)
+    Spectrum(k=2, d=8, n=10.0)
 
     Source: Xue et al. 2025, `K / n = U diag(lambda) U^T`.
     """
@@ -115,7 +127,7 @@ def checked_rank(rank: int) -> int:
 
 def principal_rank(
     values: Float[ArrayLike, " k"] | Spectrum,
-    rule: str,
+    rule: Rule,
     level: ArrayLike | None = None,
     *,
     n: ArrayLike | None = None,
@@ -134,7 +146,14 @@ def principal_rank(
     Raises:
         InputError: eigenvalues in another order, unknown rule, a level missing or out of range; for "hard_threshold", n
             missing or a spectrum of leading eigenvalues alone, since the rule needs the median of all.
+
+    >>> values = jnp.array([4.0, 2.0, 1.0, 1.0])
+    >>> int(principal_rank(values, "threshold", 0.5)), int(principal_rank(values, "explained_variance", 0.8))
+    (2, 3)
+
+    Source: Xue et al. 2025, the relative threshold; Gavish & Donoho 2014, equation 11, the hard one.
     """
+    require_choice("rule", rule, Rule)
     if isinstance(values, Spectrum):
         if rule == "hard_threshold" and values.rest is not None and values.rest.size > 0:
             k, d = values.values.shape[0], values.vectors.shape[0]
@@ -145,8 +164,6 @@ def principal_rank(
         if n is None:
             raise InputError("rule 'hard_threshold' needs n, the number of rows, got None")
         return _hard_threshold_rank(values, jnp.asarray(n, values.dtype), values.shape[-1] if d is None else d)
-    if rule not in ("threshold", "rank", "explained_variance"):
-        raise InputError(f"rule must be threshold, rank, explained_variance or hard_threshold, got {rule!r}")
     if level is None:
         raise InputError(f"rule {rule!r} needs a level, got None")
     require_range("level", level, 0, None if rule == "rank" else 1)
@@ -163,7 +180,7 @@ def principal_rank(
     return jnp.minimum(fewest, jnp.sum(positive))
 
 
-def tail_gamma(values: Float[ArrayLike, " k"], rank: ArrayLike, n: ArrayLike) -> Float[Array, "*ranks"]:
+def tail_gamma(values: Float[ArrayLike, " k"], *, rank: ArrayLike, n: ArrayLike) -> Float[Array, "*ranks"]:
     """The tail's ridge `gamma = (1/n) sum of eigenvalues beyond the leading rank` (Xue et al. 2025, isotropy condition).
 
     Args:
@@ -173,6 +190,12 @@ def tail_gamma(values: Float[ArrayLike, " k"], rank: ArrayLike, n: ArrayLike) ->
 
     Raises:
         InputError: eigenvalues in another order, a negative rank, or n below 1.
+
+    >>> gammas = tail_gamma(jnp.array([4.0, 2.0, 1.0, 1.0]), rank=jnp.array([1, 2]), n=10)
+    >>> [f"{x:.2f}" for x in gammas]
+    ['0.40', '0.20']
+
+    Source: Xue et al. 2025, definition of decomposability, kernel-wise isotropy.
     """
     values = _descending(values)
     require_range("rank", rank, 0)

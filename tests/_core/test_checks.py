@@ -1,8 +1,9 @@
-"""require_finite: what is no number is counted and located, without a mask of the whole array."""
+"""Choices are one of their strings; what is no number is counted and located, without a mask of the whole array."""
 
 from __future__ import annotations
 
 import tracemalloc
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from saving import refused
 
-from w2s_jax._core.checks import InputError, require_finite
+from w2s_jax._core.checks import InputError, require_choice, require_finite
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 
@@ -87,3 +88,12 @@ def test_integers_pass_without_being_read(convert, dtype, monkeypatch):
     require_finite("h", convert(np.ones((2, 2), dtype)))
     with pytest.raises(AssertionError, match="the array was read"):
         require_finite("h", convert(np.ones((2, 2), np.float32)))
+
+
+@pytest.mark.parametrize("value", ["b", None, 1, b"a"])
+def test_a_choice_is_one_of_the_strings(value):
+    require_choice("kind", "a", Literal["a", "c"])
+    with refused(f"kind must be 'a' or 'c', got {value!r}"):
+        require_choice("kind", value, Literal["a", "c"])
+    with refused(f"kind must be 'a', 'c' or a Kind, got {value!r}"):
+        require_choice("kind", value, Literal["a", "c"], "a Kind")

@@ -55,7 +55,7 @@ def rotated(name: str) -> np.ndarray:
 
 def matrix_function(response, matrix: jax.Array, rank: int | None = None) -> jax.Array:
     """`f(S)` from the spectrum."""
-    eigen = spectrum(matrix, 20, rank)
+    eigen = spectrum(matrix, 20, rank=rank)
     return eigen.vectors @ apply_response(response, eigen, eigen.vectors.T)
 
 
@@ -163,7 +163,7 @@ def test_sums_over_a_tail_are_exact(name, x64):
     for share in (0.05, 0.15, 0.2):
         rank = principal_rank(expected.values, "explained_variance", share)
         assert principal_rank(found, "explained_variance", share) == rank <= K
-        gammas = (tail_gamma(v, rank, 20) for v in (found.all_values, expected.values))
+        gammas = (tail_gamma(v, rank=rank, n=20) for v in (found.all_values, expected.values))
         assert entrywise_error(*gammas) <= 1e-11
 
 
@@ -177,7 +177,7 @@ def test_a_rank_beyond_the_leading_ones_is_seen(rule, level):
 def test_small_matrices_are_cut(rank, x64):
     """The leading part of a full spectrum: the same values, the rest of the trace beyond, all of them if fewer."""
     h = np.random.default_rng(0).standard_normal((30, 12))
-    found, expected = spectrum(h.T @ h, 30, rank), spectrum(h.T @ h, 30)
+    found, expected = spectrum(h.T @ h, 30, rank=rank), spectrum(h.T @ h, 30)
     k = min(rank, 12)
     assert entrywise_error(found.values, expected.values[:k]) <= 1e-14 and found.rest.shape == (12 - k,)
     assert entrywise_error(np.sum(found.rest), np.sum(expected.values[k:])) <= 1e-12 or k == 12
@@ -189,7 +189,7 @@ def test_small_matrices_are_cut(rank, x64):
 def test_bad_ranks_are_named(rank):
     """A rank is a positive integer."""
     with pytest.raises(InputError, match="rank must be a positive integer, got"):
-        spectrum(np.eye(3), 3, rank)
+        spectrum(np.eye(3), 3, rank=rank)
 
 
 # Derivatives

@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 from conftest import relative_error
 
-from w2s_jax import InputError, connected_hosts, moments
-from w2s_jax.devices import hosts
+from w2s_jax import InputError, moments
+from w2s_jax.devices import connected_hosts, hosts
 from w2s_jax.devices.hosts import Hosts
 from w2s_jax.sweep import store
 from w2s_jax.sweep.table import read_sweep
@@ -325,7 +325,8 @@ def test_spans_cover_the_rows_once():
 
 WORK = """
 import sys
-from w2s_jax import connected_hosts, run_sweep
+from w2s_jax import run_sweep
+from w2s_jax.devices import connected_hosts
 from w2s_jax.sweep import workers
 solve, score, solved, scored = workers.model_from_sums, workers.meet_strong, [], []
 workers.model_from_sums = lambda *args: solved.append(args) or solve(*args)
@@ -370,7 +371,8 @@ def test_a_strong_model_goes_to_few_processes():
 SCRIPT = """
 import sys
 import numpy as np
-from w2s_jax import connected_hosts, merge_moments, moments
+from w2s_jax import merge_moments, moments
+from w2s_jax.devices import connected_hosts
 with connected_hosts(sys.argv[1], 2, int(sys.argv[2])) as hosts:
     rows = np.load("rows.npy")[hosts.index :: hosts.count]
     for bias in (False, True):

@@ -11,17 +11,8 @@ import pytest
 from conftest import relative_error
 from jax.sharding import PartitionSpec
 
-from w2s_jax import (
-    InputError,
-    Moments,
-    device_mesh,
-    moments_from_batches,
-    rank_supervisors,
-    run_sweep,
-    spectrum,
-    spread,
-    train_probe,
-)
+from w2s_jax import InputError, Moments, moments_from_batches, rank_supervisors, run_sweep, spectrum, train_probe
+from w2s_jax.devices import device_mesh, spread
 from w2s_jax.devices.mesh import put
 from w2s_jax.moments import _adder, _block_of_pair, _over_rows
 

@@ -12,20 +12,11 @@ import numpy as np
 import pytest
 from conftest import entrywise_error, relative_error
 
-from w2s_jax import (
-    InputError,
-    device_mesh,
-    fastest_precision,
-    moments,
-    moments_from_batches,
-    rank_supervisors,
-    run_sweep,
-    supported_precisions,
-)
+from w2s_jax import InputError, moments, moments_from_batches, rank_supervisors, run_sweep
 from w2s_jax._core import cpu
 from w2s_jax._core.arrays import PRECISIONS, matmul
 from w2s_jax._core.cpu import gram
-from w2s_jax.devices import precision
+from w2s_jax.devices import device_mesh, fastest_precision, precision, supported_precisions
 from w2s_jax.devices.precision import MeasuredPrecision, choose, errors_of, resolved
 from w2s_jax.ranking import cells
 from w2s_jax.sweep import kernels

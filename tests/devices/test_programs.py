@@ -11,7 +11,8 @@ import jax
 import pytest
 
 import w2s_jax
-from w2s_jax import InputError, cache_compiled_programs
+from w2s_jax import InputError
+from w2s_jax.devices import cache_compiled_programs
 
 PROGRAM = """
 import sys
@@ -22,7 +23,7 @@ assert jax.config.jax_compilation_cache_dir is None or "JAX_COMPILATION_CACHE_DI
 jax.jit(lambda x: x + 1)(1.0)
 for folder in sys.argv[1:]:
     jax.clear_caches()
-    used = w2s_jax.cache_compiled_programs(None if folder == "default" else folder)
+    used = w2s_jax.devices.cache_compiled_programs(None if folder == "default" else folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.jit(lambda x: x * 3 + 2)(1.0)
     print(used, used is not None and any(used.glob("*-cache")))

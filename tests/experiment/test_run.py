@@ -524,8 +524,8 @@ BAD = {
         lambda: weak_to_strong(LABELLED, STUDENT, (*TEST[:2], TEST[2][:, None])),
         r"labels must have the same shape per row in all splits, got \[\(\), \(\), \(1,\)\]",
     ),
-    "loss": (lambda: attempt(loss="hinge"), "loss must be one of squared, logistic, softmax or a Loss, got 'hinge'"),
-    "student's loss": (lambda: attempt(student_loss="hinge"), "loss must be one of .*, got 'hinge'"),
+    "loss": (lambda: attempt(loss="hinge"), "loss must be 'squared', 'logistic', 'softmax' or a Loss, got 'hinge'"),
+    "student's loss": (lambda: attempt(student_loss="hinge"), "loss must be .* or a Loss, got 'hinge'"),
     "labels of a loss": (lambda: attempt(loss="logistic"), "labels of a classification loss must be between 0 and 1"),
     "outputs for probabilities": (
         lambda: over_splits(student_loss="logistic"),

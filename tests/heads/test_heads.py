@@ -93,7 +93,7 @@ BAD = {
     "no labels": (lambda: ridge_probe_from_moments(model_moments(H), 0.1), "moments must have labels"),
     "loss": (
         lambda: train_probe(H, Y, loss="hinge"),
-        "loss must be one of squared, logistic, softmax or a Loss, got 'hinge'",
+        "loss must be 'squared', 'logistic', 'softmax' or a Loss, got 'hinge'",
     ),
     "classes": (
         lambda: train_probe(H, Y, loss="logistic"),

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from jax import export
 
-from w2s_jax import InputError, device_mesh, run_sweep
+from w2s_jax import InputError, run_sweep
+from w2s_jax.devices import device_mesh
 from w2s_jax.sweep import kernels, run, workers
 from w2s_jax.sweep.kernels import Kernel, Size, kernel_entries, products
 from w2s_jax.sweep.table import Sweep, read_sweep

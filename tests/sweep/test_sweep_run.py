@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from sweeping import LITTLE, RNG, ROWS, TABLE, Y
 
-from w2s_jax import run_sweep, supported_precisions
+from w2s_jax import run_sweep
 from w2s_jax.cli import main
-from w2s_jax.devices import precision
+from w2s_jax.devices import precision, supported_precisions
 from w2s_jax.sweep import run, store
 from w2s_jax.sweep.table import read_sweep
 

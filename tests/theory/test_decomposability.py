@@ -330,7 +330,9 @@ BAD = {
     "y_labelled and y_student must both be given or neither": dict(y_labelled=H[:, 0]),
     "y_labelled and y_student must have the same outputs": dict(y_labelled=H[:, 0], y_student=H),
     r"population must be a covariance \(3, 3\), got shape \(12, 3\)": dict(population=H),
-    "rule must be tightest, threshold, rank, explained_variance or hard_threshold, got 'best'": dict(rule="best"),
+    "rule must be 'tightest', 'threshold', 'rank', 'explained_variance' or 'hard_threshold', got 'best'": dict(
+        rule="best"
+    ),
     "rule 'threshold' needs a level, got None": dict(rule="threshold"),
     "ridge must be at least 0, got -1": dict(ridge=-1.0),
     "tolerance must be positive, got 0": dict(tolerance=0.0),

@@ -8,6 +8,8 @@ moments, by a sum of several low-precision products that is as good (devices/pre
 
 from __future__ import annotations
 
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,6 +20,7 @@ from jax.typing import ArrayLike
 
 from w2s_jax._core.checks import InputError, require_finite
 
+Precision = Literal["float32", "tf32_x3", "bf16_x3", "bf16_x6", "bf16_x9", "fastest"]
 PRECISIONS = {
     "float32": jax.lax.Precision.HIGHEST,
     "tf32_x3": jax.lax.DotAlgorithmPreset.TF32_TF32_F32_X3,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,14 @@ _BLOCK_ENTRIES = 1 << 20  # a NumPy check makes a boolean temporary of about thi
 
 
 class InputError(ValueError):
-    """Bad input, in one sentence: which argument, what was expected, what came."""
+    """Bad input, in one sentence: which argument, what was expected, what came.
+
+    >>> from w2s_jax import moments
+    >>> moments([[1.0], [2.0]], [[1.0]])
+    Traceback (most recent call last):
+        ...
+    w2s_jax._core.checks.InputError: weak and strong representations must have the same number of rows, got 2 and 1
+    """
 
 
 def require_finite(name: str, array: np.ndarray | jax.Array, first_row: int = 0) -> None:
@@ -85,6 +92,14 @@ def warn_of_classes(name: str, y: np.ndarray) -> None:
             f"{name} are the numbers 0 to {len(found) - 1}, taken as values; for classes give one-hot rows (n, {len(found)})",
             stacklevel=4,
         )
+
+
+def require_choice(name: str, value: Any, choices: Any, otherwise: str | None = None) -> None:
+    """Raises InputError unless it is one of the strings of a `Literal`; `otherwise` says what else would have done."""
+    options = get_args(choices)
+    if not isinstance(value, str) or value not in options:
+        *first, last = [*map(repr, options), *([] if otherwise is None else [otherwise])]
+        raise InputError(f"{name} must be {', '.join(first)} or {last}, got {value!r}")
 
 
 def require_integer(name: str, value: Any, low: int) -> None:

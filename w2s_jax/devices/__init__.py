@@ -2,11 +2,12 @@
 
 from w2s_jax.devices.hosts import Hosts, connected_hosts
 from w2s_jax.devices.mesh import device_mesh, spread
-from w2s_jax.devices.precision import PrecisionReport, fastest_precision, supported_precisions
+from w2s_jax.devices.precision import MeasuredPrecision, PrecisionReport, fastest_precision, supported_precisions
 from w2s_jax.devices.programs import cache_compiled_programs
 
 __all__ = [
     "Hosts",
+    "MeasuredPrecision",
     "PrecisionReport",
     "cache_compiled_programs",
     "connected_hosts",

@@ -44,6 +44,9 @@ class Hosts:
 
     All but `span` are collectives, which every process calls at the same point of the program; they raise InputError if a
     process has been lost.
+
+    >>> Hosts().span(10), Hosts(index=1, count=3).span(10)
+    ((0, 10), (3, 6))
     """
 
     index: int = 0
@@ -61,7 +64,7 @@ class Hosts:
             raise InputError(f"each process must have at least {least}, got {rows} rows for {self.count} processes")
         return steps * self.index // self.count * step, min(rows, steps * (self.index + 1) // self.count * step)
 
-    def add(self, sums: Any) -> Any:
+    def add(self, sums: T) -> T:
         """The sum of all processes' pytrees, which have the same shapes."""
         if self.count == 1:
             return sums
@@ -146,6 +149,12 @@ def connected_hosts(
     Raises:
         InputError: no cluster was found, the address is none, or process 0 does not answer there within two minutes. If others do
             not come, JAX ends the process.
+
+    >>> with connected_hosts("localhost", processes=2, process=0) as hosts:
+    ...     hosts.index
+    Traceback (most recent call last):
+        ...
+    w2s_jax._core.checks.InputError: coordinator must be HOST:PORT, got 'localhost'
     """
     if coordinator is not None:
         _require_address(coordinator, process)

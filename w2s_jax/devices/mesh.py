@@ -32,6 +32,9 @@ def device_mesh(rows: int | None = None, models: int = 1, devices: Sequence[Any]
 
     Raises:
         InputError: not as many devices as rows x models.
+
+    >>> device_mesh(rows=1).axis_names
+    ('rows', 'models')
     """
     devices = jax.local_devices() if devices is None else devices
     rows = len(devices) // max(models, 1) if rows is None else rows
@@ -60,6 +63,10 @@ def spread(function: Callable, mesh: Mesh) -> Callable:
 
     Raises:
         InputError: entries that are no arrays, or whose leading axes differ.
+
+    >>> squares = spread(jax.vmap(lambda x: x * x), device_mesh())
+    >>> squares(jnp.arange(3.0)).tolist()
+    [0.0, 1.0, 4.0]
     """
     every = P(mesh.axis_names)
 

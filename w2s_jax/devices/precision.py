@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import SingleDeviceSharding
 
-from w2s_jax._core.arrays import PRECISIONS, matmul
+from w2s_jax._core.arrays import PRECISIONS, Precision, matmul
 from w2s_jax._core.checks import InputError
 from w2s_jax._core.text import aligned
 
@@ -30,9 +30,13 @@ FEW_ROWS = 16
 
 
 class MeasuredPrecision(NamedTuple):
-    """One precision: largest error against float64, most that an error is over full float32's, seconds of a product."""
+    """One precision: largest error against float64, most that an error is over full float32's, seconds of a product.
 
-    name: str
+    >>> MeasuredPrecision("float32", error=1e-7, relative=1.0, seconds=0.1).name
+    'float32'
+    """
+
+    name: Precision
     error: float
     relative: float
     seconds: float
@@ -40,9 +44,17 @@ class MeasuredPrecision(NamedTuple):
 
 @dataclass(frozen=True)
 class PrecisionReport:
-    """What `fastest_precision` measured for products H^T H of H (rows, width), and its choice."""
+    """What `fastest_precision` measured for products H^T H of H (rows, width), and its choice.
 
-    chosen: str
+    >>> full, split = MeasuredPrecision("float32", 1e-7, 1.0, 0.2), MeasuredPrecision("bf16_x6", 1e-7, 1.1, 0.1)
+    >>> print(PrecisionReport("bf16_x6", "TPU v5e", 8192, 1024, (full, split)))
+    products of 8192 x 1024 rows on TPU v5e: bf16_x6
+    precision  error  over float32's  seconds  times as fast
+    float32    1e-07               1      0.2              1
+    bf16_x6    1e-07             1.1      0.1              2
+    """
+
+    chosen: Precision
     device: str
     rows: int
     width: int
@@ -59,10 +71,13 @@ class PrecisionReport:
         return f"{title}\n{aligned(header, body, left=1)}"
 
 
-def supported_precisions(device: Any = None) -> tuple[str, ...]:
+def supported_precisions(device: Any = None) -> tuple[Precision, ...]:
     """The names that `precision` may have on a device (by default the one JAX computes on), found by compiling products.
 
     "float32" is always there; "tf32_x3", "bf16_x3", "bf16_x6" and "bf16_x9" are sums of 3, 6 or 9 low-precision products.
+
+    >>> supported_precisions()[0]
+    'float32'
     """
     return _supported(_default_device() if device is None else device)
 
@@ -83,6 +98,10 @@ def fastest_precision(
 
     Raises:
         InputError: numbers below 1.
+
+    >>> report = fastest_precision(rows=64, width=8, repeats=1)
+    >>> report.measured[0].name, report.chosen in supported_precisions()
+    ('float32', True)
     """
     for name, value in {"rows": rows, "width": width, "within": within, "repeats": repeats}.items():
         if not value >= 1:
@@ -102,7 +121,7 @@ def fastest_precision(
     return PrecisionReport(choose(found, within), device.device_kind, rows, width, tuple(found))
 
 
-def choose(measured: list[MeasuredPrecision], within: float = 2.0) -> str:
+def choose(measured: list[MeasuredPrecision], within: float = 2.0) -> Precision:
     """The fastest within so many times full float32's error; the first of them, full float32, where none is faster."""
     return min((m for m in measured if m.relative <= within), key=lambda m: m.seconds, default=measured[0]).name
 
@@ -145,7 +164,7 @@ def _fastest(device: Any) -> str:
 
 
 @lru_cache
-def _supported(device: Any) -> tuple[str, ...]:
+def _supported(device: Any) -> tuple[Precision, ...]:
     shape = jax.ShapeDtypeStruct((128, 128), jnp.float32, sharding=SingleDeviceSharding(device))
 
     def compiles(name: str) -> bool:
@@ -155,7 +174,7 @@ def _supported(device: Any) -> tuple[str, ...]:
             return False
         return True
 
-    return tuple(name for name in PRECISIONS if name == "float32" or compiles(name))
+    return tuple(name for name in get_args(Precision) if name in PRECISIONS and (name == "float32" or compiles(name)))
 
 
 def _gram(h: Array, precision: str) -> Array:

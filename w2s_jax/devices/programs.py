@@ -29,6 +29,8 @@ def cache_compiled_programs(folder: str | os.PathLike | None = None) -> Path | N
 
     Raises:
         InputError: the folder cannot be made or written.
+
+    >>> folder = cache_compiled_programs()  # the one that is in use from here on
     """
     if not jax.config.values["jax_enable_compilation_cache"]:
         return None

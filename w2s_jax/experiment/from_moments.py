@@ -34,6 +34,13 @@ def weak_to_strong_from_moments(
 
     Errors are sums of moments that cancel: in float32 they are known to about 1e-6 of the labels' mean square.
 
+    >>> from w2s_jax import moments
+    >>> z = jax.random.normal(jax.random.key(0), (90, 4))
+    >>> a, b, c = (moments(rows[:, :2], rows, rows.sum(1)) for rows in (z[:30], z[30:60], z[60:]))
+    >>> found = weak_to_strong_from_moments(a, b, c)
+    >>> bool(found.ceiling_error < found.student_error)
+    True
+
     Source: Xue et al. 2025, the three predictors, through their sufficient moments.
     """
     splits = labelled, student, test

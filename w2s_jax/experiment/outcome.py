@@ -16,7 +16,11 @@ from w2s_jax._core.checks import InputError, require_range
 
 
 class Predicted(NamedTuple):
-    """Errors on fresh rows and gap, each (), as the deterministic equivalent finds them in the training splits alone."""
+    """Errors on fresh rows and gap, each (), as the deterministic equivalent finds them in the training splits alone.
+
+    >>> Predicted(0.3, 0.2, 0.1, 0.15).student_error
+    0.2
+    """
 
     weak_error: Array
     student_error: Array
@@ -37,6 +41,11 @@ class WeakToStrong:
     D~, the rest from D^ and the weak head's outputs there; for soft pseudo-labels on D^ also
     `theorem_gap = ||P_s (I - P_w) y / sqrt(n)||^2`. `weak_ridge`, `strong_ridge`: penalties used.
     `converged`: all heads reached their tolerance.
+
+    >>> errors = [jnp.array([x, x + 0.1]) for x in (0.4, 0.3, 0.2)]  # of weak head, student and ceiling on two splits
+    >>> found = WeakToStrong(*errors, *(jnp.zeros(2) for _ in range(5)))
+    >>> found.pgr.round(3).tolist(), round(float(found.mean().student_error), 3)
+    ([0.5, 0.5], 0.35)
     """
 
     weak_error: Array

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ from jaxtyping import Float
 from w2s_jax._core.arrays import as_labels, as_matrix
 from w2s_jax._core.checks import InputError, require_integer, require_number
 from w2s_jax.experiment.single import fit_head, predictions
-from w2s_jax.heads.losses import Loss, as_loss
+from w2s_jax.heads.losses import Loss, LossName, as_loss
 from w2s_jax.ranking.folds import as_groups, grouped_folds
 
 
@@ -24,9 +24,9 @@ def cross_fit_pseudo_labels(
     y: ArrayLike,
     weak_ridge: ArrayLike = 1e-3,
     *,
-    loss: str | Loss = "squared",
+    loss: LossName | Loss = "squared",
     folds: int = 5,
-    groups: Any = None,
+    groups: ArrayLike | Sequence | None = None,
     bias: bool = True,
     seed: int = 0,
 ) -> Array:
@@ -45,6 +45,10 @@ def cross_fit_pseudo_labels(
 
     Raises:
         InputError: shapes that do not fit, NaN or infinite entries, not 2 <= folds <= n, fewer groups than folds.
+
+    >>> h = np.arange(6.0).reshape(6, 1)
+    >>> [f"{x:.2f}" for x in cross_fit_pseudo_labels(h, 2 * h[:, 0], weak_ridge=0.0, folds=3)]
+    ['0.00', '2.00', '4.00', '6.00', '8.00', '10.00']
     """
     h_w = as_matrix("weak representations", h_w)
     y = as_labels("labels", y, len(h_w))

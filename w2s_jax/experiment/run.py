@@ -7,8 +7,9 @@ Beside each measured number stands what the theory says of it, from D~ and D^ on
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -18,23 +19,25 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from w2s_jax._core.arrays import as_labels, as_matrix, require_same_rows
-from w2s_jax._core.checks import InputError, require_integer, require_number
+from w2s_jax._core.checks import InputError, require_choice, require_integer, require_number
 from w2s_jax.experiment.outcome import WeakToStrong
-from w2s_jax.experiment.single import Losses, Rows, Setup, experiment
-from w2s_jax.heads.losses import Loss, as_loss, squared
+from w2s_jax.experiment.single import CheckedRows, Losses, Setup, experiment
+from w2s_jax.heads.losses import Loss, LossName, as_loss, squared
 from w2s_jax.ranking.folds import as_groups, deal
 
-Penalty = ArrayLike | str
+SplitRows = tuple[ArrayLike, ArrayLike | None, ArrayLike]  # (h_w, h_s, y)
+Penalty = ArrayLike | Literal["cv"]
+PseudoLabels = Literal["soft", "hard"]
 
 
 def weak_to_strong(
-    labelled: Rows,
-    student: Rows,
-    test: Rows,
+    labelled: SplitRows,
+    student: SplitRows,
+    test: SplitRows,
     *,
-    loss: str | Loss = "squared",
-    student_loss: str | Loss | None = None,
-    pseudo_labels: str = "soft",
+    loss: LossName | Loss = "squared",
+    student_loss: LossName | Loss | None = None,
+    pseudo_labels: PseudoLabels = "soft",
     weak_ridge: Penalty = 1e-3,
     strong_ridge: Penalty = 1e-3,
     bias: bool = True,
@@ -56,6 +59,12 @@ def weak_to_strong(
         InputError: splits that do not fit each other, NaN or infinite entries, an unknown option, "cv" with another
             loss, hard pseudo-labels where labels are not classes (+-1, 0/1, or one-hot) or are traced.
 
+    >>> z = np.random.default_rng(0).standard_normal((90, 4)).astype(np.float32)
+    >>> a, b, c = ((rows[:, :2], rows, rows.sum(1)) for rows in (z[:30], z[30:60], z[60:]))
+    >>> found = weak_to_strong(a, b, c)
+    >>> bool(found.ceiling_error < found.student_error), round(float(found.weak_ridge), 4)
+    (True, 0.001)
+
     Source: Xue et al. 2025, the three predictors; Burns et al. 2023 for PGR.
     """
     named = (("labelled", labelled), ("student", student), ("test", test))
@@ -75,11 +84,11 @@ def weak_to_strong_splits(
     n_test: int,
     n_student: int | None = None,
     repeats: int = 10,
-    groups: Any = None,
+    groups: ArrayLike | Sequence | None = None,
     seed: int = 0,
-    loss: str | Loss = "squared",
-    student_loss: str | Loss | None = None,
-    pseudo_labels: str = "soft",
+    loss: LossName | Loss = "squared",
+    student_loss: LossName | Loss | None = None,
+    pseudo_labels: PseudoLabels = "soft",
     weak_ridge: Penalty = 1e-3,
     strong_ridge: Penalty = 1e-3,
     bias: bool = True,
@@ -97,6 +106,13 @@ def weak_to_strong_splits(
 
     Raises:
         InputError: as `weak_to_strong`, or sizes that do not fit the rows.
+
+    >>> z = np.random.default_rng(0).standard_normal((90, 4)).astype(np.float32)
+    >>> found = weak_to_strong_splits(z[:, :2], z, z.sum(1), n_labelled=30, n_test=30, repeats=3)
+    >>> found.student_error.shape, bool((found.ceiling_error < found.student_error).all())
+    ((3,), True)
+
+    Source: as `weak_to_strong`.
     """
     rows = _rows("all rows", (h_w, h_s, y))
     n = rows[0].shape[0]
@@ -119,16 +135,15 @@ def weak_to_strong_splits(
 def _setup(
     labels: list[Array],
     code: tuple[float, float] | None,
-    loss: str | Loss,
-    student_loss: str | Loss | None,
-    pseudo_labels: str,
+    loss: LossName | Loss,
+    student_loss: LossName | Loss | None,
+    pseudo_labels: PseudoLabels,
     bias: bool,
     weak_ridge: Penalty,
     strong_ridge: Penalty,
 ) -> tuple[Setup, Losses]:
     losses = Losses(as_loss(loss), as_loss(loss if student_loss is None else student_loss))
-    if pseudo_labels not in ("soft", "hard"):
-        raise InputError(f"pseudo_labels must be 'soft' or 'hard', got {pseudo_labels!r}")
+    require_choice("pseudo_labels", pseudo_labels, PseudoLabels)
     if pseudo_labels == "hard" and code is None:
         raise InputError("hard pseudo-labels need labels that are classes, not traced: +-1, 0 and 1, or one-hot rows")
     if pseudo_labels == "soft" and isinstance(losses.teacher, squared) and not isinstance(losses.student, squared):
@@ -169,7 +184,7 @@ def _numbers(weak_ridge: Penalty, strong_ridge: Penalty) -> tuple[ArrayLike, Arr
     return weak, strong
 
 
-def _rows(name: str, split: Any, strong: bool = True) -> Rows:
+def _rows(name: str, split: Any, strong: bool = True) -> CheckedRows:
     """The checked arrays (h_w, h_s, y) of a split; h_s may be None where it is not used."""
     if not isinstance(split, tuple | list) or len(split) != 3:
         raise InputError(f"{name} must be (h_w, h_s, y), got {type(split).__name__}")
@@ -183,7 +198,7 @@ def _rows(name: str, split: Any, strong: bool = True) -> Rows:
     return h_w, h_s, y
 
 
-def _require_same_widths(splits: list[Rows]) -> None:
+def _require_same_widths(splits: list[CheckedRows]) -> None:
     for i, name in enumerate(("weak representations", "strong representations", "labels")):
         widths = [split[i].shape[1:] for split in splits if split[i] is not None]
         if len(set(widths)) > 1:

@@ -27,7 +27,7 @@ from w2s_jax.theory.equivalent_errors import EquivalentErrors, equivalent_errors
 
 PENALTIES = np.geomspace(1e-6, 1.0, 25)  # candidates of "cv", in units of the mean squared row norm
 
-Rows = tuple[Any, Any, Any]
+CheckedRows = tuple[Array, Any, Array]  # (h_w, h_s, y); the labelled split may have None for h_s
 
 
 class Setup(NamedTuple):
@@ -47,7 +47,9 @@ class Losses(NamedTuple):
 
 
 @partial(jax.jit, static_argnames="setup")
-def experiment(labelled: Rows, student: Rows, test: Rows, ridges: tuple, losses: Losses, setup: Setup) -> WeakToStrong:
+def experiment(
+    labelled: CheckedRows, student: CheckedRows, test: CheckedRows, ridges: tuple, losses: Losses, setup: Setup
+) -> WeakToStrong:
     """`weak_to_strong` of checked splits; `ridges`: the weak and the strong penalty, not used where `setup` chooses them."""
     (h_a, _, y_a), (h_b, z_b, y_b), (h_c, z_c, y_c) = labelled, student, test
     label = partial(_pseudo_labels, losses.teacher, setup)

@@ -2,6 +2,6 @@
 
 from w2s_jax.files.ids import require_same_ids
 from w2s_jax.files.opening import open_rows, read_groups, read_labels
-from w2s_jax.files.rows import Rows
+from w2s_jax.files.rows import Kind, Place, Rows
 
-__all__ = ["Rows", "open_rows", "read_groups", "read_labels", "require_same_ids"]
+__all__ = ["Kind", "Place", "Rows", "open_rows", "read_groups", "read_labels", "require_same_ids"]

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from w2s_jax._core.checks import InputError
+from w2s_jax._core.checks import InputError, require_choice
 from w2s_jax.files.arrow import open_ipc, open_parquet
 from w2s_jax.files.npy import open_npy, open_npz
 from w2s_jax.files.paths import EXTENSIONS, is_pattern, split_key
@@ -41,6 +41,7 @@ def open_rows(path: str | os.PathLike, name: str = "array", *, kind: Kind = "num
     ...     rows.shape, rows[1:].tolist(), rows.ids[1:].tolist()
     ((3, 2), [[2.0, 3.0], [4.0, 5.0]], ['b', 'c'])
     """
+    require_choice("kind", kind, Kind)
     given = os.fsdecode(path)
     place = Place(name, given, *split_key(given))
     if is_pattern(place.file) or (os.path.isdir(place.file) and not is_zarr(place.file)):

@@ -6,7 +6,7 @@ A loss is a small pytree; what it is compared with may follow the student or the
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,18 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from w2s_jax._core.arrays import matmul
-from w2s_jax._core.checks import InputError, require_range
+from w2s_jax._core.checks import InputError, require_choice, require_range
+
+__all__ = [
+    "Loss",
+    "confidence_auxiliary",
+    "confidence_window",
+    "logistic",
+    "product",
+    "reverse_cross_entropy",
+    "softmax",
+    "squared",
+]
 
 
 class Loss:
@@ -23,6 +34,9 @@ class Loss:
     `curvature` is about the largest second derivative in z; `targets` turns labels into what the outputs are held
     against, without a gradient. `moving` says that the targets follow the student or the step, so that the loss can only
     be followed for a number of steps, not minimised.
+
+    >>> softmax().slope(jnp.zeros((1, 2)), jnp.array([[1.0, 0.0]])).tolist()
+    [[-0.5, 0.5]]
     """
 
     curvature: ClassVar[float] = 0.25
@@ -54,7 +68,11 @@ def _loss(cls: type) -> type:
 
 @_loss
 class squared(Loss):
-    """`||z - y||^2`: the loss of the ridge head."""
+    """`||z - y||^2`: the loss of the ridge head.
+
+    >>> squared()(jnp.array([1.0, 3.0]), jnp.array([1.0, 1.0])).tolist()
+    [0.0, 4.0]
+    """
 
     curvature: ClassVar[float] = 2.0
 
@@ -70,7 +88,11 @@ class squared(Loss):
 
 @_loss
 class logistic(Loss):
-    """Cross-entropy of a sigmoid with labels in [0, 1], hard or soft; several outputs are independent and add up."""
+    """Cross-entropy of a sigmoid with labels in [0, 1], hard or soft; several outputs are independent and add up.
+
+    >>> [f"{x:.3f}" for x in logistic()(jnp.array([0.0, 20.0]), jnp.array([0.5, 1.0]))]
+    ['0.693', '0.000']
+    """
 
     def __call__(self, z: Array, targets: Array) -> Array:
         return _sum_outputs(jnp.logaddexp(z, 0) - targets * z)
@@ -85,7 +107,11 @@ class logistic(Loss):
 
 @_loss
 class softmax(Loss):
-    """Cross-entropy of a softmax over c outputs with labels (n, c), one-hot or soft."""
+    """Cross-entropy of a softmax over c outputs with labels (n, c), one-hot or soft.
+
+    >>> [f"{x:.3f}" for x in softmax()(jnp.zeros((1, 4)), jnp.array([[1.0, 0.0, 0.0, 0.0]]))]  # log 4
+    ['1.386']
+    """
 
     curvature: ClassVar[float] = 0.5
 
@@ -105,6 +131,9 @@ class reverse_cross_entropy(Loss):
     entropy = 0 is reverse cross-entropy (Xu et al. 2025), entropy = 1 is KL(student || labels), whose misfit bounds the
     student's gain (Mulgund & Pabbaraju 2025). Labels (n,) of one class or (n, c), mixed with a share `floor` of the
     uniform distribution so that log y is finite. Not convex: the fit is a stationary point.
+
+    >>> [f"{abs(x):.3f}" for x in reverse_cross_entropy(entropy=1.0)(jnp.zeros(1), jnp.array([0.5]))]  # KL of equals
+    ['0.000']
     """
 
     entropy: ArrayLike = 0.0
@@ -125,6 +154,10 @@ class confidence_auxiliary(Loss):
     The student's own predictions are hardened at the quantile that gives each class its share among the labels; more
     than two classes are told apart by how far each one's probability is above its quantile. Labels (n,) or (n, c).
 
+    >>> loss, z, y = confidence_auxiliary(coef=0.5, warm_up=0), jnp.array([2.0, -1.0]), jnp.array([0.6, 0.4])
+    >>> [f"{x:.2f}" for x in loss.targets(z, y, jnp.full(2, 0.5), step=1)]
+    ['0.80', '0.20']
+
     Source: Burns et al. 2023, confidence auxiliary loss, with all rows in one batch.
     """
 
@@ -142,7 +175,11 @@ class confidence_auxiliary(Loss):
 
 @_loss
 class product(Loss):
-    """Cross-entropy with targets proportional to `p_student^student y^teacher` (EleutherAI/w2s). Labels (n,) or (n, c)."""
+    """Cross-entropy with targets proportional to `p_student^student y^teacher` (EleutherAI/w2s). Labels (n,) or (n, c).
+
+    >>> [f"{x:.2f}" for x in product().targets(jnp.zeros(1), jnp.array([0.7]), jnp.ones(1), step=0)]
+    ['0.70']
+    """
 
     student: ArrayLike = 1.0
     teacher: ArrayLike = 1.0
@@ -160,7 +197,11 @@ class product(Loss):
 
 @_loss
 class confidence_window(Loss):
-    """Cross-entropy on the rows where the student's largest probability is below `.5 + radius` (EleutherAI/w2s)."""
+    """Cross-entropy on the rows where the student's largest probability is below `.5 + radius` (EleutherAI/w2s).
+
+    >>> [f"{x:.3f}" for x in confidence_window(0.25)(jnp.array([0.0, 5.0]), jnp.array([1.0, 1.0]))]
+    ['0.693', '0.000']
+    """
 
     radius: ArrayLike = 0.25
     moving: ClassVar[bool] = True
@@ -170,7 +211,8 @@ class confidence_window(Loss):
         return jnp.where(largest < 0.5 + self.radius, _cross_entropy(z, targets), 0)
 
 
-LOSSES = {"squared": squared, "logistic": logistic, "softmax": softmax}
+LossName = Literal["squared", "logistic", "softmax"]
+LOSSES: dict[LossName, type[Loss]] = {"squared": squared, "logistic": logistic, "softmax": softmax}
 
 
 def _sum_outputs(x: Array) -> Array:
@@ -212,9 +254,8 @@ def _quantile_above(values: Array, share: Array, weights: Array) -> Array:
     return (ends[above] + ends[above + 1]) / 2
 
 
-def as_loss(loss: str | Loss) -> Loss:
+def as_loss(loss: LossName | Loss) -> Loss:
     if isinstance(loss, Loss):
         return loss
-    if loss not in LOSSES:
-        raise InputError(f"loss must be one of {', '.join(LOSSES)} or a Loss, got {loss!r}")
+    require_choice("loss", loss, LossName, "a Loss")
     return LOSSES[loss]()

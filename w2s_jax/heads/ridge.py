@@ -29,7 +29,12 @@ from w2s_jax.spectrum import spectrum
 
 
 class LinearProbe(nnx.Module):
-    """A linear head `h -> h kernel + bias`: kernel (d,) or (d, c), bias None, () or (c,)."""
+    """A linear head `h -> h kernel + bias`: kernel (d,) or (d, c), bias None, () or (c,).
+
+    >>> probe = LinearProbe(jnp.array([2.0, 0.0]), jnp.array(1.0))
+    >>> probe([[1.0, 5.0], [3.0, 5.0]]).tolist()
+    [3.0, 7.0]
+    """
 
     def __init__(self, kernel: ArrayLike, bias: ArrayLike | None = None) -> None:
         self.kernel = nnx.Param(kernel)
@@ -45,7 +50,7 @@ class LinearProbe(nnx.Module):
         return outputs if self.bias is None else outputs + self.bias[...]
 
 
-class Rows(NamedTuple):
+class WeightedRows(NamedTuple):
     """Representation (n, d), labels (n,) or (n, c), weights (n,) that sum to 1."""
 
     h: Array
@@ -76,6 +81,10 @@ def ridge_probe(
     Raises:
         InputError: shapes that do not fit, NaN or infinite entries, a negative penalty.
 
+    >>> probe = ridge_probe([[0.0], [1.0], [2.0]], [1.0, 3.0, 5.0], ridge=0.0)
+    >>> round(float(probe([[10.0]])[0]), 3)
+    21.0
+
     Source: Xue et al. 2025, heads of the setting.
     """
     require_number("ridge", ridge, 0)
@@ -91,6 +100,11 @@ def ridge_probe_from_moments(m: ModelMoments, ridge: ArrayLike) -> LinearProbe:
 
     Raises:
         InputError: a pair's moments, no labels in the moments, a negative penalty.
+
+    >>> from w2s_jax import model_moments
+    >>> probe = ridge_probe_from_moments(model_moments([[1.0], [3.0]], [2.0, 6.0]), ridge=5.0)
+    >>> round(float(probe.kernel[0]), 3), probe.bias
+    (1.0, None)
 
     Source: Xue et al. 2025, heads of the setting, through their sufficient moments.
     """
@@ -115,13 +129,22 @@ def ridge_probe_path(
     `jax.vmap(lambda probe: probe(h))(probes)` applies them. Eigenvalues that are numerically zero are left out, so
     that a penalty of 0 gives the solution of minimum norm. Arguments and errors as in `ridge_probe`.
 
+    >>> probes = ridge_probe_path([[1.0], [3.0]], [2.0, 6.0], [0.0, 5.0], bias=False)
+    >>> [f"{x:.2f}" for x in probes.kernel[:, 0]]
+    ['2.00', '1.00']
+
     Source: Xue et al. 2025, heads of the setting, `theta = V (lambda + ridge)^{-1} V^T h^T y / n`.
     """
     return _path(*checked_rows(h, y, weights), _checked_penalties(ridges), bias)
 
 
 class RidgeChoice(NamedTuple):
-    """Chosen penalty (), and the cross-validated mean squared error of each candidate (b,), in label units squared."""
+    """Chosen penalty (), and the cross-validated mean squared error of each candidate (b,), in label units squared.
+
+    >>> choice = cross_validate_ridge([[1.0], [2.0], [3.0]], [1.0, 2.0, 3.0], [0.0, 1.0], folds=3)
+    >>> float(choice.ridge), choice.errors.shape
+    (0.0, (2,))
+    """
 
     ridge: Array
     errors: Array
@@ -149,6 +172,11 @@ def cross_validate_ridge(
 
     Raises:
         InputError: as in `ridge_probe`, or not 2 <= folds <= n.
+
+    >>> h = jnp.arange(6.0)[:, None]
+    >>> choice = cross_validate_ridge(h, 2 * h[:, 0], [1.0, 0.1, 0.001], folds=3)
+    >>> round(float(choice.ridge), 4), int(choice.errors.argmin())
+    (0.001, 2)
     """
     data = checked_rows(h, y, weights)
     require_integer("folds", folds, 2)
@@ -237,14 +265,14 @@ def _checked_penalties(ridges: ArrayLike) -> Array:
     return ridges
 
 
-def as_rows(h: Array, y: Array, weights: Array | None) -> Rows:
+def as_rows(h: Array, y: Array, weights: Array | None) -> WeightedRows:
     """Rows in the dtype that they are summed in, weights summing to 1."""
     dtype = accumulation_dtype(*(x.dtype for x in (h, y, weights) if x is not None))
     weights = jnp.ones(h.shape[0], dtype) if weights is None else weights.astype(dtype)
-    return Rows(h.astype(dtype), y.astype(dtype), weights / jnp.sum(weights))
+    return WeightedRows(h.astype(dtype), y.astype(dtype), weights / jnp.sum(weights))
 
 
-def _weighted(rows: Rows, bias: bool) -> tuple[Array, Array, tuple[Array, Array] | None]:
+def _weighted(rows: WeightedRows, bias: bool) -> tuple[Array, Array, tuple[Array, Array] | None]:
     """Rows and labels, with a bias about their means, times the roots of the weights; and the means."""
     h, y, weights = rows
     mean = (matmul(weights, h), matmul(weights, y)) if bias else None

@@ -21,8 +21,8 @@ from jaxtyping import Float
 from w2s_jax._core.arrays import matmul, outer
 from w2s_jax._core.checks import require_range
 from w2s_jax._core.factor import inverse_factor, qr
-from w2s_jax.heads.losses import Loss, as_loss
-from w2s_jax.heads.ridge import LinearProbe, Rows, as_rows, checked_rows, probe_through, weigh
+from w2s_jax.heads.losses import Loss, LossName, as_loss
+from w2s_jax.heads.ridge import LinearProbe, WeightedRows, as_rows, checked_rows, probe_through, weigh
 
 LBFGS_STEPS = 500
 FIRST_ORDER_STEPS = 1000
@@ -35,6 +35,10 @@ class TrainedProbe(NamedTuple):
 
     `converged` (): the gradient norm is at most the tolerance. `gradient_norm` (): relative to that of a zero kernel,
     in the optimiser's coordinates. `steps` (): steps taken. `loss` (): mean loss plus penalty.
+
+    >>> trained = train_probe([[0.0], [1.0], [2.0]], [1.0, 3.0, 5.0], ridge=0.0)
+    >>> bool(trained.converged), round(float(trained.probe([[10.0]])[0]), 2)
+    (True, 21.0)
     """
 
     probe: LinearProbe
@@ -48,7 +52,7 @@ def train_probe(
     h: Float[ArrayLike, "n d"],
     y: ArrayLike,
     ridge: ArrayLike = 1e-3,
-    loss: str | Loss = "squared",
+    loss: LossName | Loss = "squared",
     *,
     bias: bool = True,
     weights: Float[ArrayLike, " n"] | None = None,
@@ -82,6 +86,13 @@ def train_probe(
     Raises:
         InputError: shapes that do not fit, NaN or infinite entries, a negative penalty, labels out of the loss's range,
             an unknown loss.
+
+    >>> h, y = [[-2.0], [-1.0], [1.0], [2.0]], [0.0, 0.0, 1.0, 1.0]
+    >>> probe = train_probe(h, y, loss="logistic").probe
+    >>> (probe(h) > 0).tolist()
+    [False, False, True, True]
+
+    Source: Xue et al. 2025, heads of the setting, for any loss; Medvedev et al. 2025 for gradient flow.
     """
     loss = as_loss(loss)
     h, y, weights = checked_rows(h, y, weights)
@@ -102,10 +113,10 @@ class _Head(NamedTuple):
     bias: Any
 
 
-class _Problem(NamedTuple):
+class _Training(NamedTuple):
     """What is minimised: rows about a shift, their weighted mean about it (d,) or None without a bias, penalty, loss."""
 
-    rows: Rows
+    rows: WeightedRows
     mean: Array | None
     ridge: Array
     loss: Loss
@@ -134,7 +145,7 @@ def _train(
     shift = jnp.mean(rows.h, 0) if bias else jnp.zeros_like(rows.h[0])
     rows = rows._replace(h=rows.h - shift)
     mean = matmul(rows.weights, rows.h) if bias else None
-    problem = _Problem(rows, mean, jnp.asarray(ridge, rows.h.dtype), loss)
+    problem = _Training(rows, mean, jnp.asarray(ridge, rows.h.dtype), loss)
     tolerance = (1e-6 if rows.h.dtype == jnp.float32 else 1e-12) if tolerance is None else tolerance
     zero = _Head(
         jnp.zeros((h.shape[1], *y.shape[1:]), rows.h.dtype), loss.link(matmul(rows.weights, rows.y)) if bias else None
@@ -150,7 +161,7 @@ def _train(
 
 
 def _minimum(
-    problem: _Problem, zero: _Head, start: _Head, tolerance: ArrayLike, max_steps: ArrayLike
+    problem: _Training, zero: _Head, start: _Head, tolerance: ArrayLike, max_steps: ArrayLike
 ) -> tuple[_Head, _Report]:
     """`_lbfgs`, differentiated by the implicit function theorem: `H dx = -d(gradient)`, solved by conjugate gradients."""
 
@@ -180,7 +191,7 @@ class _Descent(NamedTuple):
 
 
 def _lbfgs(
-    problem: _Problem, zero: _Head, start: _Head, tolerance: ArrayLike, max_steps: ArrayLike
+    problem: _Training, zero: _Head, start: _Head, tolerance: ArrayLike, max_steps: ArrayLike
 ) -> tuple[_Head, _Report]:
     rows, loss = problem.rows, problem.loss
     basis = _coordinates(problem)
@@ -227,7 +238,7 @@ def _lbfgs(
     return last.head, last.report
 
 
-def _coordinates(problem: _Problem) -> _Head:
+def _coordinates(problem: _Training) -> _Head:
     """A map from coordinates to kernels (d, min(n, d)) and a factor of the bias that make the curvature about 1."""
     h = problem.rows.h
     n, d = h.shape
@@ -280,7 +291,7 @@ def _line_search(slope: Callable[[Array], Array], initial: Array) -> Array:
 
 
 def _follow(
-    problem: _Problem,
+    problem: _Training,
     zero: _Head,
     start: _Head,
     tolerance: ArrayLike,
@@ -317,30 +328,30 @@ def _unfinished(report: _Report, tolerance: ArrayLike, max_steps: ArrayLike) -> 
     return (report.gradient_norm > tolerance) & (report.steps < max_steps)
 
 
-def _objective(problem: _Problem, head: _Head, targets: Array) -> Array:
+def _objective(problem: _Training, head: _Head, targets: Array) -> Array:
     """Mean loss plus penalty."""
     rows = problem.rows
     fit = jnp.sum(rows.weights * problem.loss(_outputs(problem, head), targets))
     return fit + problem.ridge * jnp.sum(jnp.square(head.kernel))
 
 
-def _targets(problem: _Problem, head: _Head, steps: Array) -> Array:
+def _targets(problem: _Training, head: _Head, steps: Array) -> Array:
     rows = problem.rows
     targets = problem.loss.targets(_outputs(problem, head), rows.y, rows.weights, steps)
     return jax.lax.stop_gradient(targets)
 
 
-def _gradient(problem: _Problem, head: _Head, targets: Array) -> _Head:
+def _gradient(problem: _Training, head: _Head, targets: Array) -> _Head:
     return jax.grad(lambda head: _objective(problem, head, targets))(head)
 
 
-def _outputs(problem: _Problem, head: _Head) -> Array:
+def _outputs(problem: _Training, head: _Head) -> Array:
     # Heads stand on the left: a batch of them times shared rows is one product that comes out heads first.
     z = matmul(head.kernel.T, problem.rows.h.T).T
     return z if problem.mean is None else z + (head.bias - matmul(problem.mean, head.kernel))
 
 
-def _pull_back(problem: _Problem, head: _Head, slopes: Array) -> _Head:
+def _pull_back(problem: _Training, head: _Head, slopes: Array) -> _Head:
     """The objective's gradient at a head, given that of the mean loss in each row's outputs."""
     kernel = matmul(slopes.T, problem.rows.h).T + 2 * problem.ridge * head.kernel
     if problem.mean is None:

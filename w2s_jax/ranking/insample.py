@@ -23,7 +23,7 @@ from w2s_jax.ranking.crossfit import Score, Settings
 from w2s_jax.spectrum import Spectrum
 
 
-class Pair(NamedTuple):
+class PairMoments(NamedTuple):
     """Moments of a pair: hh (d_w, d_w), zh (d_s, d_w), zz (d_s, d_s); with labels hy (d_w, c), zy (d_s, c), yy (c,)."""
 
     hh: Any
@@ -56,13 +56,13 @@ class Blocks(NamedTuple):
     one's part is from that share of the pooled one, which comes last. A block of weight `1 + e` moves a pooled moment by
     `e (deviation - share excess moment)`, `excess` (K,) being what the normalisation takes off."""
 
-    moments: Pair
+    moments: PairMoments
     share: Array
-    excess: Pair
+    excess: PairMoments
     own: Array
 
     @property
-    def pooled(self) -> Pair:
+    def pooled(self) -> PairMoments:
         return jax.tree.map(lambda x: x[-1], self.moments)
 
 
@@ -80,11 +80,11 @@ def strong_blocks(zz: Array, n: Array, members: Array, unit_trace: bool, values:
     return StrongBlocks(weights, share, moments, _excess(moments, share, unit_trace), _inner(moments, moments[-1]))
 
 
-def blocks_of(strong: StrongBlocks, sums: Pair, unit_trace: bool) -> Blocks:
+def blocks_of(strong: StrongBlocks, sums: PairMoments, unit_trace: bool) -> Blocks:
     """The blocks of a pair from the weak model's sums per cell, and the labels'; zz is not used."""
-    moments: Pair = jax.tree.map(lambda x: _by_block(strong.weights, x), sums._replace(zz=None))
+    moments: PairMoments = jax.tree.map(lambda x: _by_block(strong.weights, x), sums._replace(zz=None))
     w, s, none = _excess(moments.hh, strong.share, unit_trace), strong.excess, jnp.zeros_like(strong.share)
-    excess = Pair(w, (w + s) / 2, s, w / 2, s / 2, none)
+    excess = PairMoments(w, (w + s) / 2, s, w / 2, s / 2, none)
     return Blocks(moments._replace(zz=strong.moments), strong.share, excess, strong.own)
 
 
@@ -109,14 +109,14 @@ def linear_cka(blocks: Blocks) -> Score:
     squared = [response[-1] for response in responses[:3]]
     value = squared[1] / jnp.sqrt(squared[2]) / jnp.sqrt(squared[0])
     relative = [c * r / size for c, r, size in zip((-1, 2, -1), responses[:3], squared, strict=True)]
-    return Score(value, value * _standard_error(Pair(*relative), blocks))
+    return Score(value, value * _standard_error(PairMoments(*relative), blocks))
 
 
 def norms_by_spectrum(blocks: Blocks, weak: Spectrum, settings: Settings) -> tuple[Score, Score]:
     """`||P_s (I - P_w)||`, operator and Frobenius, for any threshold, given the weak moment's eigenpairs."""
     heads = _heads(settings)
 
-    def norms(pair: Pair) -> tuple[Array, Array]:
+    def norms(pair: PairMoments) -> tuple[Array, Array]:
         overlap = _overlap(pair, weak.n)
         return gap_norm(overlap, *heads, "op"), gap_norm(overlap, *heads, "fro")
 
@@ -143,9 +143,9 @@ def gap_by_solves(blocks: Blocks, inverse_s: Array, B: Array) -> Score:
     S_q = matmul(pooled.zz, q)
     p = matmul(inverse_s, S_q)
     s = matmul(B, matmul(pooled.zh.T, p))
-    responses = low_rank_responses(blocks, Pair(2 * s.T, -2 * p.T, (q - 2 * p).T), Pair(t.T, t.T, q.T))
-    labels = responses_to(blocks, Pair(None, None, None, -2 * s, 2 * p))
-    responses = Pair(*responses[:3], *labels[3:])
+    responses = low_rank_responses(blocks, PairMoments(2 * s.T, -2 * p.T, (q - 2 * p).T), PairMoments(t.T, t.T, q.T))
+    labels = responses_to(blocks, PairMoments(None, None, None, -2 * s, 2 * p))
+    responses = PairMoments(*responses[:3], *labels[3:])
     return Score(jnp.sum(q * S_q), _standard_error(responses, blocks))
 
 
@@ -153,22 +153,22 @@ def _heads(settings: Settings) -> tuple[ridge, ridge]:
     return ridge(settings.weak_ridge, settings.threshold), ridge(settings.strong_ridge, settings.threshold)
 
 
-def _overlap(pair: Pair, n: Array) -> Overlap:
+def _overlap(pair: PairMoments, n: Array) -> Overlap:
     """The overlap of a pair in both eigenbases: the moments are diagonal but for their derivatives."""
     weak, strong = (Side(jnp.diagonal(x), x - jnp.diag(jnp.diagonal(x)), n) for x in (pair.hh, pair.zz))
     return whitened(weak, strong, pair.zh, *(() if pair.hy is None else (pair.hy, pair.zy, pair.yy)))
 
 
-def responses_to(blocks: Blocks, slope: Pair) -> Pair:
+def responses_to(blocks: Blocks, slope: PairMoments) -> PairMoments:
     """`<deviation_k, slope>` for every moment and block k, then `<moment, slope>`: (K + 1,) each."""
     return _responses_by(_inner, blocks, slope)
 
 
-def low_rank_responses(blocks: Blocks, lefts: Pair, rights: Pair) -> Pair:
+def low_rank_responses(blocks: Blocks, lefts: PairMoments, rights: PairMoments) -> PairMoments:
     """The same for slopes `sum_i left_i right_i^T`, given as sequences of vectors."""
 
     slopes = [None if left is None else (left, right) for left, right in zip(lefts, rights, strict=True)]
-    return _responses_by(lambda x, slope: low_rank_inner(x, *slope), blocks, Pair(*slopes))
+    return _responses_by(lambda x, slope: low_rank_inner(x, *slope), blocks, PairMoments(*slopes))
 
 
 def low_rank_inner(x: Array, left: Any, right: Any) -> Array:
@@ -177,23 +177,23 @@ def low_rank_inner(x: Array, left: Any, right: Any) -> Array:
     return jnp.sum(matmul(x, others) * columns, (-2, -1)).reshape(-1)
 
 
-def _responses_by(inner: Callable[[Array, Any], Array], blocks: Blocks, slope: Pair) -> Pair:
+def _responses_by(inner: Callable[[Array, Any], Array], blocks: Blocks, slope: PairMoments) -> PairMoments:
     # With deviations: a slope's inner products with the parts themselves nearly cancel.
-    return Pair(*(None if g is None else inner(m, g) for m, g in zip(blocks.moments, slope, strict=True)))
+    return PairMoments(*(None if g is None else inner(m, g) for m, g in zip(blocks.moments, slope, strict=True)))
 
 
 def _inner(x: Array, slope: Array) -> Array:
     return matmul(x.reshape(-1, slope.size), slope.reshape(-1))
 
 
-def _jackknifed(scores: Callable[[Pair], tuple[Array, ...]], blocks: Blocks, weak: Spectrum) -> list[Score]:
+def _jackknifed(scores: Callable[[PairMoments], tuple[Array, ...]], blocks: Blocks, weak: Spectrum) -> list[Score]:
     """Scores of a pair in the weak eigenbasis, and their standard errors."""
     V, pooled = weak.vectors, blocks.pooled
     hy = None if pooled.hy is None else matmul(V.T, pooled.hy)
     values, pull = jax.vjp(scores, pooled._replace(hh=jnp.diag(weak.values), zh=matmul(pooled.zh, V), hy=hy))
 
     def error(i: int) -> Array:
-        slope: Pair = pull(tuple(jnp.asarray(j == i, value.dtype) for j, value in enumerate(values)))[0]
+        slope: PairMoments = pull(tuple(jnp.asarray(j == i, value.dtype) for j, value in enumerate(values)))[0]
         hy = None if slope.hy is None else matmul(V, slope.hy)
         slope = slope._replace(hh=matmul(matmul(V, slope.hh), V.T), zh=matmul(slope.zh, V.T), hy=hy)
         return _standard_error(responses_to(blocks, slope), blocks)
@@ -201,13 +201,13 @@ def _jackknifed(scores: Callable[[Pair], tuple[Array, ...]], blocks: Blocks, wea
     return [Score(value, error(i)) for i, value in enumerate(values)]
 
 
-def root_score(squared: Array, responses: Pair, blocks: Blocks) -> Score:
+def root_score(squared: Array, responses: PairMoments, blocks: Blocks) -> Score:
     """Score and standard error of the square root."""
     root = jnp.sqrt(jnp.maximum(squared, 0))
     return Score(root, _standard_error(responses, blocks) / jnp.where(root > 0, 2 * root, 1))
 
 
-def _standard_error(responses: Pair, blocks: Blocks) -> Array:
+def _standard_error(responses: PairMoments, blocks: Blocks) -> Array:
     """Standard error from the derivative in each block's weight: exact for a mean over blocks."""
     count, change = blocks.share.shape[0], jnp.zeros_like(blocks.share)
     for response, excess in zip(responses, blocks.excess, strict=True):

@@ -18,7 +18,7 @@ from w2s_jax._core.lanczos import Problem, leading_vectors, random_start
 from w2s_jax.ranking.crossfit import Score, Settings
 from w2s_jax.ranking.insample import (
     Blocks,
-    Pair,
+    PairMoments,
     StrongBlocks,
     low_rank_inner,
     low_rank_responses,
@@ -66,7 +66,7 @@ class Unfinished(NamedTuple):
     blocks: Blocks
 
 
-def solved(pooled: Pair, B: Array, settings: Settings) -> Solved:
+def solved(pooled: PairMoments, B: Array, settings: Settings) -> Solved:
     """From pooled moments and the weak head's inverse."""
     Y = matmul(pooled.zh, B)
     return Solved(B, Y, pooled.zz - matmul(Y, (pooled.zh + settings.weak_ridge * Y).T))
@@ -77,12 +77,12 @@ def frobenius(norms: RidgeNorms, blocks: Blocks, parts: Solved, settings: Settin
     (B, Y, K), H = parts, norms.H[:, None]
     bYB = settings.weak_ridge * matmul(Y, B)
     # In S_w it is `J + 2 b B J`, `J = Y^T H Y`; only its symmetric part meets the symmetric deviations.
-    found = responses_to(blocks, Pair(matmul((Y + 2 * bYB).T, H * Y), -2 * H * (Y + bYB), None))
+    found = responses_to(blocks, PairMoments(matmul((Y + 2 * bYB).T, H * Y), -2 * H * (Y + bYB), None))
     found = found._replace(zz=matmul(norms.sloped.reshape(len(norms.sloped), -1), K.reshape(-1)) + norms.fixed)
     return root_score(jnp.sum(norms.H * jnp.diagonal(K)), found, blocks)
 
 
-class Top(NamedTuple):
+class LeadingValue(NamedTuple):
     """The largest eigenvalue (), its direction a (d_s,) between strong features, and its responses to S_s (K + 1,)."""
 
     squared: Array
@@ -90,7 +90,7 @@ class Top(NamedTuple):
     own: Array
 
 
-def top_of(norms: RidgeNorms, strong: StrongBlocks, K: Array) -> Top:
+def top_of(norms: RidgeNorms, strong: StrongBlocks, K: Array) -> LeadingValue:
     """By Lanczos; the derivative from the left and right eigenvectors of `A K A S_s`."""
     A, values = norms.A, jnp.diagonal(strong.pooled)
     scale = A * jnp.sqrt(values)
@@ -102,13 +102,13 @@ def top_of(norms: RidgeNorms, strong: StrongBlocks, K: Array) -> Top:
     g = matmul(K, a)
     right = v / jnp.where(values > 0, jnp.sqrt(jnp.where(values > 0, values, 1)), jnp.inf)
     own = low_rank_inner(strong.moments, (a, A * g), (a, right - 2 * a))
-    return Top(jnp.maximum(jnp.dot(a, g, precision="highest"), 0), a, own)
+    return LeadingValue(jnp.maximum(jnp.dot(a, g, precision="highest"), 0), a, own)
 
 
-def operator(parts: Solved, blocks: Blocks, top: Top, settings: Settings) -> Score:
+def operator(parts: Solved, blocks: Blocks, top: LeadingValue, settings: Settings) -> Score:
     """The root of the largest eigenvalue."""
     t = matmul(top.a, parts.Y)
     tbB = matmul(t, settings.weak_ridge * parts.B)  # first b B, which no scale of the representations moves
-    lefts = Pair((t,), (top.a,), None)
-    rights = Pair((t + 2 * tbB,), (-2 * (t + tbB),), None)
+    lefts = PairMoments((t,), (top.a,), None)
+    rights = PairMoments((t + 2 * tbB,), (-2 * (t + tbB),), None)
     return root_score(top.squared, low_rank_responses(blocks, lefts, rights)._replace(zz=top.own), blocks)

@@ -108,6 +108,11 @@ def rank_supervisors(
             infinities or nothing but a constant; parameters out of range; too few rows for the folds; a precision that the
             platform does not have.
 
+    >>> z = np.random.default_rng(0).standard_normal((60, 4)).astype(np.float32)
+    >>> table = rank_supervisors({"half": z[:, :2], "most": z[:, :3]}, z)  # z is strong
+    >>> table.names, table.sorted_by
+    (('most', 'half'), 'expected_error')
+
     Source: Xue et al. 2025 for the norms and the predicted gap; Kornblith et al. 2019 for CKA.
     """
     given = {

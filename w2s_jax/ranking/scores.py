@@ -24,7 +24,7 @@ from w2s_jax.moments import Shift, Sums, moved
 from w2s_jax.ranking import crossfit, insample, norms
 from w2s_jax.ranking.crossfit import Score, Settings, WeakCells
 from w2s_jax.ranking.folds import Experiments
-from w2s_jax.ranking.insample import Pair, StrongBlocks
+from w2s_jax.ranking.insample import PairMoments, StrongBlocks
 from w2s_jax.ranking.prepared import about, cross_about, pool, prepare, prepared
 from w2s_jax.spectrum import Spectrum, spectrum
 
@@ -143,11 +143,11 @@ def scorer(folds: int, normalize: bool, cut: bool) -> Scorer:
         return over_models(of_model, (sums, shift, eigen))
 
     @jax.jit
-    def largest(K: Array, shared: Shared) -> norms.Top:
+    def largest(K: Array, shared: Shared) -> norms.LeadingValue:
         return over_models(lambda K: norms.top_of(shared.norms, shared.blocks, K), K)
 
     @jax.jit
-    def finish(rest: norms.Unfinished, top: norms.Top, settings: Settings) -> Score:
+    def finish(rest: norms.Unfinished, top: norms.LeadingValue, settings: Settings) -> Score:
         return over_models(
             lambda model: norms.operator(model[0].parts, model[0].blocks, model[1], settings), (rest, top)
         )
@@ -178,7 +178,7 @@ def _score_one(
     """The variance of a model, its scores, and without a cut what the operator norm is made of."""
     cells = shared.cells
     weak, centred, size = _prepared(sums, shift, cells, normalize)
-    blocks = insample.blocks_of(shared.blocks, Pair(weak.own.hh, weak.cross, None), normalize)
+    blocks = insample.blocks_of(shared.blocks, PairMoments(weak.own.hh, weak.cross, None), normalize)
     scores, rest = {}, None
     fits = [experiments.fits]
     if not cut:  # heads of all rows and, the last, of all labelled ones
@@ -199,7 +199,7 @@ def _score_one(
         # CKA is the same at any scale, its squares are not.
         root_w, root_s = jnp.sqrt(jnp.where(size > 0, size, 1)), jnp.sqrt(_mean_square(cells))
         zh = cross_about(centred.cross, cells, centred.own, _mean(cells), None)
-        unit = Pair(centred.own.hh / root_w / root_w, zh / root_w / root_s, None)
+        unit = PairMoments(centred.own.hh / root_w / root_w, zh / root_w / root_s, None)
         blocks = insample.blocks_of(shared.centred, unit, False)
     scores["cka"] = insample.linear_cka(blocks)
     if shared.inverses is not None and shared.labelled is not None:
@@ -224,7 +224,7 @@ def _predicted_gap(
     n = matmul(with_labels, cells.n)
     mean = matmul(with_labels, cells.y) / n * normalize
     own, strong = (jax.vmap(moved, (0, None))(side, Shift(None, mean)) for side in (weak.own, cells))
-    sums = Pair(own.hh, weak.cross, None, own.hy, strong.hy, strong.yy)
+    sums = PairMoments(own.hh, weak.cross, None, own.hy, strong.hy, strong.yy)
     unit_trace = normalize and len(cells.n) == folds
     if not isinstance(weak_side, Spectrum):
         return insample.gap_by_solves(

@@ -39,6 +39,13 @@ class SupervisorTable:
 
     `names`, `strong`, `widths`: the pairs, one per row. `table[column]` and `table.se(column)`: a score (rows,) and its
     standard error over blocks of rows. `columns`: the scores at hand; `sorted_by`: the one that orders the rows.
+
+    >>> cka, error = np.array([0.5, 0.9]), np.array([0.1, 0.1])
+    >>> table = SupervisorTable(("a", "b"), ("s", "s"), (8, 16), {"cka": cka}, {"cka": error}, "cka", {})
+    >>> print(table.sort_by("cka"))
+       supervisor  width  linear CKA *
+    1  b              16      0.9 ±0.1
+    2  a               8      0.5 ±0.1
     """
 
     names: tuple[str, ...]

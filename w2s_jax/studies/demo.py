@@ -38,7 +38,11 @@ COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7")  # Okabe and Ito, told ap
 
 @dataclass(frozen=True)
 class DemoConfig:
-    """Sizes of the demo: images per split, encoders and their training, ridge strength of all heads."""
+    """Sizes of the demo: images per split, encoders and their training, ridge strength of all heads.
+
+    >>> DemoConfig(widths=(4, 12), splits=2).ridge
+    0.001
+    """
 
     encoder_images: int = 500
     test_images: int = 497
@@ -80,6 +84,11 @@ class DemoResult:
     """Predictions and measurements of the demo; prints as a report.
 
     `measured` holds arrays (models, splits) in the order of `names`; the tables keep their own order.
+
+    >>> free = SupervisorTable(("a", "b"), ("s", "s"), (8, 8), {"cka": np.ones(2)}, {"cka": np.zeros(2)}, "cka", {})
+    >>> measured = Measured(*(np.array([[0.4, 0.4], [0.3, 0.3]]) - 0.1 * i for i in range(7)))  # (models, splits)
+    >>> DemoResult(DemoConfig(), 0, ("a", "b"), free, free, measured).pgr.round(3).tolist()
+    [0.5, 0.5]
     """
 
     config: DemoConfig
@@ -170,6 +179,11 @@ def run_demo(seed: int = 0, progress: bool = True, config: DemoConfig = DemoConf
 
     Raises:
         InputError: scikit-learn or matplotlib is not installed.
+
+    >>> run_demo(seed=-1)
+    Traceback (most recent call last):
+        ...
+    w2s_jax._core.checks.InputError: seed must be an integer of at least 0, got -1
     """
     pixels, digits = _extra("sklearn.datasets").load_digits(return_X_y=True)
     _extra("matplotlib.figure")  # or `figure` would fail a minute later

@@ -44,6 +44,11 @@ class Trial:
     Errors are mean squares against the noise-free target, `gap` that of student minus ceiling; `moments` are those of the
     features without tails, and of the noisy labels, on the student's rows (no means); `weak_ridge` and `strong_ridge` are the
     heads' penalties, `gamma_w` the weak tail's gamma on the labelled rows, `gamma_s` the strong tail's on the student's.
+
+    >>> from w2s_jax.studies.synthetic import subspaces
+    >>> trial = jax.eval_shape(lambda key: run_trial(key, subspaces(4, 3, 2.5), 250, 500, 0.1, 0.1), jax.random.key(0))
+    >>> trial.gap.shape, trial.moments.cross.shape
+    ((), (4, 3))
     """
 
     weak_error: Float[Array, ""]
@@ -58,7 +63,11 @@ class Trial:
 
 
 class Outcome(NamedTuple):
-    """Measured errors and gap of a trial, the theorem's gap, and the same with gamma left out; all of one shape."""
+    """Measured errors and gap of a trial, the theorem's gap, and the same with gamma left out; all of one shape.
+
+    >>> Outcome(0.3, 0.2, 0.1, gap=0.15, theorem=0.14, theorem_without_gamma=0.2).theorem
+    0.14
+    """
 
     weak_error: Array
     student_error: Array
@@ -68,7 +77,7 @@ class Outcome(NamedTuple):
     theorem_without_gamma: Array
 
 
-class _Split(NamedTuple):
+class _ReducedRows(NamedTuple):
     """The rows of one split in orthonormal coordinates, divided by sqrt(n): weak features (r, k_w), strong features
     (r, k_s), labels (r,), and a column of standard normals that nothing else depends on (r,).
     """
@@ -194,16 +203,16 @@ def _simulate(
     return jax.tree.map(lambda x: x.reshape(batches * size, *x.shape[2:])[:trials], results)
 
 
-def _split(key: Array, family: Family, n: int) -> _Split:
+def _split(key: Array, family: Family, n: int) -> _ReducedRows:
     """The features and labels of n rows; in as few coordinates as they have dimensions where the family is Gaussian."""
     if isinstance(family, ReluFamily):
         sample, scale = family.sample(key, n), n**-0.5
-        return _Split(sample.h_w * scale, sample.h_s * scale, sample.y * scale, jnp.zeros_like(sample.y))
+        return _ReducedRows(sample.h_w * scale, sample.h_s * scale, sample.y * scale, jnp.zeros_like(sample.y))
     p = family.a.shape[0]
     columns = _wishart_root(key, n, p + 1 + (family.tail_w is not None), family.a.dtype)
     x = columns[:, :p]
     y = matmul(x, family.a) + jnp.sqrt(jnp.asarray(family.noise, x.dtype)) * columns[:, p]
-    return _Split(matmul(x, family.A_w.T), matmul(x, family.A_s.T), y, columns[:, -1])
+    return _ReducedRows(matmul(x, family.A_w.T), matmul(x, family.A_s.T), y, columns[:, -1])
 
 
 def _wishart_root(key: Array, n: int, m: int, dtype: Any) -> Array:
@@ -216,7 +225,7 @@ def _wishart_root(key: Array, n: int, m: int, dtype: Any) -> Array:
 
 
 def _fit(key: Array, F: Array, labels: Array, n: int, tail: Tail | None, ridge: Array) -> _Fitted:
-    """Ridge heads on features F (r, k) and a tail, for labels (r, c), everything in the coordinates of `_Split`.
+    """Ridge heads on features F (r, k) and a tail, for labels (r, c), everything in the coordinates of `_ReducedRows`.
 
     With a tail the dual solution is `M^{-1} w`, `w = u - F theta`, `theta = (I + F^T P F)^{-1} F^T P u`, P the inverse of M/n.
     """
@@ -317,7 +326,7 @@ def _excess(y: Array) -> Array:
     return jnp.where(y > -1, jnp.where(jnp.abs(y) < 0.1, series, closed), -jnp.inf)
 
 
-def _moments(rows: _Split, n: int) -> Moments:
+def _moments(rows: _ReducedRows, n: int) -> Moments:
     """Of n rows from fewer that have the same products: each stands for n over their number."""
     root, weights = len(rows.y) ** 0.5, jnp.full(len(rows.y), n / len(rows.y), rows.y.dtype)
     return moments(rows.w * root, rows.s * root, rows.y * root, weights=weights)

@@ -42,6 +42,9 @@ class Scenario(NamedTuple):
     """What is simulated: a title, the family at n rows, both heads' ridge, and whether it meets the theorem's conditions.
 
     `share` is its part of the trials, `labelled` its labelled rows for each of the student's.
+
+    >>> SCENARIOS["few_labels"].at(1000)[1:]
+    (250, 1000, 0.1, 0.1)
     """
 
     title: str
@@ -91,6 +94,11 @@ class Cell:
 
     `mean` and `se`: of the measured quantities; `equivalent`: what the deterministic equivalent says of them.
     `theorem`, `without_gamma`: median over trials of |prediction / measured - 1| of the gap, with a 95% band.
+
+    >>> one = dict.fromkeys(MEASURED, 1.0)
+    >>> cell = Cell("spiked", 250, 4000, one, one, dict.fromkeys(MEASURED, 1.5), (0.1, 0.09, 0.11), (0.5, 0.4, 0.6))
+    >>> cell.bias["gap"], cell.noise["gap"]
+    (0.5, 2.0)
     """
 
     scenario: str
@@ -115,7 +123,11 @@ class Cell:
 
 @dataclass(frozen=True)
 class Verification:
-    """All cells, the fitted rate in n of the theorem's error (slope, standard error), and which conditions are broken."""
+    """All cells, the fitted rate in n of the theorem's error (slope, standard error), and which conditions are broken.
+
+    >>> Verification(cells=(), rates={"spiked": (-0.5, 0.01)}, broken={"spiked": ()}).of("spiked")
+    []
+    """
 
     cells: tuple[Cell, ...]
     rates: dict[str, tuple[float, float]]
@@ -155,6 +167,11 @@ def run_verify(
 
     Raises:
         InputError: an unknown scenario, or a file that belongs to another run or cannot be written.
+
+    >>> run_verify(largest=100)
+    Traceback (most recent call last):
+        ...
+    w2s_jax._core.checks.InputError: largest must be at least 250, got 100
     """
     scenarios = list(scenarios)
     unknown = [name for name in scenarios if name not in SCENARIOS]
@@ -292,7 +309,12 @@ def _line(cell: Cell) -> str:
 
 
 def phase_diagram(points: int = 61) -> tuple[np.ndarray, Equivalent]:
-    """Rows per feature (points,) on both axes, and the equivalent over n~ (first axis) and n^ (second) for a power law."""
+    """Rows per feature (points,) on both axes, and the equivalent over n~ (first axis) and n^ (second) for a power law.
+
+    >>> ratio, found = phase_diagram(points=2)
+    >>> ratio.round(3).tolist(), found
+    ([0.1, 30.0], Equivalent(grid of shape (2, 2)))
+    """
     ratio = np.geomspace(0.1, 30, points)
     rows = np.maximum(ratio * POWER_LAW_WIDTH, 1)
     return ratio, deterministic_equivalent(_power_law(0).population, rows[:, None], rows[None, :], 1e-2, 1e-2)

@@ -5,7 +5,8 @@ of rankings; pairs.py makes scores of them on the device, kernels.py where kerne
 workers.py is what the processes compute of all that together; store.py keeps what is done; cli.py is `w2s sweep`.
 """
 
+from w2s_jax.sweep.config import Setting, SweepConfig, read_config, sweep_config
 from w2s_jax.sweep.run import run_sweep
-from w2s_jax.sweep.table import Sweep
+from w2s_jax.sweep.table import Sweep, read_sweep
 
-__all__ = ["Sweep", "run_sweep"]
+__all__ = ["Setting", "Sweep", "SweepConfig", "read_config", "read_sweep", "run_sweep", "sweep_config"]

@@ -28,7 +28,11 @@ KEYS = (
 
 
 class Setting(NamedTuple):
-    """One point of the grid: relative eigenvalue cuts and ridge strengths of the two heads."""
+    """One point of the grid: relative eigenvalue cuts and ridge strengths of the two heads.
+
+    >>> Setting(0.0, 0.0, weak_ridge=1e-3, strong_ridge=1e-2).strong_ridge
+    0.01
+    """
 
     weak_threshold: float
     strong_threshold: float
@@ -43,6 +47,11 @@ class SweepConfig:
     `groups`: file of row groups that stay in one fold; `folds`: 0, or blocks of rows for the cross-fitted columns, drawn
     with `seed`, for label prior `prior` and noise `noise`; `memory`: MiB for the sums or kernels of a group of pairs;
     `precision`: of the products of features, as in `moments`.
+
+    >>> table = {"output": "results", "weak": {"a": "a.npy"}, "strong": {"b": "b.npy"}}
+    >>> config = sweep_config(table | {"threshold": [0.0, 0.1]})
+    >>> list(config.models), len(config.grid), config.lowest_thresholds
+    (['a', 'b'], 2, (0.0, 0.0))
     """
 
     output: Path
@@ -75,6 +84,13 @@ def read_config(path: str | os.PathLike) -> SweepConfig:
 
     Raises:
         InputError: the file cannot be read or is not TOML, or see `sweep_config`.
+
+    >>> import tempfile
+    >>> lines = 'output = "results"', 'weak = {a = "a.npy"}', 'strong = {b = "b.npy"}', "folds = 3"
+    >>> with tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
+    ...     print(*lines, sep=os.linesep, file=file, flush=True)
+    ...     read_config(file.name).folds
+    3
     """
     return sweep_config(read_toml(path), Path(path).parent)
 
@@ -101,6 +117,11 @@ def sweep_config(table: Mapping[str, Any], folder: str | os.PathLike = ".") -> S
 
     Raises:
         InputError: an unknown or missing key, a wrong type or range, a pattern without files, names that are not unique.
+
+    >>> table = {"output": "results", "weak": {"a": "a.npy"}, "strong": {"b": "b.npy"}}
+    >>> config = sweep_config(table | {"weak_ridge": [0.1, 1]})
+    >>> [setting.weak_ridge for setting in config.grid], config.folds
+    ([0.1, 1.0], 0)
     """
     unknown = [key for key in table if key not in KEYS]
     if unknown:

@@ -74,6 +74,14 @@ def run_sweep(
         InputError: files that do not fit or hold NaN, infinities or nothing but a constant; a precision that the device does
             not have; a folder that cannot be written or is in use by another process; a full disk.
 
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for seed, name in enumerate("abs"):
+    ...         np.save(f"{folder}/{name}.npy", np.random.default_rng(seed).standard_normal((20, 3)))
+    ...     sweep = run_sweep({"output": f"{folder}/out", "weak": f"{folder}/[ab].npy", "strong": f"{folder}/s.npy"})
+    ...     sweep["weak"].tolist(), sweep.finished
+    (['a', 'b'], 2)
+
     Source: Xue et al. 2025 for norms, bound and predicted gap; Kornblith et al. 2019 for CKA.
     """
     require_mesh(mesh)

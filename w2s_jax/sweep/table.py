@@ -31,6 +31,11 @@ class Sweep:
     `columns` name the entries of each of `rows`; what was not asked for is None. `finished` of `pairs` pairs are in.
     `computed`: pairs that this run computed, the others were there; `changed`: models whose file has changed since the
     last run.
+
+    >>> rows = ("a", "s", 0.5), ("b", "s", 0.25)
+    >>> sweep = Sweep(("weak", "strong", "gap_op"), rows, finished=2, pairs=2, output=Path("results"))
+    >>> len(sweep), sweep["gap_op"].tolist()
+    (2, [0.5, 0.25])
     """
 
     columns: tuple[str, ...]
@@ -138,6 +143,11 @@ def read_sweep(output: str | os.PathLike) -> Sweep:
 
     Raises:
         InputError: there is no sweep in the folder.
+
+    >>> read_sweep("no_such_folder")
+    Traceback (most recent call last):
+        ...
+    w2s_jax._core.checks.InputError: there is no sweep in no_such_folder: it has no file sweep.sqlite
     """
     rows, finished, pairs = read_results(output)
     return Sweep(tuple(COLUMNS), tuple(rows), finished, pairs, Path(output))

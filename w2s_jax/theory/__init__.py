@@ -1,12 +1,18 @@
 """Closed forms beside the spine: kappa, the deterministic equivalent, the expected experiment, decomposability."""
 
-from w2s_jax.theory.decomposability import DecomposabilityReport, decomposability, decomposability_from_moments
+from w2s_jax.theory.decomposability import (
+    Condition,
+    DecomposabilityReport,
+    decomposability,
+    decomposability_from_moments,
+)
 from w2s_jax.theory.equivalent import Equivalent, Population, Tail, deterministic_equivalent
 from w2s_jax.theory.equivalent_errors import EquivalentErrors, equivalent_errors, equivalent_errors_from_moments
 from w2s_jax.theory.expected import expected_experiment
 from w2s_jax.theory.kappa import effective_ridge, effective_ridge_from_spectrum
 
 __all__ = [
+    "Condition",
     "DecomposabilityReport",
     "Equivalent",
     "EquivalentErrors",

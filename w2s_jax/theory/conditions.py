@@ -137,7 +137,7 @@ def measure(prepared: Prepared, ranks: Array, freedom: tuple[int, int], exact: b
     values, splits = prepared.values / norm, (prepared.labelled, prepared.student)
     second = jnp.stack([split.second for split in splits]) / norm
     inside = jnp.arange(values.shape[0]) < ranks[:, None]
-    pooled_gamma = jnp.where(exact, 0, tail_gamma(values, ranks, total))
+    pooled_gamma = jnp.where(exact, 0, tail_gamma(values, rank=ranks, n=total))
     smallest = jnp.where(ranks > 0, values[jnp.maximum(ranks - 1, 0)] - pooled_gamma, 0)
     # V's directions keep the tail's share of their variance.
     share = jnp.sqrt(jnp.minimum(pooled_gamma[:, None] / jnp.where(values > 0, values, 1), 1))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -18,10 +18,10 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from w2s_jax._core.arrays import as_labels, as_matrix
-from w2s_jax._core.checks import InputError, require_range
+from w2s_jax._core.checks import InputError, require_choice, require_range
 from w2s_jax.moments import ModelMoments
 from w2s_jax.overlap import representation
-from w2s_jax.spectrum import principal_rank
+from w2s_jax.spectrum import Rule, principal_rank
 from w2s_jax.theory.conditions import (
     Prepared,
     Quantities,
@@ -33,7 +33,7 @@ from w2s_jax.theory.conditions import (
     split_of,
 )
 
-RULES = ("threshold", "rank", "explained_variance", "hard_threshold")
+RankRule = Literal["tightest", Rule]
 BOUND = 2.0
 NAMES = ("boundedness", "concentration on V", "isotropic tail", "cross-sample tail", "tail covariance")
 MEASURED = (
@@ -58,6 +58,10 @@ class Condition:
     """One condition: the number measured, what it may be at most, and what went into it.
 
     `value`: the worst entry of `parts`, all relative (see `decomposability`); `holds`: value <= allowance.
+
+    >>> condition = Condition(3, 0.1, 0.2, {"labelled": 0.1, "student": 0.05})
+    >>> condition.name, condition.holds, condition.ratio
+    ('isotropic tail', True, 0.5)
     """
 
     number: int
@@ -101,6 +105,10 @@ class DecomposabilityReport:
     the delta that the conditions were judged with. All five in units of `scale`, the operator norm of the reference
     covariance. `ranks`, `ratios`: the ranks scanned and the worst ratio of conditions 2 to 5 at each. `rows`, `width`: the
     splits' numbers of rows, and of features.
+
+    >>> report = decomposability(np.eye(4, 2), np.eye(4, 2))
+    >>> report.rank, report.holds, [c.name for c in report.conditions][:2]
+    (2, True, ['boundedness', 'concentration on V'])
     """
 
     rank: int
@@ -160,7 +168,7 @@ def decomposability(
     y_labelled: ArrayLike | None = None,
     y_student: ArrayLike | None = None,
     *,
-    rule: str = "tightest",
+    rule: RankRule = "tightest",
     level: float | None = None,
     ridge: float = 0.0,
     tolerance: float = 0.25,
@@ -206,6 +214,11 @@ def decomposability(
         InputError: shapes that do not fit, labels of one split only, an unknown rule, a level missing, a negative ridge or
             tolerance, NaN or infinite entries, representations that do not vary.
 
+    >>> h = np.random.default_rng(0).standard_normal((4000, 3))
+    >>> report = decomposability(h[:2000], h[2000:])
+    >>> report.rank, report.holds, report.broken
+    (3, True, ())
+
     Source: Xue et al. 2025, definition of decomposability.
     """
     h_labelled, h_student = representation("h_labelled", h_labelled), representation("h_student", h_student)
@@ -227,7 +240,7 @@ def decomposability_from_moments(
     labelled: ModelMoments,
     student: ModelMoments,
     *,
-    rule: str = "tightest",
+    rule: RankRule = "tightest",
     level: float | None = None,
     ridge: float = 0.0,
     tolerance: float = 0.25,
@@ -242,6 +255,13 @@ def decomposability_from_moments(
 
     Raises:
         InputError: as `decomposability`, or moments of different widths or kinds.
+
+    >>> from w2s_jax import model_moments
+    >>> h = np.random.default_rng(0).standard_normal((4000, 3))
+    >>> decomposability_from_moments(model_moments(h[:2000]), model_moments(h[2000:])).holds
+    True
+
+    Source: Xue et al. 2025, definition of decomposability.
     """
     both = (labelled, student)
     for name, m in zip(("labelled", "student"), both, strict=True):
@@ -295,7 +315,7 @@ def _report(
     prepared: Prepared,
     freedom: Sequence[int],
     width: int,
-    rule: tuple[str, float | None],
+    rule: tuple[RankRule, float | None],
     ridge: float,
     tolerance: float,
     exact: bool,
@@ -337,11 +357,10 @@ def _report(
     )
 
 
-def _ranks(values: Array, rule: str, level: float | None, n: int, d: int) -> Array:
+def _ranks(values: Array, rule: RankRule, level: float | None, n: int, d: int) -> Array:
+    require_choice("rule", rule, RankRule)
     if rule == "tightest":
         return candidates(values)
-    if rule not in RULES:
-        raise InputError(f"rule must be tightest, {', '.join(RULES[:-1])} or {RULES[-1]}, got {rule!r}")
     return jnp.atleast_1d(principal_rank(values, rule, level, n=n, d=d)).astype(int)
 
 

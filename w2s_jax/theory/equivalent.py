@@ -28,10 +28,14 @@ from w2s_jax.theory.kappa import fixed_point, over, slack_of
 
 
 class Tail(NamedTuple):
-    """`width` features of one variance, independent of each other and of everything else; its gamma is `variance width / n`."""
+    """`width` features of one variance, independent of each other and of everything else; its gamma is `variance width / n`.
 
-    variance: Any
-    width: Any
+    >>> Tail(variance=0.01, width=3000)  # gamma = 0.3 on 100 rows
+    Tail(variance=0.01, width=3000)
+    """
+
+    variance: ArrayLike
+    width: float | Array
 
 
 @jax.tree_util.register_dataclass
@@ -41,6 +45,11 @@ class Population:
 
     `ww` (k_w, k_w), `ss` (k_s, k_s), `sw` (k_s, k_w), `wy` (k_w,), `sy` (k_s,) and `yy` () are `E[h_w h_w^T]` and so on. `noise`
     is the variance of the label noise on both splits, `tail_w` and `tail_s` features beyond the k_w and k_s written out.
+
+    >>> one = jnp.ones((1, 1))
+    >>> population = Population(ww=one, ss=one, sw=one, wy=one[0], sy=one[0], yy=1.0, tail_w=Tail(0.01, 3000))
+    >>> population.tail_w.width, population.noise
+    (3000, 0.0)
     """
 
     ww: Float[Array, "k_w k_w"]
@@ -61,6 +70,12 @@ class Equivalent:
 
     Errors are against the noise-free target, in target units squared; `kappa_weak` and `kappa_strong` in squared units of
     the representations. All have the broadcast shape of the arguments.
+
+    >>> one = jnp.ones((1, 1))
+    >>> population = Population(ww=one, ss=one, sw=one, wy=one[0], sy=one[0], yy=1.0)
+    >>> found = deterministic_equivalent(population, jnp.array([10, 100]), 100, 0.1, 0.1)
+    >>> found, found.pgr.shape
+    (Equivalent(grid of shape (2,)), (2,))
     """
 
     weak_error: Float[Array, "*grid"]
@@ -87,7 +102,7 @@ class Equivalent:
         return f"Equivalent({', '.join(f'{name}={float(value):.4g}' for name, value in self.to_dict().items())})"
 
 
-class _Basis(NamedTuple):
+class _Rotated(NamedTuple):
     """A population in the eigenbases of its two sides."""
 
     weak: Spectrum
@@ -101,7 +116,7 @@ class _Basis(NamedTuple):
     tail_s: Tail
 
 
-class _Head(NamedTuple):
+class _Stage(NamedTuple):
     """A ridge head on n rows: its features' spectrum, kappa, `df2 = tr Sigma^2 (Sigma + kappa)^{-2}` and `n - df2`."""
 
     side: Spectrum
@@ -134,6 +149,12 @@ def deterministic_equivalent(
     enters through tau alone, so that errors are against the noise-free target. At an interpolation threshold (no ridge,
     rows = rank) errors are infinite. Heads without intercept; corrections are of order 1/n (n - d - 1 for n - d).
 
+    >>> one = jnp.ones((1, 1))
+    >>> population = Population(ww=one, ss=one, sw=one, wy=one[0], sy=one[0], yy=1.0)
+    >>> found = deterministic_equivalent(population, 100, 100, 0.1, 0.1)
+    >>> round(float(found.kappa_weak), 4), bool(found.student_error > found.ceiling_error)
+    (0.1009, True)
+
     Source: derived from the one-stage equivalent of ridge regression, twice; its limit of wide flat tails is Xue et al. 2025.
     """
     population = _checked(population)
@@ -160,14 +181,14 @@ def _equivalent(p: Population, n_w: Array, n_s: Array, ridge_w: Array, ridge_s: 
     wy, sy = matmul(weak.vectors.T, p.wy), matmul(strong.vectors.T, p.sy)
     none = Tail(*jnp.zeros((2,), p.ww.dtype))
     tails = p.tail_w or none, p.tail_s or none
-    basis = _Basis(weak, strong, cross, wy, sy, jnp.asarray(p.yy), jnp.asarray(p.noise), *tails)
+    basis = _Rotated(weak, strong, cross, wy, sy, jnp.asarray(p.yy), jnp.asarray(p.noise), *tails)
     point = jnp.vectorize(partial(_outcome, basis), signature=f"(),(),(),()->{','.join(['()'] * 6)}")
     return Equivalent(*point(n_w, n_s, ridge_w, ridge_s))
 
 
-def _outcome(p: _Basis, n_w: Array, n_s: Array, ridge_w: Array, ridge_s: Array) -> tuple[Array, ...]:
+def _outcome(p: _Rotated, n_w: Array, n_s: Array, ridge_w: Array, ridge_s: Array) -> tuple[Array, ...]:
     """Weak, student and ceiling error, gap, and the two kappas at one point."""
-    weak, strong = _head(p.weak, p.tail_w, n_w, ridge_w), _head(p.strong, p.tail_s, n_s, ridge_s)
+    weak, strong = _stage(p.weak, p.tail_w, n_w, ridge_w), _stage(p.strong, p.tail_s, n_s, ridge_s)
     theta = _apply(_Root, weak, _apply(_Root, weak, p.wy))
     taught = matmul(p.cross, theta)
     spread = _apply(_Half, weak, p.cross.T).T
@@ -189,7 +210,7 @@ def _outcome(p: _Basis, n_w: Array, n_s: Array, ridge_w: Array, ridge_s: Array) 
     return mean_error + _times(tau, weak.df2), student, ceiling, gap, weak.kappa, strong.kappa
 
 
-def _head(side: Spectrum, tail: Tail, n: Array, ridge: Array) -> _Head:
+def _stage(side: Spectrum, tail: Tail, n: Array, ridge: Array) -> _Stage:
     kept = jnp.where(side.values > numerically_zero(side.values), side.values, 0)
     values = jnp.append(kept, tail.variance)
     multiplicity = jnp.append(jnp.ones_like(kept), tail.width)
@@ -197,7 +218,7 @@ def _head(side: Spectrum, tail: Tail, n: Array, ridge: Array) -> _Head:
     df2 = jnp.sum(multiplicity * jnp.square(over(values, values + kappa)))
     slack = slack_of(values, multiplicity, n, kappa)
     # With no ridge and as many rows as features the difference is rounding: the threshold itself.
-    return _Head(side, kappa, df2, jnp.where(slack > 4 * jnp.finfo(slack.dtype).eps * n, slack, 0))
+    return _Stage(side, kappa, df2, jnp.where(slack > 4 * jnp.finfo(slack.dtype).eps * n, slack, 0))
 
 
 @jax.tree_util.register_dataclass
@@ -224,21 +245,21 @@ class _Half(_Root):
         return response
 
 
-def _apply(response: type[_Root], head: _Head, x: Array) -> Array:
+def _apply(response: type[_Root], head: _Stage, x: Array) -> Array:
     return apply_response(response(head.kappa), head.side, x.reshape(x.shape[0], -1)).reshape(x.shape)
 
 
-def _agreement(head: _Head, x: Array, y: Array) -> Array:
+def _agreement(head: _Stage, x: Array, y: Array) -> Array:
     """`E[t f]` of labels t with moment x and the mean head f fitted to labels with moment y: `x^T (Sigma + kappa)^{-1} y`."""
     return jnp.sum(_apply(_Root, head, x) * _apply(_Root, head, y))
 
 
-def _output(head: _Head, x: Array) -> Array:
+def _output(head: _Stage, x: Array) -> Array:
     """`E f^2` of the mean head fitted to labels with moment x, summed over columns."""
     return jnp.sum(jnp.square(_apply(_Half, head, x)))
 
 
-def _caught(head: _Head, x: Array) -> Array:
+def _caught(head: _Stage, x: Array) -> Array:
     """By how much the mean head f fitted to labels t with moment x reduces their energy: `E t^2 - E (t - f)^2`."""
     return 2 * _agreement(head, x, x) - _output(head, x)
 

@@ -28,7 +28,12 @@ from w2s_jax.theory.kappa import sample_strength
 
 
 class EquivalentErrors(NamedTuple):
-    """Errors of student and ceiling on fresh rows against the labels, noise included, and their gap; (grid, c) each."""
+    """Errors of student and ceiling on fresh rows against the labels, noise included, and their gap; (grid, c) each.
+
+    >>> h = jnp.eye(3, 1)
+    >>> equivalent_errors(h, h[:, 0], h[:, 0], 0.1)._fields
+    ('student_error', 'ceiling_error', 'gap')
+    """
 
     student_error: Array
     ceiling_error: Array
@@ -60,6 +65,11 @@ def equivalent_errors(
     large as `e(t) = n W t / tr W` (`kappa / beta = n / tr W`): generalized cross-validation. For `delta = y - f_w` the gap is
     `||delta - e(delta)||^2 / n`, the student's error `||delta + e(f_w)||^2 / n`, the ceiling's `||e(y)||^2 / n`. An intercept is
     a direction that W takes to zero: the mean of delta passes whole, and the trace loses one.
+
+    >>> h, y = jnp.arange(1.0, 5.0)[:, None], jnp.arange(1.0, 5.0)
+    >>> found = equivalent_errors(h, y, weak_outputs=y, strong_ridge=0.1)  # a perfect teacher
+    >>> round(float(found.gap), 4), bool(jnp.isclose(found.student_error, found.ceiling_error))
+    (0.0, True)
 
     Source: derived for this package (generalized cross-validation of two stages), no split into V and tail.
     """
@@ -108,6 +118,14 @@ def equivalent_errors_from_moments(m: Moments, weak: LinearProbe, strong_ridge: 
 
     The moments of `delta = y - f_w` are linear and quadratic in the kernel: `E h_s delta = sy - sw kernel` and
     `E delta^2 = yy - 2 wy kernel + kernel ww kernel`. Precision: as for `overlap_from_moments`.
+
+    >>> from w2s_jax import moments
+    >>> h, y = jnp.arange(1.0, 5.0)[:, None], jnp.arange(1.0, 5.0)
+    >>> found = equivalent_errors_from_moments(moments(h, h, y), LinearProbe(jnp.ones(1)), 0.1)  # a perfect teacher
+    >>> round(float(found.gap), 4)
+    0.0
+
+    Source: as `equivalent_errors`, through its sufficient moments.
     """
     if not isinstance(weak, LinearProbe):
         raise InputError(f"weak must be a LinearProbe, got {type(weak).__name__}")

@@ -43,6 +43,12 @@ def expected_experiment(
 
     Errors are in units of the labels' mean square, without the noise that students and ceilings of all weak models share.
 
+    >>> from w2s_jax import moments
+    >>> blocks = jax.random.normal(jax.random.key(0), (3, 40, 4))
+    >>> error, gap = expected_experiment(*(moments(h[:, :2], h) for h in blocks), 1e-3, 1e-3)
+    >>> 0 < float(gap) < float(error)
+    True
+
     Source: closed form of the cross-fitted experiment; one of those that `rank_supervisors` averages.
     """
     for name, value in (("weak_ridge", weak_ridge), ("strong_ridge", strong_ridge), ("prior", prior), ("noise", noise)):

@@ -37,6 +37,12 @@ def effective_ridge(
         InputError: a negative ridge, fewer than one row, or multiplicities of another shape.
 
     Newton's method from above, where the equation is convex; differentiated as an implicit function.
+
+    >>> kappa = effective_ridge([1.0], n=100, ridge=0.1)
+    >>> round(float(kappa), 4), round(float(0.1 + kappa / 100 * 1 / (1 + kappa)), 4)
+    (0.1009, 0.1009)
+
+    Source: the one-stage deterministic equivalent of ridge regression (docs/theory.md, the strength at which a head acts).
     """
     require_range("ridge", ridge, 0)
     require_range("n", n, 1)
@@ -115,6 +121,9 @@ def effective_ridge_from_spectrum(
 
     Raises:
         InputError: a negative ridge or fewer than one row.
+
+    >>> round(float(effective_ridge_from_spectrum([1.0], n=100, ridge=0.1)), 4)
+    0.1009
 
     Source: generalized cross-validation, whose denominator is `ridge / kappa`.
     """
