@@ -28,14 +28,13 @@ from w2s_jax._core.arrays import (
     as_labels,
     as_matrix,
     as_weights,
-    from_host,
-    gram,
     label_products,
     matmul,
     outer,
     require_same_rows,
 )
 from w2s_jax._core.checks import InputError
+from w2s_jax._core.cpu import from_host, gram
 from w2s_jax._core.progress import track
 from w2s_jax.devices.hosts import Hosts
 from w2s_jax.devices.mesh import put, require_mesh

@@ -7,7 +7,7 @@ all eigenpairs or, where a cut is known beforehand, for the leading ones.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
@@ -20,9 +20,9 @@ from jaxtyping import Float
 
 from w2s_jax._core.arrays import accumulation_dtype, as_labels, as_matrix, matmul, require_same_rows
 from w2s_jax._core.checks import InputError
-from w2s_jax._core.response import OnNonzero, apply_response
+from w2s_jax._core.response import OnNonzero, apply_response, in_units
 from w2s_jax.moments import Moments, moments
-from w2s_jax.spectrum import Spectrum, checked_rank, power_of_two, spectrum, spectrum_of_rows, unit_scale
+from w2s_jax.spectrum import Spectrum, checked_rank, spectrum, spectrum_of_rows
 
 Ranks = tuple[int | None, int | None]  # of the weak and the strong side; None: all
 
@@ -67,14 +67,10 @@ class Overlap:
 
 
 class _Basis(NamedTuple):
-    """An orthonormal basis U (n, k) of a representation: `columns V lambda^{-1/2} / sqrt(n)`, or the columns themselves.
-
-    The spectrum is that of the representation divided by `scale`.
-    """
+    """An orthonormal basis U (n, k) of a representation: `columns V lambda^{-1/2} / sqrt(n)`, or the columns themselves."""
 
     columns: Array
     spectrum: Spectrum
-    scale: Array
     is_orthonormal: bool
 
 
@@ -139,14 +135,12 @@ def overlap_from_moments(m: Moments, *, rank: int | tuple[int, int] | None = Non
     Source: Xue et al. 2025; `C = L_s^{-1/2} V_s^T (H_s^T H_w / n) V_w L_w^{-1/2}`, `a = L^{-1/2} V^T (H^T y / n)`.
     """
     rank_w, rank_s = checked_ranks(rank)
-    scale_w, scale_s = unit_scale(m.ww), unit_scale(m.ss)
-    weak, strong = spectrum(m.ww / scale_w**2, m.n, rank=rank_w), spectrum(m.ss / scale_s**2, m.n, rank=rank_s)
-    cross = matmul(matmul(strong.vectors.T, m.sw / scale_w / scale_s), weak.vectors)
+    weak, strong = spectrum(m.ww, m.n, rank=rank_w), spectrum(m.ss, m.n, rank=rank_s)
+    cross = matmul(matmul(strong.vectors.T, m.sw), weak.vectors)
     labels: tuple[Array | None, ...] = (None, None)
     if m.wy is not None and m.sy is not None:
-        labels = matmul(weak.vectors.T, m.wy / scale_w), matmul(strong.vectors.T, m.sy / scale_s)
-    unit = whitened(_side(weak), _side(strong), cross, *labels, m.yy)
-    return replace(unit, weak=_scaled(unit.weak, scale_w), strong=_scaled(unit.strong, scale_s))
+        labels = matmul(weak.vectors.T, m.wy), matmul(strong.vectors.T, m.sy)
+    return whitened(_side(weak), _side(strong), cross, *labels, m.yy)
 
 
 def whitened(
@@ -232,7 +226,7 @@ def representation(name: str, h: ArrayLike) -> Array:
 def principal_basis(h: Float[Array, "n d"], bias: bool = False, rank: int | None = None) -> tuple[Array, Side]:
     """Orthonormal basis U (n, k) of a representation's principal directions, and their spectrum."""
     basis = _data_basis(centered(h) if bias else h, rank)
-    return _times_basis(basis.columns, basis), _scaled(_side(basis.spectrum), basis.scale)
+    return _times_basis(basis.columns, basis), _side(basis.spectrum)
 
 
 @partial(jax.jit, static_argnames=("bias", "ranks"))
@@ -260,7 +254,7 @@ def _overlap_of_kernels(K_w: Array, K_s: Array, y: Array | None, ranks: Ranks) -
 def _overlap_of_bases(weak: _Basis, strong: _Basis, y: Array | None) -> Overlap:
     cross = _times_basis(matmul(strong.columns.T, weak.columns), weak)
     C = _times_basis(cross.T, strong).T
-    left, right = (_scaled(_side(b.spectrum), b.scale) for b in (weak, strong))
+    left, right = _side(weak.spectrum), _side(strong.spectrum)
     if y is None:
         return Overlap(left, right, C)
     y = y.astype(C.dtype)
@@ -274,12 +268,9 @@ def _data_basis(h: Array, rank: int | None = None) -> _Basis:
     n, d = h.shape
     if d > n:
         return _kernel_basis(matmul(h, h.T), rank)
-    largest = jax.lax.stop_gradient(jnp.max(jnp.abs(h)))
-    scale = power_of_two(jnp.where(largest > 0, largest, 1))
-    h = h / scale
     if rank is None:
-        return _Basis(h, spectrum(matmul(h.T, h) / n, n), scale, False)
-    rows = _Basis(h, spectrum_of_rows(h, rank), scale, False)
+        return _Basis(h, spectrum(matmul(h.T, h) / n, n), False)
+    rows = _Basis(h, spectrum_of_rows(h, rank), False)
     # The leading columns of U are few: products with them take the place of a d x d product.
     return rows._replace(columns=_times_basis(h, rows), is_orthonormal=True)
 
@@ -287,7 +278,7 @@ def _data_basis(h: Array, rank: int | None = None) -> _Basis:
 def _kernel_basis(K: Array, rank: int | None = None) -> _Basis:
     n = K.shape[0]
     eigen = spectrum(K.astype(accumulation_dtype(K.dtype)) / n, n, rank=rank)
-    return _Basis(eigen.vectors, eigen, jnp.ones((), eigen.values.dtype), True)
+    return _Basis(eigen.vectors, eigen, True)
 
 
 def _times_basis(x: Array, basis: _Basis) -> Array:
@@ -300,7 +291,8 @@ def _times_basis(x: Array, basis: _Basis) -> Array:
 
 def whiten(eigen: Spectrum | Side, x: Array) -> Array:
     """`lambda^{-1/2} x` (k, m), zero where lambda is numerically zero."""
-    return apply_response(_InverseRoot(), replace(eigen, rest=None), x)
+    unit, scale = in_units(eigen)
+    return apply_response(_InverseRoot(), unit, x / scale)
 
 
 def checked_ranks(rank: int | tuple[int, int] | None) -> Ranks:
@@ -312,12 +304,6 @@ def checked_ranks(rank: int | tuple[int, int] | None) -> Ranks:
     if len(rank) != 2:
         raise InputError(f"rank must be a positive integer or two (weak, strong), got {rank!r}")
     return checked_rank(rank[0]), checked_rank(rank[1])
-
-
-def _scaled(side: Side, scale: Array) -> Side:
-    """The spectrum of `scale` times the representation."""
-    rest = None if side.rest is None else side.rest * scale**2
-    return Side(side.values * scale**2, side.coupling * scale**2, side.n, rest)
 
 
 def _side(eigen: Spectrum) -> Side:

@@ -26,7 +26,7 @@ from jaxtyping import Float, Int
 
 from w2s_jax._core.arrays import accumulation_dtype, as_matrix, matmul
 from w2s_jax._core.checks import InputError, require_choice, require_range
-from w2s_jax._core.factor import eigh, numerically_zero
+from w2s_jax._core.factor import eigh, numerically_zero, power_of_two, unit_scale
 from w2s_jax._core.response import whole
 from w2s_jax._core.subspace import Dense, Operator, Pairs, SecondMoment, leading_pairs, solve_outside
 
@@ -95,12 +95,12 @@ def spectrum(matrix: Float[ArrayLike, "d d"], n: ArrayLike, *, rank: int | None 
     if matrix.shape[0] != matrix.shape[1]:
         raise InputError(f"matrix must be square, got shape {matrix.shape}")
     matrix = matrix.astype(accumulation_dtype(matrix.dtype))
-    scale = unit_scale(matrix)
     n = jnp.asarray(n, matrix.dtype)
     if rank is not None:
+        scale = unit_scale(matrix)
         return _leading_spectrum(Dense(matrix / scale**2), n, rank, scale)
-    values, vectors, coupling = _eigh(matrix / scale**2)
-    return Spectrum(jnp.maximum(values, 0) * scale**2, vectors, coupling * scale**2, n)
+    values, vectors, coupling = _eigh(matrix)
+    return Spectrum(jnp.maximum(values, 0), vectors, coupling, n)
 
 
 def spectrum_of_rows(h: Float[Array, "n d"], rank: int) -> Spectrum:
@@ -123,17 +123,6 @@ def checked_rank(rank: int) -> int:
     if isinstance(rank, bool) or not isinstance(rank, int | np.integer) or rank < 1:
         raise InputError(f"rank must be a positive integer, got {rank!r}")
     return int(rank)
-
-
-def unit_scale(matrix: Float[Array, "d d"]) -> Float[Array, ""]:
-    """A power of two whose square is near the largest diagonal entry: scaling by it is exact and avoids overflow."""
-    largest = jax.lax.stop_gradient(jnp.max(jnp.diagonal(matrix)))
-    return power_of_two(jnp.sqrt(jnp.where(largest > 0, largest, 1))).astype(matrix.dtype)
-
-
-def power_of_two(size: Array) -> Array:
-    """The power of two next above a positive size, exactly (`exp2` of an integer is not)."""
-    return jnp.ldexp(jnp.ones_like(size), jnp.frexp(size)[1])
 
 
 def principal_rank(

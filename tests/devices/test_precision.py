@@ -13,8 +13,9 @@ import pytest
 from conftest import entrywise_error, relative_error
 
 from w2s_jax import InputError, moments, moments_from_batches, rank_supervisors, run_sweep
-from w2s_jax._core import arrays
-from w2s_jax._core.arrays import PRECISIONS, gram, matmul
+from w2s_jax._core import cpu
+from w2s_jax._core.arrays import PRECISIONS, matmul
+from w2s_jax._core.cpu import gram
 from w2s_jax.devices import device_mesh, fastest_precision, precision, supported_precisions
 from w2s_jax.devices.precision import MeasuredPrecision, choose, errors_of, resolved
 from w2s_jax.ranking import cells
@@ -160,7 +161,7 @@ def test_differentiable_and_batched(name):
 @pytest.mark.parametrize("weighted", [False, True])
 def test_mirrored_blocks_are_the_product(width, weighted, monkeypatch, x64):
     """Halves down to any width, odd ones too, weighted rows or not; the corners are each other's mirror to the last bit."""
-    monkeypatch.setattr(arrays, "SYMMETRIC_WIDTH", 8)
+    monkeypatch.setattr(cpu, "SYMMETRIC_WIDTH", 8)
     h = RNG.standard_normal((50, width))
     weights = RNG.random((50, 1)) if weighted else np.ones((50, 1))
     found = np.asarray(jax.jit(lambda h, w: gram(h, h * w))(h, weights))
@@ -179,7 +180,7 @@ def test_mirrored_blocks_save_work(monkeypatch):
         return found["flops"]
 
     assert work() == 2 * 16 * 8 * 8
-    monkeypatch.setattr(arrays, "SYMMETRIC_WIDTH", 8)
+    monkeypatch.setattr(cpu, "SYMMETRIC_WIDTH", 8)
     jax.clear_caches()
     assert work() == 2 * 16 * 8 * 8 * 3 / 4
 

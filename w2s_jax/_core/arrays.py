@@ -8,10 +8,7 @@ moments, by a sum of several low-precision products that is as good (devices/pre
 
 from __future__ import annotations
 
-import math
-import mmap
-from contextlib import suppress
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -23,8 +20,6 @@ from jax.typing import ArrayLike
 
 from w2s_jax._core.checks import InputError, require_finite
 
-_LARGE = 4 << 20  # bytes: two huge pages
-SYMMETRIC_WIDTH = 1024  # measured on a CPU: halves save 15 to 30% from here on, and nothing at 512
 Precision = Literal["float32", "tf32_x3", "bf16_x3", "bf16_x6", "bf16_x9", "fastest"]
 PRECISIONS = {
     "float32": jax.lax.Precision.HIGHEST,
@@ -41,17 +36,6 @@ def matmul(a: Array, b: Array, precision: str = "float32") -> Array:
     return jnp.matmul(a, b, precision=PRECISIONS[name])
 
 
-def gram(a: Array, b: Array, precision: str = "float32") -> Array:
-    """`a^T b` where that is symmetric (b is a, its rows weighted or not); on a CPU wide ones by halves, one corner mirrored."""
-    d = a.shape[1]
-    if d < SYMMETRIC_WIDTH or jax.default_backend() != "cpu":
-        return matmul(a.T, b, precision)
-    first, last = slice(d // 2), slice(d // 2, None)
-    corner = matmul(a[:, first].T, b[:, last], precision)
-    upper, lower = (gram(a[:, half], b[:, half], precision) for half in (first, last))
-    return jnp.block([[upper, corner], [corner.T, lower]])
-
-
 def label_products(h: Array, y: Array) -> Array:
     """`h^T y` (d,) or (d, c) for labels y (n,) or (n, c), with h as it lies: a CPU would copy its transpose for one column."""
     return matmul(y.T, h).T
@@ -60,31 +44,6 @@ def label_products(h: Array, y: Array) -> Array:
 def outer(a: Array, b: Array) -> Array:
     """Outer product by broadcasting: never a (rounded) matrix unit's product."""
     return a.reshape(a.shape + (1,) * b.ndim) * b
-
-
-def host_zeros(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    """Zeros that `jax.device_put` of a CPU takes over as they lie, if they are large; who has put them writes to them no more.
-
-    In huge pages of their own, which go back at once: JAX's own copy has small ones, and can take longer than a product.
-    """
-    size = math.prod(shape) * np.dtype(dtype).itemsize
-    if size < _LARGE or not hasattr(mmap, "MADV_HUGEPAGE"):
-        return np.zeros(shape, dtype)
-    pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    with suppress(OSError):
-        pages.madvise(mmap.MADV_HUGEPAGE)
-    return np.frombuffer(pages, dtype).reshape(shape)
-
-
-def from_host(array: Any) -> Any:
-    """What a CPU takes over of a large NumPy array of floats: a copy, made faster than JAX would; all else as it comes."""
-    large = isinstance(array, np.ndarray) and array.nbytes >= _LARGE and jnp.issubdtype(array.dtype, jnp.floating)
-    if not large or jax.default_backend() != "cpu":
-        return array
-    copy = host_zeros(array.shape, jax.dtypes.canonicalize_dtype(array.dtype))
-    with np.errstate(over="ignore"):
-        np.copyto(copy, array, casting="same_kind")
-    return jax.device_put(copy)
 
 
 def accumulation_dtype(*dtypes: jnp.dtype) -> jnp.dtype:

@@ -6,6 +6,7 @@ Derivatives never divide by an eigengap: `coupling`, which is zero, carries the 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Protocol
 
 import jax
@@ -15,7 +16,7 @@ from jax.core import Tracer
 
 from w2s_jax._core.arrays import matmul
 from w2s_jax._core.checks import InputError
-from w2s_jax._core.factor import numerically_zero
+from w2s_jax._core.factor import numerically_zero, power_of_two
 
 
 class Response(Protocol):
@@ -40,6 +41,14 @@ def apply_response(response: Response, side: Any, x: Array) -> Array:
     of x. NaN where f reaches beyond the k values.
     """
     return _apply(response, side.values, side.coupling, side.n, side.rest, x)
+
+
+def in_units(side: Any) -> tuple[Any, Array]:
+    """A side in units where its largest eigenvalue is about 1, and the power of two by which representations are divided for
+    that: derivatives of curves would overflow at the ends of the dtype's range. The rest is left out."""
+    largest = jax.lax.stop_gradient(side.values[0])
+    scale = power_of_two(jnp.sqrt(jnp.where(largest > 0, largest, 1)))
+    return replace(side, values=side.values / scale**2, coupling=side.coupling / scale**2, rest=None), scale
 
 
 def evaluate(response: Response, values: Array, n: Array, rest: Array | None = None) -> Array:

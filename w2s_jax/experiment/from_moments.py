@@ -9,12 +9,12 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from w2s_jax._core.checks import InputError, require_number
+from w2s_jax._core.ridge_solve import ridge_solver
 from w2s_jax.experiment.outcome import WeakToStrong
 from w2s_jax.experiment.single import summed
 from w2s_jax.filters import ridge
 from w2s_jax.gap import prediction_gap
 from w2s_jax.heads.from_moments import mean_square, ridge_heads
-from w2s_jax.heads.ridge import ridge_solver
 from w2s_jax.moments import Moments
 from w2s_jax.overlap import overlap_from_moments
 from w2s_jax.theory.equivalent_errors import equivalent_errors_from_moments, fresh_error_from_moments

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,8 +22,8 @@ from jaxtyping import Float
 
 from w2s_jax._core.arrays import accumulation_dtype, as_labels, as_matrix, as_weights, label_products, matmul
 from w2s_jax._core.checks import InputError, require_integer, require_number, require_range
-from w2s_jax._core.factor import cholesky, cholesky_solve
 from w2s_jax._core.response import OnNonzero, apply_response
+from w2s_jax._core.ridge_solve import ridge_solver
 from w2s_jax.moments import ModelMoments
 from w2s_jax.spectrum import spectrum
 
@@ -113,8 +113,7 @@ def ridge_probe_from_moments(m: ModelMoments, ridge: ArrayLike) -> LinearProbe:
     require_number("ridge", ridge, 0)
     if m.hy is None:
         raise InputError("moments must have labels, got moments made without y")
-    second = m.hh
-    return probe_from_moments(m, ridge_solver(second, jnp.asarray(ridge, second.dtype)))
+    return probe_from_moments(m, ridge_solver(m.hh, ridge))
 
 
 def ridge_probe_path(
@@ -240,35 +239,6 @@ class _Resolvent(OnNonzero):
 
     def curve(self, values: Array, n: Array) -> Callable[[Array], Array]:
         return lambda mu: 1 / (jnp.where(mu > 0, mu, 1) + self.strength[..., None])
-
-
-def ridge_solver(matrix: Array, ridge: Array) -> Callable[[Array], Array]:
-    """`b -> (matrix + ridge)^{-1} b`, of minimum norm where that is singular; differentiable in all three.
-
-    The matrix is positive semidefinite.
-    """
-    constant, shift = jax.lax.stop_gradient((matrix, ridge))
-    shifted = constant + shift * jnp.eye(len(matrix), dtype=matrix.dtype)
-    factor = cholesky(shifted)
-    # What is left of a column once those before it are taken out: rounding, if it depends on them.
-    left = jnp.square(jnp.diagonal(factor))
-    sound = jnp.all(left > 4 * jnp.finfo(matrix.dtype).eps * len(matrix) ** 0.5 * jnp.diagonal(shifted))
-
-    def solve(_: Any, b: Array) -> Array:
-        def by_eigenvectors(state: tuple[Array, Array]) -> tuple[Array, Array]:
-            # The barrier ties the eigensolve to the loop: the compiler would otherwise do it ahead, needed or not.
-            whole, x = jax.lax.optimization_barrier((constant, state[0]))
-            side = spectrum(whole, 1)
-            columns = matmul(side.vectors.T, b.reshape(len(b), -1))
-            solution = matmul(side.vectors, apply_response(_Resolvent(shift), side, columns))
-            return solution.reshape(x.shape), jnp.asarray(True)
-
-        x = cholesky_solve(factor, b)
-        # A loop, not a branch: under vmap too it costs nothing where every system is sound.
-        return jax.lax.while_loop(lambda state: ~state[1], by_eigenvectors, (x, sound))[0]
-
-    product = lambda x: matmul(matrix, x) + ridge * x
-    return lambda b: jax.lax.custom_linear_solve(product, b, solve, symmetric=True)
 
 
 def weigh(weights: Array, x: Array) -> Array:

@@ -20,8 +20,9 @@ from jax import Array
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from w2s_jax._core.arrays import gram, host_zeros, label_products, matmul
+from w2s_jax._core.arrays import label_products, matmul
 from w2s_jax._core.checks import require_finite
+from w2s_jax._core.cpu import gram, host_zeros
 from w2s_jax.devices.mesh import put
 from w2s_jax.moments import Sums, Tree, add_compensated
 from w2s_jax.ranking.folds import Layout

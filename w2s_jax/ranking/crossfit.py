@@ -15,7 +15,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from w2s_jax._core.arrays import matmul
-from w2s_jax._core.factor import inverse, numerically_zero, sound_strength
+from w2s_jax._core.factor import numerically_zero
+from w2s_jax._core.ridge_solve import ridge_inverse
 from w2s_jax.heads.from_moments import mean_square, ridge_heads
 from w2s_jax.moments import Moments, Shift, Sums, moved
 from w2s_jax.ranking.folds import Experiments, Roles
@@ -57,17 +58,15 @@ class ExpectedStrong(NamedTuple):
 
 
 class WeakHeads(NamedTuple):
-    """Ridge heads on sets of rows: the strengths used (F,) and `(S_w + strength)^{-1}` (F, d_w, d_w)."""
+    """Ridge heads on sets of rows: their penalty () and `(S_w + ridge)^{-1}` (F, d_w, d_w)."""
 
-    strength: Array
+    ridge: Array
     inverse: Array
 
 
-def weak_heads(weak: Sums, fits: Array, strength: Array) -> WeakHeads:
+def weak_heads(weak: Sums, fits: Array, ridge: Array) -> WeakHeads:
     """The ridge heads that the cells of `fits` (F, J) make; all in one call, which compiles a factorisation but once."""
-    fitted = pool(fits, weak.hh, weak.n)
-    used = jax.vmap(partial(sound_strength, strength=strength))(fitted)
-    return WeakHeads(used, jax.vmap(inverse)(fitted, used))
+    return WeakHeads(ridge, jax.vmap(partial(ridge_inverse, ridge=ridge))(pool(fits, weak.hh, weak.n)))
 
 
 def prepare_expected(
@@ -89,7 +88,7 @@ def prepare_expected(
         S_student, S_test = (pool(r, cells.hh, cells.n) for r in role)
         eigen = spectrum(S_test, 1)
         half = (jnp.sqrt(eigen.values)[:, None] * eigen.vectors.T)[:test_rows]
-        response = matmul(half, inverse(S_student, settings.strong_ridge))
+        response = matmul(half, ridge_inverse(S_student, settings.strong_ridge))
         return response, half, matmul(response, S_student)
 
     student, target, ceiling = jax.lax.map(one, (roles.student, roles.test))
@@ -107,13 +106,12 @@ def expected_errors(
     the response to the noise that the weak heads pick up. Errors are in units of the labels' mean square. The first of
     `heads` are those of `roles.labelled`.
     """
-    heads = jax.tree.map(lambda x: x[: len(roles.labelled)], heads)
-    n, strength = weak.own.n, heads.strength[:, None, None]
+    n = weak.own.n
     uncarried = matmul(strong.student, pool(roles.student, weak.cross, n))
-    carried = matmul(uncarried, heads.inverse)
+    carried = matmul(uncarried, heads.inverse[: len(roles.labelled)])
     taught = matmul(carried, jnp.swapaxes(pool(roles.labelled, weak.cross, n), 1, 2))
     # `S_w (S_w + beta_w)^{-1} = I - beta_w (S_w + beta_w)^{-1}`.
-    picked_up = noise / matmul(roles.labelled, n) * jnp.sum((uncarried - strength * carried) * carried, (1, 2))
+    picked_up = noise / matmul(roles.labelled, n) * jnp.sum((uncarried - heads.ridge * carried) * carried, (1, 2))
     away = lambda x: matmul(jnp.sum(jnp.square(taught - x), 1), strong.prior)
     return _over_blocks(away(strong.target) + picked_up), _over_blocks(away(strong.ceiling) + picked_up)
 
@@ -121,7 +119,7 @@ def expected_errors(
 def prepare_trial(cells: Sums, roles: Roles, settings: Settings) -> Array:
     """The student's ridge inverses (blocks x experiments, d_s, d_s), shared by all weak models."""
     students = roles.student.reshape(-1, len(cells.n))
-    return jax.lax.map(lambda role: inverse(pool(role, cells.hh, cells.n), settings.strong_ridge), students)
+    return jax.lax.map(lambda role: ridge_inverse(pool(role, cells.hh, cells.n), settings.strong_ridge), students)
 
 
 def trial(

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from w2s_jax._core.arrays import matmul
+from w2s_jax._core.factor import numerically_zero
 from w2s_jax._core.lanczos import Problem, leading_vectors, random_start
 from w2s_jax.ranking.crossfit import Score, Settings
 from w2s_jax.ranking.insample import (
@@ -40,8 +41,9 @@ class RidgeNorms(NamedTuple):
 def prepare_norms(strong: StrongBlocks, settings: Settings) -> RidgeNorms:
     """What the norms of all weak models share."""
     values = jnp.diagonal(strong.pooled)
-    # Below rounding a strength is raised to it, as in `inverse`.
-    A = 1 / (values + jnp.maximum(settings.strong_ridge, jnp.finfo(values.dtype).eps * jnp.sum(values)))
+    # Nothing has a part in the null space, as in `ridge_inverse`.
+    kept = values > numerically_zero(values)
+    A = jnp.where(kept, 1 / (jnp.where(kept, values, 1) + settings.strong_ridge), 0)
     A_S = A * values
     moments = strong.moments
     # The moments between the two factors: of a large or a small scale their product alone has no float32.

@@ -18,7 +18,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from w2s_jax._core.arrays import matmul
-from w2s_jax._core.factor import inverse
+from w2s_jax._core.ridge_solve import ridge_inverse
 from w2s_jax.devices.mesh import over_models
 from w2s_jax.moments import Shift, Sums, moved
 from w2s_jax.ranking import crossfit, insample, norms
@@ -96,7 +96,7 @@ def _labelled(cells: Sums, settings: Settings, folds: int, normalize: bool, cut:
     # Where only some rows have labels they did not set the scale, and it does not move with their weights.
     unit_trace = normalize and len(cells.n) == folds
     blocks = insample.strong_blocks(cells.hh, cells.n, members, unit_trace)
-    inverted = inverse(blocks.pooled, settings.strong_ridge)
+    inverted = ridge_inverse(blocks.pooled, settings.strong_ridge)
     if not cut:
         return Labelled(blocks, jnp.zeros((0, 0), cells.hh.dtype), inverted)
     basis = spectrum(blocks.pooled, jnp.sum(cells.n)).vectors

@@ -23,7 +23,7 @@ from jaxtyping import Float
 
 from w2s_jax._core.arrays import matmul, outer
 from w2s_jax._core.checks import InputError, require_integer, require_range
-from w2s_jax._core.factor import solve
+from w2s_jax._core.ridge_solve import ridge_solver
 from w2s_jax.filters import ridge as ridge_filter
 from w2s_jax.gap import prediction_gap
 from w2s_jax.moments import Moments, moments
@@ -231,12 +231,12 @@ def _fit(key: Array, F: Array, labels: Array, n: int, tail: Tail | None, ridge: 
     """
     r, k = F.shape
     if tail is None and r < k:
-        return _Fitted(matmul(F.T, solve(matmul(F, F.T), ridge, labels)), jnp.zeros(labels.shape[1:], F.dtype))
+        return _Fitted(matmul(F.T, ridge_solver(matmul(F, F.T), ridge)(labels)), jnp.zeros(labels.shape[1:], F.dtype))
     if tail is None:
-        return _Fitted(solve(matmul(F.T, F), ridge, matmul(F.T, labels)), jnp.zeros(labels.shape[1:], F.dtype))
+        return _Fitted(ridge_solver(matmul(F.T, F), ridge)(matmul(F.T, labels)), jnp.zeros(labels.shape[1:], F.dtype))
     P, K = _tail_moments(key, n, r, tail, ridge)
     weighted = matmul(P, F)
-    theta = solve(matmul(F.T, weighted), 1, matmul(weighted.T, labels))
+    theta = ridge_solver(matmul(F.T, weighted), 1)(matmul(weighted.T, labels))
     w = labels - matmul(F, theta)
     return _Fitted(theta, jnp.sum(w * matmul(K, w), 0))
 

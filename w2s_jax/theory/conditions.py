@@ -19,7 +19,7 @@ from w2s_jax._core.factor import numerically_zero
 from w2s_jax._core.lanczos import Problem, leading_values, leading_vectors, random_start
 from w2s_jax.moments import ModelMoments, model_moments
 from w2s_jax.overlap import centered
-from w2s_jax.spectrum import power_of_two, spectrum, tail_gamma, unit_scale
+from w2s_jax.spectrum import spectrum, tail_gamma
 
 DROPS = 8
 
@@ -61,10 +61,9 @@ class Split(NamedTuple):
 
 
 class Prepared(NamedTuple):
-    """Both splits in the eigenbasis of the reference covariance of eigenvalues (p,), representations divided by `unit`."""
+    """Both splits in the eigenbasis of the reference covariance of eigenvalues (p,)."""
 
     values: Array
-    unit: Array
     labelled: Split
     student: Split
 
@@ -72,12 +71,10 @@ class Prepared(NamedTuple):
 @partial(jax.jit, static_argnames="bias")
 def prepare_rows(h_labelled: Array, h_student: Array, labels: Any, sigma: Array | None, bias: bool) -> Prepared:
     """Through the d x d side."""
-    unit, (h_labelled, h_student), labels = _scaled(h_labelled, h_student, labels)
     splits = []
     for h, y in zip((h_labelled, h_student), labels or (None, None), strict=True):
         splits.append(split_of(model_moments(h, y, bias=bias)))
-    prepared = prepare(*splits, None if sigma is None else sigma / unit / unit)
-    return prepared._replace(unit=prepared.unit * unit)
+    return prepare(*splits, sigma)
 
 
 def split_of(m: ModelMoments) -> Split:
@@ -90,9 +87,8 @@ def split_of(m: ModelMoments) -> Split:
 @partial(jax.jit, static_argnames="bias")
 def prepare_kernel(h_labelled: Array, h_student: Array, labels: Any, sigma: None, bias: bool) -> Prepared:
     """Through the Gram matrix of all rows: `H H^T = Q diag(mu) Q^T`, `Q mu^{1/2}` are the rows in the pooled eigenbasis."""
-    unit, rows, labels = _scaled(h_labelled, h_student, labels)
-    rows = [centered(h) for h in rows] if bias else rows
-    n, h = rows[0].shape[0], jnp.concatenate(rows)
+    rows = [h.astype(accumulation_dtype(h.dtype)) for h in (h_labelled, h_student)]
+    n, h = len(h_labelled), jnp.concatenate([centered(h) for h in rows] if bias else rows)
     gram = spectrum(matmul(h, h.T), h.shape[0])
     coordinates = gram.vectors * jnp.sqrt(gram.values)
     splits = []
@@ -104,7 +100,7 @@ def prepare_kernel(h_labelled: Array, h_student: Array, labels: Any, sigma: None
         else:
             y = centered(y) if bias else y.astype(z.dtype)
             splits.append(Split(second, count, label_products(z, y) / count, jnp.sum(y * y) / count))
-    return Prepared(gram.values / h.shape[0], unit, *splits)
+    return Prepared(gram.values / h.shape[0], *splits)
 
 
 @jax.jit
@@ -112,28 +108,14 @@ def prepare(labelled: Split, student: Split, sigma: Array | None) -> Prepared:
     """Rotates two splits' moments into the eigenbasis of Sigma, or of the pooled second moment."""
     total = labelled.n + student.n
     pooled = (labelled.n / total) * labelled.second + (student.n / total) * student.second
-    unit = unit_scale(pooled)
-    eigen = spectrum((pooled if sigma is None else sigma.astype(pooled.dtype)) / unit / unit, total)
+    eigen = spectrum(pooled if sigma is None else sigma.astype(pooled.dtype), total)
 
     def rotate(split: Split) -> Split:
-        second = matmul(matmul(eigen.vectors.T, split.second / unit / unit), eigen.vectors)
-        cross = None if split.cross is None else matmul(eigen.vectors.T, split.cross / unit)
+        second = matmul(matmul(eigen.vectors.T, split.second), eigen.vectors)
+        cross = None if split.cross is None else matmul(eigen.vectors.T, split.cross)
         return split._replace(second=(second + second.T) / 2, cross=cross)
 
-    return Prepared(eigen.values, unit, rotate(labelled), rotate(student))
-
-
-def _scaled(h_labelled: Array, h_student: Array, labels: Any) -> tuple[Array, list[Array], Any]:
-    """Representations over a common power of two, and labels over theirs: squares neither overflow nor vanish."""
-
-    def shared(arrays: tuple[Array, Array]) -> tuple[Array, list[Array]]:
-        dtype = accumulation_dtype(*(x.dtype for x in arrays))
-        largest = jnp.maximum(*(jnp.max(jnp.abs(x)).astype(dtype) for x in arrays))
-        unit = power_of_two(jnp.where(largest > 0, largest, 1))
-        return unit, [x.astype(dtype) / unit for x in arrays]
-
-    unit, rows = shared((h_labelled, h_student))
-    return unit, rows, None if labels is None else shared(labels)[1]
+    return Prepared(eigen.values, rotate(labelled), rotate(student))
 
 
 def candidates(values: Array) -> Array:

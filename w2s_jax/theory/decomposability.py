@@ -331,7 +331,7 @@ def _report(
     clipped = (min(freedom[0], len(values) + 1), min(freedom[1], len(values) + 1))
     measured = measure(prepared, ranks, clipped, exact)
     q = jax.tree.map(lambda x: np.asarray(x, np.float64), measured)
-    scale = float(values[0]) * float(prepared.unit) ** 2
+    scale = float(values[0])
     delta = float(ridge) / scale
     worst, size = (np.asarray(x, np.float64) for x in (measured.worst(), measured.size()))
     allowances = tolerance * (size + delta**2)

@@ -8,7 +8,7 @@ wide and flat, kappa is beta + gamma and Xue et al. 2025 returns.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -23,7 +23,7 @@ from w2s_jax._core.arrays import accumulation_dtype, as_matrix, matmul
 from w2s_jax._core.checks import InputError, require_finite, require_range
 from w2s_jax._core.factor import numerically_zero
 from w2s_jax._core.response import OnNonzero, apply_response
-from w2s_jax.spectrum import Spectrum, spectrum, unit_scale
+from w2s_jax.spectrum import Spectrum, spectrum
 from w2s_jax.theory.kappa import fixed_point, over, slack_of
 
 
@@ -103,7 +103,7 @@ class Equivalent:
 
 
 class _Rotated(NamedTuple):
-    """A population in the eigenbases of its two sides, each side divided by a power of two."""
+    """A population in the eigenbases of its two sides."""
 
     weak: Spectrum
     strong: Spectrum
@@ -176,21 +176,14 @@ def deterministic_equivalent(
 
 @jax.jit
 def _equivalent(p: Population, n_w: Array, n_s: Array, ridge_w: Array, ridge_s: Array) -> Equivalent:
-    scale_w, scale_s = unit_scale(p.ww), unit_scale(p.ss)
-    weak, strong = spectrum(p.ww / scale_w**2, 1), spectrum(p.ss / scale_s**2, 1)
-    cross = matmul(matmul(strong.vectors.T, p.sw / scale_w / scale_s), weak.vectors)
-    wy, sy = matmul(weak.vectors.T, p.wy / scale_w), matmul(strong.vectors.T, p.sy / scale_s)
-    tail_w, tail_s = _scaled_tail(p.tail_w, scale_w), _scaled_tail(p.tail_s, scale_s)
-    basis = _Rotated(weak, strong, cross, wy, sy, jnp.asarray(p.yy), jnp.asarray(p.noise), tail_w, tail_s)
+    weak, strong = spectrum(p.ww, 1), spectrum(p.ss, 1)
+    cross = matmul(matmul(strong.vectors.T, p.sw), weak.vectors)
+    wy, sy = matmul(weak.vectors.T, p.wy), matmul(strong.vectors.T, p.sy)
+    none = Tail(*jnp.zeros((2,), p.ww.dtype))
+    tails = p.tail_w or none, p.tail_s or none
+    basis = _Rotated(weak, strong, cross, wy, sy, jnp.asarray(p.yy), jnp.asarray(p.noise), *tails)
     point = jnp.vectorize(partial(_outcome, basis), signature=f"(),(),(),()->{','.join(['()'] * 6)}")
-    outcome = Equivalent(*point(n_w, n_s, ridge_w / scale_w**2, ridge_s / scale_s**2))
-    kappas = outcome.kappa_weak * scale_w**2, outcome.kappa_strong * scale_s**2
-    return replace(outcome, kappa_weak=kappas[0], kappa_strong=kappas[1])
-
-
-def _scaled_tail(tail: Tail | None, scale: Array) -> Tail:
-    tail = Tail(0.0, 0.0) if tail is None else tail
-    return Tail(tail.variance / scale**2, jnp.asarray(tail.width, scale.dtype))
+    return Equivalent(*point(n_w, n_s, ridge_w, ridge_s))
 
 
 def _outcome(p: _Rotated, n_w: Array, n_s: Array, ridge_w: Array, ridge_s: Array) -> tuple[Array, ...]:

@@ -17,13 +17,13 @@ from jaxtyping import Float
 
 from w2s_jax._core.arrays import as_labels, matmul
 from w2s_jax._core.checks import InputError, require_range
-from w2s_jax._core.response import OnNonzero, apply_response
+from w2s_jax._core.response import OnNonzero, apply_response, in_units
 from w2s_jax.filters import projection
 from w2s_jax.heads.from_moments import parts
 from w2s_jax.heads.ridge import LinearProbe
 from w2s_jax.moments import ModelMoments, Moments
-from w2s_jax.overlap import Side, centered, principal_basis, representation, whiten
-from w2s_jax.spectrum import spectrum, unit_scale
+from w2s_jax.overlap import centered, principal_basis, representation, whiten
+from w2s_jax.spectrum import spectrum
 from w2s_jax.theory.kappa import sample_strength
 
 
@@ -143,29 +143,27 @@ def equivalent_errors_from_moments(m: Moments, weak: LinearProbe, strong_ridge: 
 
 @jax.jit
 def _errors_of_moments(m: Moments, kernel: Array, ridge: Array, bias: Array | None) -> EquivalentErrors:
-    scale = unit_scale(m.ss)
-    eigen = spectrum(m.ss / scale**2, m.n)
+    eigen = spectrum(m.ss, m.n)
     wy, sy, yy = (jnp.asarray(label) for label in (m.wy, m.sy, m.yy))
     taught = matmul(m.sw, kernel)
-    columns = jnp.stack([x.reshape(x.shape[0], -1) for x in (sy, taught, sy - taught)], 1) / scale
+    columns = jnp.stack([x.reshape(x.shape[0], -1) for x in (sy, taught, sy - taught)], 1)
     k, flat = columns.shape[0], columns.reshape(columns.shape[0], -1)
     a = whiten(eigen, matmul(eigen.vectors.T, flat)).reshape(k, *columns.shape[1:])
     yf, ff = jnp.sum(kernel * wy, 0), jnp.sum(kernel * matmul(m.ww, kernel), 0)
     energies = jnp.stack([yy, yf, yy - yf, yf, ff, yf - ff, yy - yf, yf - ff, yy - 2 * yf + ff])
     mean = jnp.zeros_like(yy) if bias is None else jnp.asarray(m.strong.label_mean) - matmul(m.weak.mean, kernel) - bias
-    fit = _fit(eigen, a, energies.reshape(3, 3, -1), ridge / scale**2, bias is not None)
+    fit = _fit(eigen, a, energies.reshape(3, 3, -1), ridge, bias is not None)
     return _equivalent_errors(fit, mean)
 
 
 @jax.jit
 def fresh_error_from_moments(m: ModelMoments, ridge: Array) -> Array:
     """`fresh_error` from a model's moments with labels."""
-    scale = unit_scale(m.hh)
-    eigen = spectrum(m.hh / scale**2, m.n)
-    hy = jnp.asarray(m.hy).reshape(m.hh.shape[0], -1) / scale
+    eigen = spectrum(m.hh, m.n)
+    hy = jnp.asarray(m.hy).reshape(m.hh.shape[0], -1)
     a = whiten(eigen, matmul(eigen.vectors.T, hy))[:, None]
     yy = jnp.asarray(m.yy).reshape(1, 1, -1)
-    return _fit(eigen, a, yy, ridge / scale**2, m.is_centred).error(0, 0)
+    return _fit(eigen, a, yy, ridge, m.is_centred).error(0, 0)
 
 
 class _Fit(NamedTuple):
@@ -189,9 +187,8 @@ class _Fit(NamedTuple):
 
 def _fit(side: Any, a: Array, energies: Array, ridge: Array, bias: bool) -> _Fit:
     """From coefficients a (k, p, c) and mean products of the label vectors (p, p, c)."""
-    scale = unit_scale(jnp.diag(side.values)) ** 2
-    side = Side(side.values / scale, side.coupling / scale, side.n)
-    ridge = ridge.astype(side.values.dtype) / scale
+    side, scale = in_units(side)
+    ridge = ridge.astype(side.values.dtype) / scale**2
     strength = lambda b: sample_strength(side.values, side.n, b, side.n - bias)
     kappa, outside = jnp.vectorize(strength, signature="()->(),()")(ridge)
     flat = a.reshape(len(a), -1)

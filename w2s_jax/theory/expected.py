@@ -13,10 +13,11 @@ from jaxtyping import Float
 
 from w2s_jax._core.arrays import matmul
 from w2s_jax._core.checks import InputError, require_number
-from w2s_jax._core.factor import inverse, numerically_zero
+from w2s_jax._core.factor import numerically_zero
 from w2s_jax._core.response import apply_response, evaluate
+from w2s_jax._core.ridge_solve import ridge_inverse
 from w2s_jax.moments import Moments
-from w2s_jax.spectrum import spectrum, unit_scale
+from w2s_jax.spectrum import spectrum
 
 
 def expected_experiment(
@@ -82,9 +83,7 @@ class _Power:
 def _expected(blocks: tuple, weak_ridge: Array, strong_ridge: Array, prior: Array, noise: Array) -> tuple[Array, Array]:
     """The formulas of `crossfit.expected_experiment` on whole moments: in eigenbases their derivatives would lack a part."""
     n, ww, ss, sw = (jnp.stack([getattr(block, name) for block in blocks]) for name in ("n", "ww", "ss", "sw"))
-    scale_w, scale_s = unit_scale(ww[0]), unit_scale(ss[0])
-    ww, ss, sw = ww / scale_w**2, ss / scale_s**2, sw / scale_w / scale_s
-    weak_ridge, strong_ridge, prior, noise = (jnp.asarray(x, n.dtype) for x in (weak_ridge, strong_ridge, prior, noise))
+    prior, noise = jnp.asarray(prior, n.dtype), jnp.asarray(noise, n.dtype)
     pooled = spectrum(jnp.sum(n[:, None, None] * ss, 0) / jnp.sum(n), 1)
     # Powers of shares of the largest eigenvalue: they overflow at no scale.
     largest = jax.lax.stop_gradient(pooled.values[0])
@@ -92,8 +91,7 @@ def _expected(blocks: tuple, weak_ridge: Array, strong_ridge: Array, prior: Arra
     power = _Power(prior - 1)
     labels = matmul(pooled.vectors, apply_response(power, side, pooled.vectors.T))
     labels = labels / jnp.sum(evaluate(power, side.values, side.n) * pooled.values)
-    weak = inverse(ww[0], weak_ridge / scale_w**2)
-    strong = inverse(ss[1], strong_ridge / scale_s**2)
+    weak, strong = ridge_inverse(ww[0], weak_ridge), ridge_inverse(ss[1], strong_ridge)
     students = matmul(strong, matmul(sw[1], weak))  # of the weak heads' right-hand sides
     taught, ceiling = matmul(students, sw[0].T), matmul(strong, ss[1])
     size = lambda left, inside: jnp.sum(matmul(ss[2], left) * matmul(left, inside))

@@ -1,0 +1,144 @@
+"""What only a CPU does, each trick with the measurement that keeps it; elsewhere each is one plain call."""
+
+from __future__ import annotations
+
+import math
+import mmap
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial, wraps
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.custom_batching import custom_vmap
+
+from w2s_jax._core.arrays import matmul
+
+BLOCK = 32  # of inverse factors
+SYMMETRIC_WIDTH = 1024  # measured: halves save 15 to 30% from here on, and nothing at 512
+LARGE = 4 << 20  # bytes: two huge pages
+
+
+def one_at_a_time(function: Callable) -> Callable:
+    """The function of arrays with a batching rule: a loop on a CPU, one call elsewhere.
+
+    jaxlib spreads a batched LAPACK call over its thread pool and waits for it on one of the pool's own threads: two batched
+    calls side by side on two cores wait for each other for ever.
+    """
+    run = custom_vmap(function)
+
+    @run.def_vmap
+    def rule(size: int, batched: list[bool], *arrays: Array) -> tuple[Any, Any]:
+        moving = [x for x, moves in zip(arrays, batched, strict=True) if moves]
+
+        def apply(call: Callable, moving: Any) -> Any:
+            rest = iter(moving)
+            return call(*(next(rest) if moves else x for x, moves in zip(arrays, batched, strict=True)))
+
+        one_by_one = lambda *moving: jax.lax.map(partial(apply, run), moving)
+        at_once = lambda *moving: jax.vmap(lambda *m: apply(function, m))(*moving)
+        result = jax.lax.platform_dependent(*moving, cpu=one_by_one, default=at_once)
+        return result, jax.tree.map(lambda _: True, result)
+
+    return wraps(function)(lambda *arrays: run(*arrays))
+
+
+def inverse_factor_by_halves(matrix: Array) -> Array:
+    """Inverse (k, k) of the lower Cholesky factor, its blocks put together by products.
+
+    LAPACK's threads spin for milliseconds after every call that is large enough for them, and take the cores from the
+    products that follow: a ranking with them takes at least twice as long. One thread factorises the blocks. Large ones by
+    halves, `[[X, 0], [-Z W^T X, Z]]` with `W = X B` and Z that of what W leaves of the second half.
+    """
+    k = len(matrix)
+    if k <= 8 * BLOCK:
+        return _inverse_factor_by_blocks(matrix)
+    half = k // 2 // BLOCK * BLOCK
+    X = inverse_factor_by_halves(matrix[:half, :half])
+    W = matmul(X, matrix[:half, half:])
+    Z = inverse_factor_by_halves(matrix[half:, half:] - matmul(W.T, W))
+    return jnp.block([[X, jnp.zeros_like(W)], [-matmul(Z, matmul(W.T, X)), Z]])
+
+
+def _inverse_factor_by_blocks(matrix: Array) -> Array:
+    """Rows above `block i` are the result's; below, columns left of it are its right-hand sides and the rest what is left."""
+    k = len(matrix)
+    steps = -(-k // BLOCK)
+    index = jnp.arange(steps * BLOCK)
+    padded = jnp.pad(matrix, (0, steps * BLOCK - k)) + jnp.diag((index >= k).astype(matrix.dtype))
+
+    def step(i: Array, state: Array) -> Array:
+        rows = jax.lax.dynamic_slice_in_dim(state, i * BLOCK, BLOCK)
+        pivot = _inverse_factor_of_block(jax.lax.dynamic_slice_in_dim(rows, i * BLOCK, BLOCK, 1))
+        rows = matmul(pivot, rows)
+        below = jnp.where(index >= (i + 1) * BLOCK, rows, 0)
+        rows = jax.lax.dynamic_update_slice_in_dim(rows - below, pivot, i * BLOCK, 1)
+        state = jax.lax.dynamic_update_slice_in_dim(state, jnp.zeros_like(rows.T), i * BLOCK, 1)
+        state = state - matmul(below.T, rows + below)
+        return jax.lax.dynamic_update_slice_in_dim(state, rows, i * BLOCK, 0)
+
+    return jax.lax.fori_loop(0, steps, step, padded)[:k, :k]
+
+
+def _inverse_factor_of_block(matrix: Array) -> Array:
+    """By halves that double: the off-diagonal quarter of every diagonal block from the inverses of its halves."""
+    factor = jnp.linalg.cholesky(matrix, symmetrize_input=False)
+    place = jnp.arange(len(matrix))
+
+    def double(level: Array, inverted: Array) -> Array:
+        half = place >> level
+        quarter = (half[:, None] >> 1 == half >> 1) & (half[:, None] > half)
+        return inverted - matmul(matmul(inverted, jnp.where(quarter, factor, 0)), inverted)
+
+    levels = (len(matrix) - 1).bit_length()
+    return jax.lax.fori_loop(0, levels, double, jnp.diag(1 / jnp.diagonal(factor)))
+
+
+def square_of_triangle(factor: Array) -> Array:
+    """`L^T L` of a lower triangle; on a CPU by halves, which leaves out most of the products with zeros."""
+    k = len(factor)
+    if k <= 8 * BLOCK or jax.default_backend() != "cpu":
+        return matmul(factor.T, factor)
+    half = k // 2 // BLOCK * BLOCK
+    X, Y, Z = factor[:half, :half], factor[half:, :half], factor[half:, half:]
+    corner = matmul(Y.T, Z)
+    return jnp.block([[square_of_triangle(X) + matmul(Y.T, Y), corner], [corner.T, square_of_triangle(Z)]])
+
+
+def gram(a: Array, b: Array, precision: str = "float32") -> Array:
+    """`a^T b` where that is symmetric (b is a, its rows weighted or not); on a CPU wide ones by halves, one corner mirrored."""
+    d = a.shape[1]
+    if d < SYMMETRIC_WIDTH or jax.default_backend() != "cpu":
+        return matmul(a.T, b, precision)
+    first, last = slice(d // 2), slice(d // 2, None)
+    corner = matmul(a[:, first].T, b[:, last], precision)
+    upper, lower = (gram(a[:, half], b[:, half], precision) for half in (first, last))
+    return jnp.block([[upper, corner], [corner.T, lower]])
+
+
+def host_zeros(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """Zeros that `jax.device_put` of a CPU takes over as they lie, if they are large; who has put them writes to them no more.
+
+    In huge pages of their own, which go back at once: JAX's own copy has small ones, and can take longer than a product.
+    """
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    if size < LARGE or not hasattr(mmap, "MADV_HUGEPAGE"):
+        return np.zeros(shape, dtype)
+    pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with suppress(OSError):
+        pages.madvise(mmap.MADV_HUGEPAGE)
+    return np.frombuffer(pages, dtype).reshape(shape)
+
+
+def from_host(array: Any) -> Any:
+    """What a CPU takes over of a large NumPy array of floats: a copy, made faster than JAX would; all else as it comes."""
+    large = isinstance(array, np.ndarray) and array.nbytes >= LARGE and jnp.issubdtype(array.dtype, jnp.floating)
+    if not large or jax.default_backend() != "cpu":
+        return array
+    copy = host_zeros(array.shape, jax.dtypes.canonicalize_dtype(array.dtype))
+    with np.errstate(over="ignore"):
+        np.copyto(copy, array, casting="same_kind")
+    return jax.device_put(copy)
