@@ -15,7 +15,7 @@ from w2s_jax._core.arrays import bucket
 
 # Multiplications that take as long as compiling a width's programs: about 1 s of a CPU's two cores (measured), 20 s of an
 # accelerator.
-PROGRAM = {"cpu": 3e10}
+PROGRAM = {"cpu": 1.5e10}
 PROGRAM_ELSEWHERE = 1e14
 
 
