@@ -29,6 +29,7 @@ FLOORS = (
     "filters",
     "spectrum",
     "moments",
+    "extract",
     "files",
     "devices",
     "_core",
@@ -77,7 +78,7 @@ def test_no_circle():
 
 def test_importing_starts_no_device():
     """`import w2s_jax` has every wing, but neither a device nor the packages that only extras need."""
-    extras = "matplotlib", "pandas", "pyarrow", "safetensors", "sklearn", "tensorstore"
+    extras = "matplotlib", "pandas", "pyarrow", "safetensors", "sklearn", "tensorstore", "tokenizers", "torch"
     code = f"""
 import sys, jax, w2s_jax
 from jax._src import xla_bridge

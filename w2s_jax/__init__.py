@@ -6,7 +6,7 @@ What one types in the first week stands here; everything else is in the wing of 
 
 from importlib.metadata import version
 
-from w2s_jax import devices, experiment, files, heads, ranking, studies, sweep, theory
+from w2s_jax import devices, experiment, extract, files, heads, ranking, studies, sweep, theory
 from w2s_jax._core.checks import InputError
 from w2s_jax.experiment import WeakToStrong, weak_to_strong, weak_to_strong_from_moments, weak_to_strong_splits
 from w2s_jax.filters import Filter, gradient_flow, iterated_tikhonov, projection, ridge
@@ -35,6 +35,7 @@ __all__ = [
     "devices",
     "example_scores",
     "experiment",
+    "extract",
     "files",
     "gap_bound",
     "gap_norm",

@@ -1,9 +1,10 @@
-"""One progress bar for every long loop of the package: tqdm where it is installed, silence where it is not."""
+"""Progress bars for every long loop of the package: tqdm where it is installed, silence where it is not."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -19,3 +20,27 @@ def track(items: Iterable[T], progress: bool | Callable[[Iterable[T]], Iterable[
     except ImportError:
         return items
     return tqdm(items, desc=label, leave=False)
+
+
+@contextmanager
+def counted(
+    total: int | None, progress: bool, label: str, unit: str, done: int = 0
+) -> Iterator[Callable[[int, str], None]]:
+    """A bar of so many units; what it yields adds a number of them and says something beside the time left."""
+    bar: Any = None
+    if progress:
+        with suppress(ImportError):
+            from tqdm.auto import tqdm
+
+            bar = tqdm(total=total, desc=label, unit=unit, initial=done, leave=False)
+
+    def add(units: int, note: str) -> None:
+        if bar is not None:
+            bar.set_postfix_str(note, refresh=False)
+            bar.update(units)
+
+    try:
+        yield add
+    finally:
+        if bar is not None:
+            bar.close()

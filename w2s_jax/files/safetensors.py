@@ -1,4 +1,8 @@
-"""Arrays of .safetensors files, which the safetensors package memory-maps."""
+"""Arrays of .safetensors files, which the safetensors package memory-maps.
+
+The format has no text. Where its metadata say `utf-8` of an array, rows of bytes (n, width) are that: ids of texts, as
+`w2s extract` writes them.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +28,7 @@ def open_safetensors(place: Place, kind: Kind) -> Rows:
     safetensors: Any = place.extra("safetensors", "safetensors", "cli")
     with place.faults():
         file = safetensors.safe_open(place.file, framework="np")
+        texts = [key for key, code in (file.metadata() or {}).items() if code == "utf-8"]
 
     def read(place: Place, key: str, kind: Kind) -> Rows:
         array = file.get_slice(key)
@@ -31,6 +36,10 @@ def open_safetensors(place: Place, kind: Kind) -> Rows:
         if code not in _DTYPES:
             raise place.error(f"expected real numbers of at most 64 bits, got the safetensors type {code}")
         dtype = np.dtype(_DTYPES[code])
+        if key in texts and code == "U8" and len(shape) == 2:
+            text = np.dtype(("S", shape[1]))
+            place.require_kind(shape[:1], text, kind)
+            return place.rows(shape[:1], text, lambda start, stop: array[start:stop].view(text)[:, 0])
         place.require_kind(shape, dtype, kind)
         return place.rows(shape, dtype, lambda start, stop: array[start:stop])
 

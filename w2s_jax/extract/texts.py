@@ -1,0 +1,216 @@
+"""Texts out of files, one after the other: lines, a column of a table, a Hugging Face dataset; with ids and one checksum.
+
+A file is read forwards as often as it is asked for and never held in memory. The first pass counts the texts, takes
+their checksum and finds out whether all ids are integers.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import count, islice
+from typing import Any, TextIO
+
+import numpy as np
+
+from w2s_jax._core.checks import InputError
+from w2s_jax.files.opening import open_rows
+from w2s_jax.files.paths import split_key
+from w2s_jax.files.rows import ID_KEYS, Place, listed
+
+Id = int | str
+Numbered = Iterator[tuple[Any, Any]]  # (id or None, text), both as they stand in the file
+
+_INTEGER = re.compile(r"0|-?[1-9][0-9]{0,17}")  # of which every one is its own shortest form and fits into 64 bits
+_BLOCK_ROWS = 4096
+_DELIMITERS = {".csv": ",", ".tsv": "\t"}
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Texts that are read anew at each pass: `len(texts)`, and `texts.blocks(size)`.
+
+    `label` names them in messages, `checksum` is of all texts and ids, `integer_ids` says whether ids are integers or text.
+
+    >>> texts = texts_of(["one", "two", "three"])
+    >>> len(texts), [(ids.tolist(), block) for ids, block in texts.blocks(2)]
+    (3, [([0, 1], ['one', 'two']), ([2], ['three'])])
+    """
+
+    label: str
+    checksum: str
+    integer_ids: bool
+    _count: int
+    _read: Callable[[], Iterator[tuple[Id, str]]] = field(repr=False)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def blocks(self, size: int, start: int = 0) -> Iterator[tuple[np.ndarray, list[str]]]:
+        """From the row `start` on, up to `size` texts at a time, with their ids: integers (n,) or text (n,)."""
+        rows = islice(self._read(), start, None)
+        while block := list(islice(rows, size)):
+            ids, texts = zip(*block, strict=True)
+            yield np.array(ids, np.int64) if self.integer_ids else np.array([str(name) for name in ids]), list(texts)
+
+
+def open_texts(path: str | os.PathLike, column: str | None = None) -> Texts:
+    """Texts of a file, without holding them.
+
+    `.txt` has a text a line; `.csv`, `.tsv` (with a header), `.jsonl`, Parquet, Arrow and folders that Hugging Face datasets
+    saved have one in a column. All but the last three may end in `.gz`. A column `id` or `ids` names the rows, else they are
+    numbered from 0.
+
+    Args:
+        path: the file or folder; `FILE:COLUMN` names the column too.
+        column: of the texts, by default "text".
+
+    Raises:
+        InputError: it cannot be read, has no such column or no texts, or a value is no text.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with open(f"{folder}/reviews.csv", "w") as file:
+    ...         _ = file.write("id,sentence\\nr7,good\\nr9,bad\\n")
+    ...     texts = open_texts(f"{folder}/reviews.csv", "sentence")
+    ...     list(texts.blocks(10))
+    [(array(['r7', 'r9'], dtype='<U2'), ['good', 'bad'])]
+    """
+    given = os.fsdecode(path)
+    file, key = _split(given)
+    if column is not None and key is not None:
+        raise InputError(f"give the column of texts once, got {key!r} in the path and {column!r}")
+    place = Place("texts", given, file, key or column or "text")
+    read = _reader(place, named=(key or column) is not None)
+    return _counted(given, read)
+
+
+def texts_of(texts: Sequence[str], ids: Sequence[Id] | None = None) -> Texts:
+    """Texts in memory, numbered or with ids of their own.
+
+    Raises:
+        InputError: there are none, one is no text, or there are not as many ids.
+
+    >>> texts_of(["one", "two"], ids=["a", "b"]).integer_ids
+    False
+    """
+    if isinstance(texts, str) or not len(texts):
+        raise InputError(f"texts must be a sequence of at least one text, got {texts!r}")
+    if ids is not None and len(ids) != len(texts):
+        raise InputError(f"texts must have as many ids, got {len(texts)} texts and {len(ids)} ids")
+    return _counted("texts", lambda: zip(count() if ids is None else ids, texts, strict=False))
+
+
+def _counted(label: str, read: Callable[[], Numbered]) -> Texts:
+    """The first pass."""
+    digest, rows, integers = hashlib.sha256(), 0, True
+    for name, text in _checked(label, read):
+        data = text.encode("utf-8", "surrogatepass")
+        digest.update(f"{name} {len(data)} ".encode() + data)
+        integers = integers and _INTEGER.fullmatch(str(name)) is not None
+        rows += 1
+    if not rows:
+        raise InputError(f"cannot read texts from {label}: it holds none")
+    return Texts(label, digest.hexdigest(), integers, rows, lambda: _checked(label, read))
+
+
+def _checked(label: str, read: Callable[[], Numbered]) -> Iterator[tuple[Id, str]]:
+    """Rows whose texts are texts, and which have an id."""
+    for row, (name, text) in enumerate(read()):
+        if not isinstance(text, str):
+            raise InputError(f"cannot read texts from {label}: row {row} must be text, got {text!r}")
+        if isinstance(name, np.generic):
+            name = name.item()
+        if name is not None and (isinstance(name, bool) or not isinstance(name, int | str)):
+            raise InputError(
+                f"cannot read texts from {label}: the id of row {row} must be an integer or text, got {name!r}"
+            )
+        yield row if name is None else name, str(text)
+
+
+def _split(path: str) -> tuple[str, str | None]:
+    """`FILE:COLUMN` also of the formats that hold texts alone."""
+    file, key = split_key(path)
+    if key is None and not os.path.exists(path):
+        start, _, end = path.rpartition(":")
+        if end and os.path.exists(start):
+            return start, end
+    return file, key
+
+
+def _reader(place: Place, named: bool) -> Callable[[], Numbered]:
+    """How a file is read, by its extension."""
+    name = place.file.lower().removesuffix(".gz")
+    extension = os.path.splitext(name.rstrip(os.sep))[1]
+    if extension == ".txt":
+        if named:
+            raise place.error("a .txt file has a text a line and no columns")
+        return lambda: _lines(place)
+    if extension in _DELIMITERS:
+        return lambda: _table(place, _DELIMITERS[extension])
+    if extension in (".jsonl", ".ndjson"):
+        return lambda: _json_lines(place)
+    if os.path.isfile(place.file) and extension not in (".parquet", ".arrow", ".feather", ".npz"):
+        raise place.error("expected .txt, .csv, .tsv, .jsonl (also .gz), .parquet, .arrow or a folder of a dataset")
+    return lambda: _columns(place)
+
+
+def _opened(place: Place, newline: str | None = None) -> TextIO:
+    open_file: Any = gzip.open if place.file.lower().endswith(".gz") else open
+    return open_file(place.file, "rt", encoding="utf-8-sig", newline=newline)
+
+
+def _lines(place: Place) -> Numbered:
+    with place.faults(), _opened(place) as stream:
+        yield from ((None, line.removesuffix("\n")) for line in stream)
+
+
+def _table(place: Place, delimiter: str) -> Numbered:
+    with place.faults(), _opened(place, newline="") as stream:
+        csv.field_size_limit(1 << 30)  # a whole document may stand in a field
+        rows = csv.reader(stream, delimiter=delimiter, strict=True)
+        header = next(rows, [])
+        text, name = _places(place, header)
+        for row in rows:
+            if row and len(row) != len(header):
+                raise place.error(
+                    f"line {rows.line_num} has {len(row)} fields, expected {len(header)} as in the header"
+                )
+            if row:
+                yield None if name is None else row[name], row[text]
+
+
+def _json_lines(place: Place) -> Numbered:
+    with place.faults(), _opened(place) as stream:
+        for number, line in enumerate(stream, 1):
+            if not line.strip():
+                continue
+            row = json.loads(line)
+            if not isinstance(row, dict):
+                raise place.error(f"line {number} must be an object, got {type(row).__name__}")
+            text, name = _places(place, list(row))
+            values = list(row.values())
+            yield None if name is None else values[name], values[text]
+
+
+def _places(place: Place, names: list[str]) -> tuple[int, int | None]:
+    """Where a row's text and its id stand."""
+    if place.key not in names:
+        raise place.error(f"it has no column {place.key!r}, only {listed(names) or 'an empty header'}")
+    found = [names.index(name) for name in ID_KEYS if name in names and name != place.key]
+    return names.index(place.key), found[0] if found else None
+
+
+def _columns(place: Place) -> Numbered:
+    """Of the formats that hold arrays, which files/ reads."""
+    rows = open_rows(f"{place.file}:{place.key}", "texts", kind="groups")
+    for start in range(0, len(rows), _BLOCK_ROWS):
+        block = rows[start : start + _BLOCK_ROWS].tolist()
+        ids = [None] * len(block) if rows.ids is None else rows.ids[start : start + _BLOCK_ROWS].tolist()
+        yield from zip(ids, block, strict=True)
