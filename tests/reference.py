@@ -10,6 +10,7 @@ import numpy as np
 from scipy.integrate import quad
 from scipy.linalg import block_diag
 from scipy.optimize import brentq
+from scipy.special import erf
 
 Filter = Callable[[np.ndarray, int], np.ndarray]
 Blocks = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -578,3 +579,58 @@ def weak_to_strong(
         found["agreement"] = np.mean((chosen[0] == chosen[1]).all(1))
         found["accuracy_pgr"] = (right[1] - right[0]) / (right[2] - right[0])
     return found, (f_w, f_w2s, f_sc)
+
+
+# Hidden states of encoders
+
+
+def encoder_states(
+    weights: dict[str, np.ndarray],
+    tokens: list[int],
+    heads: int,
+    eps: float,
+    first: int = 0,
+    relative: np.ndarray | None = None,
+) -> np.ndarray:
+    """Hidden states (layers + 1, l, d) of one text, no padding, under the names of Devlin et al.'s (2019) encoder.
+
+    `first` is the first position, `relative` MPNet's biases (buckets, heads) of attention by relative position.
+    """
+    weights = {name: _f64(x) for name, x in weights.items()}
+
+    def dense(x: np.ndarray, name: str) -> np.ndarray:
+        return x @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
+
+    def normed(x: np.ndarray, name: str) -> np.ndarray:
+        deviation = np.sqrt(x.var(axis=1, keepdims=True) + eps)
+        return (x - x.mean(axis=1, keepdims=True)) / deviation * weights[f"{name}.weight"] + weights[f"{name}.bias"]
+
+    x = weights["embeddings.word_embeddings.weight"][tokens]
+    x = x + weights["embeddings.position_embeddings.weight"][[first + i for i in range(len(tokens))]]
+    x = x + weights.get("embeddings.token_type_embeddings.weight", np.zeros((1, x.shape[1])))[0]
+    states = [normed(x, "embeddings.LayerNorm")]
+    while f"encoder.layer.{len(states) - 1}.intermediate.dense.weight" in weights:
+        x, layer = states[-1], f"encoder.layer.{len(states) - 1}."
+        query, key, value = (dense(x, f"{layer}attention.self.{name}") for name in ("query", "key", "value"))
+        width, mixed = x.shape[1] // heads, np.zeros_like(x)
+        for head in range(heads):
+            own = slice(head * width, (head + 1) * width)
+            for i in range(len(tokens)):
+                score = key[:, own] @ query[i, own] / np.sqrt(width)
+                if relative is not None:
+                    score = score + [_f64(relative)[_relative_bucket(j - i), head] for j in range(len(tokens))]
+                share = np.exp(score - score.max())
+                mixed[i, own] = share @ value[:, own] / share.sum()
+        x = normed(x + dense(mixed, f"{layer}attention.output.dense"), f"{layer}attention.output.LayerNorm")
+        inner = dense(x, f"{layer}intermediate.dense")
+        inner = inner * (1 + erf(inner / np.sqrt(2))) / 2
+        states.append(normed(x + dense(inner, f"{layer}output.dense"), f"{layer}output.LayerNorm"))
+    return np.stack(states)
+
+
+def _relative_bucket(away: int) -> int:
+    """32 buckets (Raffel et al. 2020): 16 for each direction, 8 of them for distances below 8, 8 up to 128 by logarithm."""
+    side = 16 if away > 0 else 0
+    if abs(away) < 8:
+        return side + abs(away)
+    return side + min(8 + int(8 * np.log(abs(away) / 8) / np.log(16)), 15)

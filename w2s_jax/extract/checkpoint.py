@@ -77,12 +77,10 @@ class Checkpoint:
             if max_tokens is None:
                 tokenizer.no_truncation()
             else:
-                try:
-                    tokenizer.enable_truncation(max_tokens)
-                except Exception as error:  # fewer than its special tokens
-                    raise InputError(
-                        f"max_tokens leaves no room for tokens: {reason(error)}, got {max_tokens}"
-                    ) from error
+                special = tokenizer.num_special_tokens_to_add(False)
+                if max_tokens <= special:
+                    raise InputError(f"max_tokens must be above the model's {special} special tokens, got {max_tokens}")
+                tokenizer.enable_truncation(max_tokens)
             return [encoding.ids for encoding in tokenizer.encode_batch(texts)]
 
         return tokenize

@@ -277,7 +277,8 @@ class _Extractor:
         mesh: Mesh | None,
     ) -> None:
         self._model, self._limit, self._budget, self._prefix, self._mesh = model, limit, batch_tokens, prefix, mesh
-        self._program = _program(model.apply, tuple(columns.items()))
+        self._program = _program(model.apply, tuple(columns.values()))
+        self._names = list(columns)
         self._weights = model.weights if mesh is None else put(model.weights, mesh, P())
         self._began, self._tokens = time.monotonic(), 0
 
@@ -287,14 +288,15 @@ class _Extractor:
         lengths = np.array([len(ids) for ids in tokens])
         if not lengths.all():
             raise InputError(f"the text in row {first + int(np.argmin(lengths))} has no tokens")
-        found: dict[str, np.ndarray] = {}
+        found: list[np.ndarray] = []
         multiple = 1 if self._mesh is None else self._mesh.shape[ROWS]
-        running: deque[tuple[np.ndarray, dict[str, Array]]] = deque()
+        running: deque[tuple[np.ndarray, list[Array]]] = deque()
 
         def take() -> None:
             places, arrays = running.popleft()
-            for name, array in arrays.items():
-                whole = found.setdefault(name, np.empty((len(texts), array.shape[1]), np.float32))
+            if not found:
+                found.extend(np.empty((len(texts), array.shape[1]), np.float32) for array in arrays)
+            for whole, array in zip(found, arrays, strict=True):
                 whole[places] = np.asarray(array)[: len(places)]
             self._tokens += int(lengths[places].sum())
             add(len(places), f"{self._tokens / (time.monotonic() - self._began):,.0f} tokens/s")
@@ -307,17 +309,17 @@ class _Extractor:
                 take()
         while running:
             take()
-        return found, int((lengths >= self._limit).sum())
+        return dict(zip(self._names, found, strict=True)), int((lengths >= self._limit).sum())
 
 
 @lru_cache(maxsize=8)
-def _program(apply: Callable, columns: tuple[tuple[str, PooledLayer], ...]) -> Callable[..., dict[str, Array]]:
+def _program(apply: Callable, columns: tuple[PooledLayer, ...]) -> Callable[..., list[Array]]:
     """Compiled: the columns of a batch. Layers above the last of them are not computed."""
 
     @jax.jit
-    def program(weights: Any, tokens: Array, mask: Array) -> dict[str, Array]:
+    def program(weights: Any, tokens: Array, mask: Array) -> list[Array]:
         states = apply(weights, tokens, mask)
-        return {name: pooled(states[column.layer], mask, column.pool) for name, column in columns}
+        return [pooled(states[column.layer], mask, column.pool) for column in columns]
 
     return program
 

@@ -1,0 +1,114 @@
+"""Encoders in plain JAX: every hidden state is the reference's, whatever is padded; broken checkpoints are one sentence."""
+
+from __future__ import annotations
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import reference
+from conftest import entrywise_error
+from safetensors.numpy import load_file, save_file
+from saving import refused
+from tiny_models import EPS, FIRST, HEADS, KINDS, POSITIONS, random_weights, save_encoder, some_texts
+
+from w2s_jax.extract import open_model
+from w2s_jax.extract.batches import token_batches
+
+pytestmark = pytest.mark.usefixtures("unchecked")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_hidden_states_are_the_references(tmp_path, kind):
+    """Of texts of all lengths, each of them alone in float64, ours in one padded batch."""
+    model = open_model(save_encoder(tmp_path / kind, kind))
+    tokens = model.tokenize([*some_texts(3), " ".join(["w1", "w2", "w3", "w4"] * 35)], None)
+    (batch,) = token_batches(tokens, 10**4)
+    states = np.stack(jax.jit(model.apply)(model.weights, batch.tokens, batch.mask))
+    weights, eps = random_weights(kind), 1e-12 if kind == "distilbert" else EPS
+    relative = weights.get("encoder.relative_attention_bias.weight")
+    for row, place in enumerate(batch.places):
+        expected = reference.encoder_states(weights, tokens[place], HEADS, eps, FIRST[kind], relative)
+        assert entrywise_error(states[:, row, : len(tokens[place])], expected) < 1e-5
+    assert model.longest == POSITIONS - FIRST[kind]
+
+
+def test_padding_changes_nothing(tmp_path):
+    """Neither its length nor what tokens stand in it."""
+    model = open_model(save_encoder(tmp_path / "bert"))
+    (ids,) = model.tokenize(["w1 w2 w3"], None)
+    one = np.stack(model.apply(model.weights, jnp.array([ids]), jnp.ones((1, 5), bool)))
+    for length, filler in ((6, 1), (48, 9), (POSITIONS + 9, 7)):
+        tokens = np.full((2, length), filler)
+        tokens[:, :5] = ids
+        padded = np.stack(model.apply(model.weights, jnp.array(tokens), jnp.arange(length) < jnp.full((2, 1), 5)))
+        assert entrywise_error(padded[:, 1, :5], one[:, 0]) < 1e-6
+
+
+def test_bfloat16_is_about_as_good(tmp_path):
+    folder = save_encoder(tmp_path / "bert")
+    model, rough = open_model(folder), open_model(folder, "bfloat16")
+    tokens, mask = jnp.array(model.tokenize(["w1 w2 w3 w4"], None)), jnp.ones((1, 6), bool)
+    states = rough.apply(rough.weights, tokens, mask)
+    assert {state.dtype for state in states} == {jnp.dtype("bfloat16")}
+    errors = [entrywise_error(a, b) for a, b in zip(states, model.apply(model.weights, tokens, mask), strict=True)]
+    assert 1e-4 < max(errors) < 0.05
+
+
+def test_old_names_of_norms(tmp_path):
+    """gamma and beta, as the first checkpoints have them, in two files."""
+    model = open_model(save_encoder(tmp_path / "bert"))
+    weights = load_file(tmp_path / "bert" / "model.safetensors")
+    old = {
+        name.replace("Norm.weight", "Norm.gamma").replace("Norm.bias", "Norm.beta"): x for name, x in weights.items()
+    }
+    names = sorted(old)
+    for part in (0, 1):
+        save_file(
+            {f"bert.{name}": old[name] for name in names[part::2]}, tmp_path / "bert" / f"model-{part}.safetensors"
+        )
+    (tmp_path / "bert" / "model.safetensors").unlink()
+    again = open_model(tmp_path / "bert")
+    assert all((a == b).all() for a, b in zip(*map(jax.tree.leaves, (model.weights, again.weights)), strict=True))
+    assert again.checksum != model.checksum
+
+
+def test_broken_checkpoints_are_one_sentence(tmp_path):
+    with refused("there is no folder ./nowhere"):
+        open_model("./nowhere")
+    (tmp_path / "empty").mkdir()
+    with refused("empty is no Hugging Face model: it has no config.json"):
+        open_model(tmp_path / "empty")
+    folder = save_encoder(tmp_path / "bert")
+    with refused("dtype must be 'float32' or 'bfloat16', got 'float16'"):
+        open_model(folder, "float16")
+    weights = load_file(folder / "model.safetensors")
+    del weights["encoder.layer.1.output.dense.bias"]
+    save_file(weights, folder / "model.safetensors")
+    with refused("its weights have no encoder.layer.1.output.dense.bias"):
+        open_model(folder)
+    (folder / "model.safetensors").write_bytes(b"no weights")
+    with refused(r"cannot read the model bert from \S+bert: model.safetensors: .+"):
+        open_model(folder)
+    (folder / "tokenizer.json").unlink()
+    with refused("it has no tokenizer.json: transformers' AutoTokenizer can save one"):
+        open_model(folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config)[:-9])
+    with refused("cannot read the model's config.json in .+"):
+        open_model(folder)
+
+
+def test_a_hub_model_that_is_not_there_is_one_sentence(monkeypatch):
+    hub = pytest.importorskip("huggingface_hub")
+
+    def offline(*args, **kwargs):
+        raise OSError("there is no network")
+
+    monkeypatch.setattr(hub, "snapshot_download", offline)
+    with refused(
+        r"model 'some/model' is no folder, is not in the local cache .+ \(there is no network\): give a folder"
+    ):
+        open_model("some/model")
