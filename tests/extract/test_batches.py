@@ -29,13 +29,13 @@ def test_every_text_once(lengths, budget, multiple):
         seen += batch.places.tolist()
         shapes.add(length)
     assert sorted(seen) == list(range(len(tokens)))
-    assert len(shapes) <= 9
+    assert len(shapes) <= 11
 
 
 def test_lengths_are_few_and_close():
     found = [length_bucket(length) for length in range(1, 513)]
-    assert found == sorted(found) and len(set(found)) == 11
-    assert all(length <= bucket <= max(16, 1.5 * length) for length, bucket in enumerate(found, 1))
+    assert found == sorted(found) and len(set(found)) == 13
+    assert all(length <= bucket <= max(8, 1.5 * length) for length, bucket in enumerate(found, 1))
     assert length_bucket(150, 160) == 160
 
 

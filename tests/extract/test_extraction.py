@@ -151,7 +151,7 @@ def test_bad_results_are_one_sentence():
     with refused("layer0 contain 1 NaN or infinite value, in row 1"):
         extract_model(LanguageModel("lengths", *_constant(1e38)), ["a", "aaaaaaaaaaaaaaaaa", "b"])
     flat = lambda weights, tokens, mask: [tokens]
-    with refused(r"model lengths must return hidden states \(b, l, d\), got \[\(1, 16\)\]"):
+    with refused(r"model lengths must return hidden states \(b, l, d\), got \[\(1, 8\)\]"):
         extract_model(LanguageModel("lengths", _constant()[0], flat), ["a"])
 
 

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 import pytest
 from conftest import entrywise_error
+from safetensors.numpy import load_file, save_file
 from saving import refused
 from tiny_models import save_tokenizer, some_texts
 
@@ -131,3 +132,8 @@ def test_a_broken_checkpoint_is_one_sentence(tmp_path):
     (tmp_path / "llama" / "config.json").write_text('{"model_type": "llama"}')
     with refused(r"cannot read the model llama from \S+llama: transformers: .+"):
         open_model(tmp_path / "llama")
+    folder = saved(tmp_path / "gpt2", "gpt2")
+    weights = load_file(folder / "model.safetensors")
+    save_file({name: x for name, x in weights.items() if "h.1.mlp.c_fc" not in name}, folder / "model.safetensors", {"format": "pt"})
+    with refused("its weights have no h.1.mlp.c_fc.bias, h.1.mlp.c_fc.weight"):
+        open_model(folder)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-_SHORTEST = 16
+_SHORTEST = 8
 
 
 class TokenBatch(NamedTuple):
@@ -23,11 +23,11 @@ def token_batches(
 ) -> Iterator[TokenBatch]:
     """All texts, longest first, in batches of at most `batch_tokens` tokens with their padding, or of `multiple` texts.
 
-    Lengths are 16, 24, 32, 48, 64, ... (at most `longest`), so that a batch's shape is one of a few; only the last batch
+    Lengths are 8, 12, 16, 24, 32, 48, 64, ... (at most `longest`), so that a batch's shape is one of a few; only the last batch
     has fewer texts, by halves.
 
     >>> [batch.tokens.shape for batch in token_batches([[7]] * 5 + [[7] * 20], 64)]
-    [(2, 24), (4, 16)]
+    [(2, 24), (4, 8)]
     """
     lengths = np.array([len(ids) for ids in tokens])
     order = np.argsort(-lengths, kind="stable")
@@ -45,10 +45,10 @@ def token_batches(
 
 
 def length_bucket(length: int, longest: int | None = None) -> int:
-    """The length that a text is padded to: the next of 16, 24, 32, 48, 64, 96, ...
+    """The length that a text is padded to: the next of 8, 12, 16, 24, 32, 48, 64, ...
 
     >>> length_bucket(3), length_bucket(17), length_bucket(33), length_bucket(400, 512), length_bucket(400, 450)
-    (16, 24, 48, 512, 450)
+    (8, 24, 48, 512, 450)
     """
     bucket = _SHORTEST
     while bucket < length:

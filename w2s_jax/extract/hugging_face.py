@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import jax
@@ -11,6 +13,7 @@ from jax import Array
 from w2s_jax._core.extras import needed
 from w2s_jax.extract.checkpoint import Checkpoint, Tokenize
 from w2s_jax.extract.models import LanguageModel
+from w2s_jax.files.rows import listed
 
 
 def open_transformers(checkpoint: Checkpoint, dtype: str = "float32") -> LanguageModel:
@@ -23,18 +26,15 @@ def open_transformers(checkpoint: Checkpoint, dtype: str = "float32") -> Languag
     torch = needed("torch", what, "hf")
     transformers = needed("transformers", what, "hf")
     torchax = needed("torchax", what, "hf")
-    with checkpoint.readable("transformers"):
-        model = transformers.AutoModel.from_pretrained(
-            checkpoint.folder, dtype=getattr(torch, dtype), local_files_only=True
-        )
-        model = model.get_encoder() if model.config.is_encoder_decoder else model
-        model.eval()
+    with checkpoint.readable("transformers"), _quiet(transformers):
+        model = _loaded(torch, transformers, checkpoint, dtype)
         normed = _last_is_output(torch, model)
         weights, forward = torchax.extract_jax(_States(torch, model))
         tokenize = _tokenize(transformers, checkpoint)
 
     def apply(weights: Any, tokens: Array, mask: Array) -> list[Array]:
-        with jax.default_matmul_precision("highest"):
+        with jax.default_matmul_precision("highest"), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Explicitly requested dtype int64")  # of positions, which are small
             return list(forward(weights, (tokens, mask.astype(tokens.dtype))))
 
     config = getattr(model.config, "text_config", model.config)
@@ -52,6 +52,37 @@ def open_transformers(checkpoint: Checkpoint, dtype: str = "float32") -> Languag
         },
         checksum=checkpoint.checksum,
     )
+
+
+def _loaded(torch: Any, transformers: Any, checkpoint: Checkpoint, dtype: str) -> Any:
+    """The module, all of whose weights came from the checkpoint; but for a pooler's, which no hidden state depends on."""
+    model, said = transformers.AutoModel.from_pretrained(
+        checkpoint.folder,
+        dtype=getattr(torch, dtype),
+        local_files_only=True,
+        output_loading_info=True,
+        attn_implementation="eager",  # torchax' fused one gives NaN for padding behind a sliding window, and hands it on
+    )
+    missing = sorted(name for name in said["missing_keys"] if "pooler" not in name)
+    if missing:
+        raise checkpoint.error(f"its weights have no {listed(missing)}")
+    model = model.get_encoder() if model.config.is_encoder_decoder else model
+    return model.eval()
+
+
+@contextmanager
+def _quiet(transformers: Any) -> Iterator[None]:
+    """Without its bars and reports."""
+    logging = transformers.utils.logging
+    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bar:
+            logging.enable_progress_bar()
 
 
 def _States(torch: Any, model: Any) -> Any:
