@@ -134,6 +134,7 @@ def test_a_broken_checkpoint_is_one_sentence(tmp_path):
         open_model(tmp_path / "llama")
     folder = saved(tmp_path / "gpt2", "gpt2")
     weights = load_file(folder / "model.safetensors")
-    save_file({name: x for name, x in weights.items() if "h.1.mlp.c_fc" not in name}, folder / "model.safetensors", {"format": "pt"})
-    with refused("its weights have no h.1.mlp.c_fc.bias, h.1.mlp.c_fc.weight"):
+    del weights["h.1.mlp.c_fc.bias"]
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with refused("its weights have no h.1.mlp.c_fc.bias"):
         open_model(folder)

@@ -110,6 +110,7 @@ def test_bad_files_are_one_sentence(tmp_path):
         "line 1 must be an object, got list": (written("b.jsonl", "[1]"), None),
         r"it is damaged, truncated or not a .jsonl file .+": (written("c.jsonl", "{"), None),
         "the id of row 0 must be an integer or text, got 1.5": (written("d.jsonl", '{"text": "a", "id": 1.5}'), None),
+        "row 0 is no valid Unicode": (written("e.jsonl", '{"text": "\\ud800"}'), None),
         r"it is damaged, .+": (written("a.csv.gz", b"text\nx"), None),
         "got 'a' in the path and 'b'": (f"{written('e.csv', 'a,b')}:a", "b"),
     }

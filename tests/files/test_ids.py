@@ -35,6 +35,27 @@ def test_ids_beside_the_only_array(tmp_path, save, key, ids):
     assert read_groups(f"{tmp_path}/reps.npz:{key}").tolist() == list(range(7))
 
 
+def test_text_in_safetensors(tmp_path):
+    """Bytes that the metadata call text, of another width in every shard; without that they are refused as ids."""
+    words = np.array(["a", "wäter", "", "c", "däta", "e", "f"])
+    for shard, rows in enumerate((slice(0, 4), slice(4, 7))):
+        text = np.char.encode(words[rows], "utf-8")
+        arrays = {"x": X[rows], "id": text.view(np.uint8).reshape(len(text), -1)}
+        save_file(arrays, tmp_path / f"{shard}.safetensors", {"id": "utf-8"})
+    rows = open_rows(f"{tmp_path}:x")
+    assert rows.ids is not None
+    assert rows.ids[1:6].tolist() == words[1:6].tolist()
+    assert read_groups(f"{tmp_path}/1.safetensors:id").tolist() == [0, 1, 2]
+    save_file(arrays, tmp_path / "1.safetensors")
+    with refused(r"expected shape \(n,\), got \(3, 5\)" + REMEDY):
+        open_rows(f"{tmp_path}/1.safetensors:x")
+    arrays["id"][:] = 255
+    save_file(arrays, tmp_path / "1.safetensors", {"id": "utf-8"})
+    rows = open_rows(f"{tmp_path}/1.safetensors:x")
+    with refused(r"it is damaged, .+"):
+        assert rows.ids is not None and rows.ids[:]
+
+
 def test_bytes_are_text(tmp_path):
     words = np.array(["a", "wäter", "b", "c", "d", "e", "f"])
     np.savez(tmp_path / "reps.npz", x=X, id=np.char.encode(words))

@@ -74,7 +74,7 @@ def extract_model(
         layers: "all", or numbers as in transformers' `hidden_states`: 0 the embeddings, -1 the last layer.
         pool: one pooling, or several. Arrays are called `layer4`, with several `layer4.mean`, `layer4.cls`, ...
         max_tokens: texts are cut there, by default at 512 or what the model can take.
-        dtype: of the forward pass; pooling and output are in float32.
+        dtype: of a checkpoint's weights and products; pooling and output are in float32.
         batch_tokens: computed at once, padding included.
         prefix: put before every text, as some models want ("query: ").
         shard_rows: texts in a shard, by default as many as 64 MiB of arrays, 64 to 4,096.

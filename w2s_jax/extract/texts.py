@@ -111,8 +111,11 @@ def _counted(label: str, read: Callable[[], Numbered]) -> Texts:
     """The first pass."""
     digest, rows, integers = hashlib.sha256(), 0, True
     for name, text in _checked(label, read):
-        data = text.encode("utf-8", "surrogatepass")
-        digest.update(f"{name} {len(data)} ".encode() + data)
+        try:
+            data = text.encode()
+            digest.update(f"{name} {len(data)} ".encode() + data)
+        except UnicodeEncodeError as error:
+            raise InputError(f"cannot read texts from {label}: row {rows} is no valid Unicode") from error
         integers = integers and _INTEGER.fullmatch(str(name)) is not None
         rows += 1
     if not rows:

@@ -36,7 +36,7 @@ def open_safetensors(place: Place, kind: Kind) -> Rows:
         if code not in _DTYPES:
             raise place.error(f"expected real numbers of at most 64 bits, got the safetensors type {code}")
         dtype = np.dtype(_DTYPES[code])
-        if key in texts and code == "U8" and len(shape) == 2:
+        if key in texts and code == "U8" and len(shape) == 2 and shape[1]:
             text = np.dtype(("S", shape[1]))
             place.require_kind(shape[:1], text, kind)
             return place.rows(shape[:1], text, lambda start, stop: array[start:stop].view(text)[:, 0])
