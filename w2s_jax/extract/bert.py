@@ -149,10 +149,12 @@ def _attention(x: Array, away: Array, w: Any, heads: int) -> Array:
     batch, length, width = x.shape
     parts = _dense(x, w["query key value"]).reshape(batch, length, 3, heads, width // heads)
     query, key, value = (parts[:, :, part].swapaxes(1, 2) for part in range(3))
-    scores = jnp.matmul(query, key.swapaxes(2, 3), precision="highest", preferred_element_type=jnp.float32)
-    shares = jax.nn.softmax(scores * (width // heads) ** -0.5 + away, axis=-1).astype(x.dtype)
-    mixed = jnp.matmul(shares, value, precision="highest")
-    return mixed.swapaxes(1, 2).reshape(batch, length, width)
+    query = query * jnp.asarray((width // heads) ** -0.5, x.dtype)
+    scores = jnp.matmul(query, key.swapaxes(2, 3), precision="highest", preferred_element_type=jnp.float32) + away
+    shares = jnp.exp(scores - scores.max(-1, keepdims=True))
+    total = shares.sum(-1, keepdims=True)  # divided by after the product, which is narrower
+    mixed = jnp.matmul(shares.astype(x.dtype), value, precision="highest", preferred_element_type=jnp.float32) / total
+    return mixed.astype(x.dtype).swapaxes(1, 2).reshape(batch, length, width)
 
 
 def _dense(x: Array, w: Any) -> Array:

@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> None:
     """Extracts; raises InputError with one sentence."""
     from w2s_jax.devices.mesh import all_devices
     from w2s_jax.devices.programs import cache_compiled_programs
-    from w2s_jax.extract.extraction import BATCH_TOKENS, extract_model
+    from w2s_jax.extract.extraction import extract_model
     from w2s_jax.extract.texts import open_texts
 
     layers = _layers(args.layers)
@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> None:
         pool=args.pool,
         max_tokens=args.max_tokens,
         dtype=args.dtype,
-        batch_tokens=BATCH_TOKENS if args.batch_tokens is None else args.batch_tokens,
+        batch_tokens=args.batch_tokens,
         prefix=args.prefix,
         mesh=all_devices(),
         progress=not args.quiet,
