@@ -206,7 +206,7 @@ def test_a_chosen_cache_is_left_alone(capsys, monkeypatch, without_cache, chosen
     assert jax.config.jax_compilation_cache_dir is None
 
 
-@pytest.mark.parametrize("command", [[], ["rank"], ["demo"]])
+@pytest.mark.parametrize("command", [[], ["extract"], ["rank"], ["demo"]])
 def test_help_is_help(capsys, command):
     """`--help` explains the command and ends with code 0."""
     with pytest.raises(SystemExit) as stop:
