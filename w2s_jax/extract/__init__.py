@@ -1,6 +1,7 @@
 """Representations out of models: Hugging Face checkpoints under JAX, and any function that JAX can run."""
 
-from w2s_jax.extract.extraction import extract, extract_model
+from w2s_jax.extract.extraction import extract_model
+from w2s_jax.extract.functions import extract
 from w2s_jax.extract.models import LanguageModel
 from w2s_jax.extract.opening import open_model
 from w2s_jax.extract.pooling import pooled

@@ -1,4 +1,4 @@
-"""Representations out of models: all chosen layers and poolings in one pass, in resumable shards or in memory.
+"""Representations of texts out of language models: all chosen layers and poolings in one pass, in resumable shards or in memory.
 
 A shard is made of consecutive texts, sorted by length into batches within it. Its rows are back in order when it is
 written, so that memory does not grow with the number of texts and a killed run repeats at most one shard.
@@ -6,16 +6,13 @@ written, so that memory does not grow with the number of texts and a killed run 
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from importlib.metadata import version
-from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -29,18 +26,14 @@ from w2s_jax.devices.mesh import ROWS, put, require_mesh
 from w2s_jax.extract.batches import length_bucket, token_batches
 from w2s_jax.extract.models import Forward, LanguageModel
 from w2s_jax.extract.opening import open_model
-from w2s_jax.extract.pooling import Pool, pooled
-from w2s_jax.extract.storing import Collected, ShardFolder
+from w2s_jax.extract.pooling import Pool, array_name, as_pools, pooled
+from w2s_jax.extract.storing import open_storage
 from w2s_jax.extract.texts import Texts, open_texts, texts_of
 
 SHARD_BYTES, LEAST_ROWS, MOST_ROWS = 64 << 20, 64, 4096
 MAX_TOKENS = 512
-CPU_TOKENS, ACCELERATOR_TOKENS = (
-    1024,
-    16384,
-)  # of a batch: activations stay in a CPU's caches, and keep an accelerator busy
-
-_pooled = jax.jit(pooled, static_argnames="pool")
+CPU_TOKENS = 1024  # of a batch, whose activations stay in the caches
+ACCELERATOR_TOKENS = 16384
 
 
 class PooledLayer(NamedTuple):
@@ -103,8 +96,10 @@ def extract_model(
     >>> {name: rows.tolist() for name, rows in found.items()}
     {'layer1': [[10.0, 12.0], [20.0, 22.0]]}
     """
-    pools = (pool,) if isinstance(pool, str) else tuple(pool)
-    _require(pools, shard_rows, batch_tokens=batch_tokens, max_tokens=max_tokens)
+    pools = as_pools(pool)
+    for name, value in {"batch_tokens": batch_tokens, "max_tokens": max_tokens, "shard_rows": shard_rows}.items():
+        if value is not None:
+            require_integer(name, value, 1)
     require_choice("dtype", dtype, Forward)
     require_mesh(mesh)
     source = _texts(texts)
@@ -122,7 +117,7 @@ def extract_model(
         "prefix": prefix,
     }
     about = {"model": opened.name, **opened.about, "texts": os.path.basename(source.label), "rows": len(source)}
-    storage = _storage(out, opened.name, settings, about)
+    storage = open_storage(out, opened.name, settings, about)
     if not storage.finished:
         bytes_a_text = 4 * sum(widths[column.layer] for column in columns.values())
         rows = shard_rows or min(max(SHARD_BYTES // bytes_a_text, LEAST_ROWS), MOST_ROWS)
@@ -135,138 +130,6 @@ def extract_model(
         storage.finish()
         _say_cut(sum(shard["cut"] for shard in storage.kept), len(source), limit)
     return storage.read()
-
-
-def extract(
-    apply: Callable[[Any], Mapping[str, Array] | Sequence[Array]],
-    batches: Iterable[Any],
-    out: str | os.PathLike | None = None,
-    *,
-    name: str = "model",
-    pool: Pool | Sequence[Pool] = "mean",
-    settings: Mapping[str, Any] | None = None,
-    shard_rows: int = MOST_ROWS,
-    progress: bool = False,
-) -> dict[str, Any]:
-    """Representations out of any JAX or Flax function: rows (n, d) of all batches, by name, written as `extract_model` does.
-
-    Args:
-        apply: a batch -> arrays by name, or a sequence of them (layer0, layer1, ...). Arrays (b, d) are taken as they are,
-            hidden states (b, l, d) are pooled with the batch's "mask" (b, l), without one over all l. Compile it
-            (`jax.jit`) yourself.
-        batches: pytrees of arrays with a leading axis of b rows. In dicts "id" (b,) are the rows' ids, else they are numbered.
-        out: the folder for `out/NAME`; without it the arrays stay in memory.
-        name: NAME.
-        pool: one pooling or several, as in `extract_model`.
-        settings: what decides the rows and cannot be seen from the batches (a version, a checksum of weights): a folder that
-            was written with others is refused.
-        shard_rows: a shard is written when it has at least so many rows.
-        progress: whether to show a bar.
-
-    Returns:
-        The arrays by name: in memory, or as `Rows` of the folder.
-
-    Raises:
-        InputError: results or batches are not as above, or the folder holds something else. Batches are checked against those
-            of the shards that are kept.
-
-    >>> images = np.arange(24.0).reshape(6, 2, 2)
-    >>> found = extract(lambda batch: {"pixels": batch.reshape(len(batch), -1)}, [images[:4], images[4:]])
-    >>> found["pixels"].shape
-    (6, 4)
-    """
-    pools = (pool,) if isinstance(pool, str) else tuple(pool)
-    _require(pools, shard_rows)
-    chosen = {"settings": dict(settings or {}), "pool": list(pools), "shard_rows": shard_rows}
-    storage = _storage(out, name, chosen, {"model": name})
-    already, number, shard = len(storage.kept), 0, _Shard()
-    changed = InputError(
-        f"batches have changed since {name} was written to {out}: write to another folder, or delete it"
-    )
-
-    def close() -> None:
-        if number >= already and storage.finished:
-            raise changed
-        if number >= already:
-            storage.keep(shard.joined(), np.concatenate(shard.ids), input=shard.checksum)
-        elif storage.kept[number]["input"] != shard.checksum:
-            raise changed
-
-    with counted(None, progress, f"extracting {name}", " rows") as add:
-        for batch in batches:
-            rows = shard.take(batch)
-            if number >= already:
-                shard.parts.append(_named_rows(apply(batch), batch, rows, pools))
-            add(rows, "")
-            if shard.rows >= shard_rows:
-                close()
-                number, shard = number + 1, _Shard(first=shard.first + shard.rows)
-        if shard.rows:
-            close()
-            number += 1
-    if number < already:
-        raise changed
-    if not number:
-        raise InputError("batches must hold at least one row, got none")
-    storage.finish()
-    return storage.read()
-
-
-class _Shard:
-    """What belongs to one shard of batches: their ids and checksum, and what was made of them."""
-
-    def __init__(self, first: int = 0) -> None:
-        self.first, self.rows = first, 0
-        self.ids: list[np.ndarray] = []
-        self.parts: list[dict[str, np.ndarray]] = []
-        self._digest = hashlib.sha256()
-
-    def take(self, batch: Any) -> int:
-        """Looks at a batch; returns its number of rows."""
-        leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(batch)]
-        lengths = {leaf.shape[:1] for leaf in leaves}
-        if len(lengths) != 1 or () in lengths:
-            raise InputError(f"batches must be arrays with one common leading axis, got lengths {sorted(lengths)}")
-        ((rows,),) = lengths
-        for leaf in leaves:
-            self._digest.update(f"{leaf.dtype.str} {leaf.shape} ".encode() + np.ascontiguousarray(leaf).tobytes())
-        start = self.first + self.rows
-        ids = (
-            np.asarray(batch["id"]) if isinstance(batch, Mapping) and "id" in batch else np.arange(start, start + rows)
-        )
-        if ids.ndim != 1 or ids.dtype.kind not in "iuU":
-            raise InputError(f"batch['id'] must be integers or text (b,), got {ids.dtype} {ids.shape}")
-        self.ids.append(ids)
-        self.rows += rows
-        return rows
-
-    @property
-    def checksum(self) -> str:
-        return self._digest.hexdigest()
-
-    def joined(self) -> dict[str, np.ndarray]:
-        first = self.parts[0]
-        if any(part.keys() != first.keys() for part in self.parts):
-            raise InputError(f"apply must return the same arrays for every batch, got once {', '.join(first)}")
-        return {name: np.concatenate([part[name] for part in self.parts]) for name in first}
-
-
-def _named_rows(found: Any, batch: Any, rows: int, pools: Sequence[Pool]) -> dict[str, np.ndarray]:
-    """Rows (b, d) by name out of what a function returned for a batch."""
-    if not isinstance(found, Mapping):
-        found = {f"layer{number}": array for number, array in enumerate(found)}
-    out: dict[str, Array] = {}
-    for name, array in found.items():
-        if array.ndim not in (2, 3) or len(array) != rows or name in ("id", "ids"):
-            raise InputError(
-                f"apply must return arrays ({rows}, d) or ({rows}, l, d), none called id, got {name} {array.shape}"
-            )
-        if array.ndim == 2:
-            out[name] = array
-            continue
-        mask = batch["mask"] if isinstance(batch, Mapping) and "mask" in batch else np.ones(array.shape[:2], bool)
-        out |= {_array_name(name, pool, pools): _pooled(array, mask.astype(bool), pool=pool) for pool in pools}
-    return {name: np.asarray(array, np.float32) for name, array in out.items()}
 
 
 class _Extractor:
@@ -348,28 +211,7 @@ def _columns(layers: str | Sequence[int], count: int, pools: Sequence[Pool]) -> 
         if isinstance(number, bool) or not isinstance(number, int) or not -count <= number < count:
             raise InputError(f"layers must be integers between {-count} and {count - 1}, got {number!r}")
     chosen = dict.fromkeys(number % count for number in numbers)
-    return {_array_name(f"layer{layer}", pool, pools): PooledLayer(layer, pool) for layer in chosen for pool in pools}
-
-
-def _array_name(layer: str, pool: Pool, pools: Sequence[Pool]) -> str:
-    return layer if len(pools) == 1 else f"{layer}.{pool}"
-
-
-def _require(pools: Sequence[Pool], shard_rows: int | None, **counts: int | None) -> None:
-    """Checks what both ways in have, and numbers that are at least 1."""
-    for pool in pools:
-        require_choice("pool", pool, Pool)
-    if not pools or len(set(pools)) < len(pools):
-        raise InputError(f"pool must be one or several of {', '.join(get_args(Pool))}, each once, got {pools}")
-    for name, value in {**counts, "shard_rows": shard_rows}.items():
-        if value is not None:
-            require_integer(name, value, 1)
-
-
-def _storage(out: Any, name: str, settings: Mapping[str, Any], about: Mapping[str, Any]) -> ShardFolder | Collected:
-    if out is None:
-        return Collected()
-    return ShardFolder(Path(out) / name, settings, {"package": f"w2s_jax {version('w2s_jax')}", **about})
+    return {array_name(f"layer{layer}", pool, pools): PooledLayer(layer, pool) for layer in chosen for pool in pools}
 
 
 def _texts(texts: str | os.PathLike | Sequence[str] | Texts) -> Texts:

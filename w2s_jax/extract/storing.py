@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -148,3 +149,12 @@ class Collected:
 
     def read(self) -> dict[str, Any]:
         return {name: np.concatenate([part[name] for part in self._parts]) for name in self._parts[0]}
+
+
+def open_storage(
+    out: str | os.PathLike | None, name: str, settings: Mapping[str, Any], about: Mapping[str, Any]
+) -> ShardFolder | Collected:
+    """The folder `out/name`, or without `out` memory."""
+    if out is None:
+        return Collected()
+    return ShardFolder(Path(out) / name, settings, {"package": f"w2s_jax {version('w2s_jax')}", **about})
