@@ -140,6 +140,12 @@ def test_a_configuration_of_another_type_is_one_sentence():
         run_sweep(5)
 
 
+def test_a_byte_order_mark_is_no_part_of_the_first_key():
+    """As editors on Windows put it."""
+    Path("c.toml").write_text('output = "o"\nweak = "a.npy"\nstrong = "s1.npy"\n', encoding="utf-8-sig")
+    assert list(read_config("c.toml").weak) == ["a"]
+
+
 def test_read_config_is_sweep_config():
     """A TOML file is the mapping it spells."""
     Path("c.toml").write_text('output = "out"\nweak = ["a.npy", "b.npy"]\nstrong = ["s1.npy"]\nfolds = 3\n')

@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 
 from w2s_jax._core.checks import InputError, require_number
 from w2s_jax._core.ridge_solve import ridge_solver
-from w2s_jax.experiment.outcome import WeakToStrong
+from w2s_jax.experiment.outcome import WeakToStrong, beyond_rounding
 from w2s_jax.experiment.single import summed
 from w2s_jax.filters import ridge
 from w2s_jax.gap import prediction_gap
@@ -62,10 +62,12 @@ def _experiment_from_moments(
     solvers = ridge_solver(labelled.ww, weak_ridge), ridge_solver(student.ss, strong_ridge)
     heads = ridge_heads(labelled.weak, student, *solvers)
     from_teacher = partial(mean_square, strong=heads.student, weak=jax.tree.map(jnp.negative, heads.weak))
+    size = jnp.sum(jnp.asarray(test.yy) + (jnp.square(jnp.asarray(test.strong.label_mean)) if test.is_centred else 0))
+    error = lambda **heads: beyond_rounding(mean_square(test, **heads, y=-1.0), size)
     return WeakToStrong(
-        weak_error=mean_square(test, weak=heads.weak, y=-1.0),
-        student_error=mean_square(test, strong=heads.student, y=-1.0),
-        ceiling_error=mean_square(test, strong=heads.ceiling, y=-1.0),
+        weak_error=error(weak=heads.weak),
+        student_error=error(strong=heads.student),
+        ceiling_error=error(strong=heads.ceiling),
         gap=mean_square(test, strong=heads.gap),
         misfit=from_teacher(test),
         misfit_in_sample=from_teacher(student),

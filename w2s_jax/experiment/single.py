@@ -16,7 +16,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from w2s_jax._core.arrays import accumulation_dtype
-from w2s_jax.experiment.outcome import Predicted, WeakToStrong
+from w2s_jax.experiment.outcome import Predicted, WeakToStrong, beyond_rounding
 from w2s_jax.filters import ridge
 from w2s_jax.gap import prediction_gap
 from w2s_jax.heads.losses import Loss, logistic, softmax, squared
@@ -62,10 +62,11 @@ def experiment(
     trained = losses.teacher, losses.student, losses.teacher
     outputs = weak(h_c), taught(z_c), ceiling(z_c)
     f_w, f_w2s, f_sc = map(predictions, trained, outputs)
+    weak_error, student_error, ceiling_error = map(partial(_error, y=y_c), trained, (f_w, f_w2s, f_sc))
     found = WeakToStrong(
-        weak_error=_distance(f_w, y_c),
-        student_error=_distance(f_w2s, y_c),
-        ceiling_error=_distance(f_sc, y_c),
+        weak_error=weak_error,
+        student_error=student_error,
+        ceiling_error=ceiling_error,
         gap=_distance(f_w2s, f_sc),
         misfit=_distance(f_w2s, label(outputs[0])),
         misfit_in_sample=_distance(predictions(losses.student, taught(z_b)), pseudo),
@@ -137,6 +138,12 @@ def _hardened(f: Array, code: Any) -> Array:
 def _distance(f: Array, g: Array) -> Array:
     """Mean squared distance, summed over outputs."""
     return jnp.sum(jnp.mean(jnp.square(f - g.astype(f.dtype)), 0))
+
+
+def _error(loss: Loss, f: Array, y: Array) -> Array:
+    """Mean squared distance from labels; probabilities are in units of 1, whatever the labels are."""
+    size = _distance(jnp.zeros_like(f), y)
+    return beyond_rounding(_distance(f, y), size if isinstance(loss, squared) else 1)
 
 
 def _classified(found: WeakToStrong, predictions: tuple[Array, ...], y: Array, code: Any) -> WeakToStrong:

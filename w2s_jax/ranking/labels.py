@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from w2s_jax._core.checks import InputError, require_finite, warn_of_classes
+from w2s_jax._core.arrays import entered
+from w2s_jax._core.checks import InputError, require_finite, require_no_marks, warn_of_classes
 
 
 def checked_labels(name: str, y: Any, n: int, labelled_rows: Any = None) -> tuple[np.ndarray, np.ndarray]:
@@ -14,10 +15,12 @@ def checked_labels(name: str, y: Any, n: int, labelled_rows: Any = None) -> tupl
     chosen ones, `labelled_rows` (n,) bool.
 
     Raises:
-        InputError: labels that are no numbers or do not fit, hold infinities, nothing but NaN or nothing but zeros.
+        InputError: labels that are no numbers or do not fit, hold infinities, nothing but NaN or nothing but zeros, or -1 or -100
+            for no label beside classes.
     """
+    given = entered(name, y)
     try:
-        y = np.asarray(y, float)
+        y = np.asarray(given).astype(float)
     except (TypeError, ValueError) as error:
         raise InputError(
             f"{name} must be numbers (classes as one-hot or +-1 targets), got {type(y).__name__}"
@@ -26,6 +29,7 @@ def checked_labels(name: str, y: Any, n: int, labelled_rows: Any = None) -> tupl
         raise InputError(f"{name} must have shape ({n},) or ({n}, outputs), got {y.shape}")
     warn_of_classes(name, y)
     y = y.reshape(n, -1)
+    require_no_marks(name, y, "make it NaN (--unlabelled, or unlabelled= of read_labels)")
     mask = np.asarray(~np.isnan(y).any(axis=1))
     if labelled_rows is not None:
         mask = _chosen(labelled_rows, mask)

@@ -18,8 +18,8 @@ from jax import Array
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from w2s_jax._core.arrays import matmul
-from w2s_jax._core.checks import InputError, require_number
+from w2s_jax._core.arrays import entered, matmul
+from w2s_jax._core.checks import InputError, require_number, require_scale, warn_of_float_bits
 from w2s_jax._core.progress import track
 from w2s_jax.devices.mesh import BATCH, MODELS, ROWS, over_models, put, require_mesh, spread
 from w2s_jax.devices.precision import resolved
@@ -324,11 +324,8 @@ def _sources(weak: Any, strong: Any) -> tuple[dict[str, Any], dict[str, Any], in
 
 
 def _source(name: str, rows: Any) -> Any:
-    if isinstance(rows, jax.Array) or not (hasattr(rows, "shape") and hasattr(rows, "dtype")):
-        try:
-            rows = np.asarray(rows)
-        except ValueError as error:
-            raise InputError(f"{name} must be a 2-D array, got rows of different lengths") from error
+    rows = entered(name, rows, lazily=True)
+    rows = np.asarray(rows) if isinstance(rows, jax.Array) else rows
     if len(rows.shape) != 2 or 0 in rows.shape:
         raise InputError(f"{name} must be 2-D (rows, features) and not empty, got shape {tuple(rows.shape)}")
     if not (jnp.issubdtype(rows.dtype, jnp.floating) or jnp.issubdtype(rows.dtype, jnp.integer) or rows.dtype == bool):
@@ -339,6 +336,8 @@ def _source(name: str, rows: Any) -> Any:
 def _model(side: str, name: str, rows: Any, dtype: Any, normalize: bool) -> ModelRows:
     """The rows, in fewer features if there are more than rows; those of a strong model may be read twice."""
     label = f"{side} representation {name!r}"
+    warn_of_float_bits(label, rows)
+    require_scale(label, rows, dtype)
     if rows.shape[1] > rows.shape[0]:
         rows = CompactRows(rows, label, dtype, bias=normalize, keep=side == "strong")
     return about_first_row(label, rows, dtype)

@@ -98,7 +98,7 @@ def read_config(path: str | os.PathLike) -> SweepConfig:
 def read_toml(path: str | os.PathLike) -> dict[str, Any]:
     """The tables of a TOML file; raises InputError if there is none."""
     try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        return tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))  # also with a mark in front
     except OSError as error:
         raise InputError(f"cannot read {os.fspath(path)}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
