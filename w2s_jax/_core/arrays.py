@@ -99,9 +99,8 @@ def _from_host(given: Any) -> np.ndarray:
     """Arrays of other packages, and lists, by what they can do."""
     if hasattr(given, "detach"):  # torch gives tensors away only without their gradient, and from its own memory
         given = given.detach().cpu()
-    rows = given if isinstance(given, list | tuple) else ()
-    if any(hasattr(row, "detach") for row in rows):
-        return np.stack([_from_host(row) for row in rows])
+    if type(given) in (list, tuple) and any(hasattr(row, "detach") for row in given):
+        return np.stack([_from_host(row) for row in given])
     if hasattr(given, "to_numpy"):
         found = np.asarray(given.to_numpy())
         # Of pandas' columns of several types, or of such that know no number, objects.

@@ -23,11 +23,19 @@ def add_rank(commands: Any) -> argparse.ArgumentParser:
         "--strong", nargs="+", required=True, metavar="FILE", help=f"strong representations (n, d): {file}"
     )
     rank.add_argument(
-        "--weak", nargs="+", required=True, metavar="FILE", help="of the same rows; FILE:KEY picks an array"
+        "--weak",
+        nargs="+",
+        required=True,
+        metavar="FILE",
+        help="of the same rows; FILE:KEY picks an array, FILE:layer=8 a layer",
     )
     rank.add_argument(
-        "--labels", metavar="FILE", help="labels (n,) or (n, outputs), one-hot for classes; NaN rows are unlabelled"
+        "--labels",
+        metavar="FILE",
+        help="labels (n,) or (n, outputs), one-hot or text for classes, also FILE:COLUMN of a .csv, .tsv or .jsonl file; NaN "
+        "rows are unlabelled",
     )
+    rank.add_argument("--unlabelled", metavar="LABEL", help="the label, such as -100, of rows that have none")
     rank.add_argument("--groups", metavar="FILE", help="group of each row (n,): related rows stay in one fold")
     rank.add_argument(
         "--ridge", nargs="+", type=float, default=[1e-3], metavar="BETA", help="of both heads, or weak strong"
@@ -51,15 +59,17 @@ def run(args: argparse.Namespace) -> None:
     """Ranks; raises InputError with one sentence."""
     from w2s_jax._core.writing import write_text_atomically
     from w2s_jax.files.ids import require_same_ids
-    from w2s_jax.files.opening import open_rows, read_groups, read_labels
+    from w2s_jax.files.opening import open_rows, read_groups, read_labels_and_classes
 
     if len(args.ridge) > 2:
         raise InputError(f"--ridge takes one strength or two (weak strong), got {len(args.ridge)}")
     strong, weak = ({n: open_rows(p, n) for n, p in _named(paths).items()} for paths in (args.strong, args.weak))
-    y = None if args.labels is None else read_labels(args.labels)
+    y, classes = None, ()
+    if args.labels is not None:
+        y, classes = read_labels_and_classes(args.labels, unlabelled=_number_or_text(args.unlabelled))
     groups = None if args.groups is None else read_groups(args.groups)
     carriers = {f"strong representation {name!r}": rows for name, rows in strong.items()}  # weak ones: rank_supervisors
-    carriers |= {} if args.labels is None else {"labels": open_rows(args.labels, "labels")}
+    carriers |= {} if args.labels is None else {"labels": open_rows(args.labels, "labels", kind="labels")}
     carriers |= {} if args.groups is None else {"groups": open_rows(args.groups, "groups", kind="groups")}
     require_same_ids(carriers)
     require_writable(args.json, args.plot)
@@ -79,7 +89,20 @@ def run(args: argparse.Namespace) -> None:
         plot_table(table, args.plot)
     if args.json is not None:
         write_text_atomically(args.json, table.to_json())
+    for rows in (*strong.values(), *weak.values()):
+        if rows.note:
+            print(f"{rows.label}: {rows.note}")
+    if classes:
+        print("classes of the labels: " + ", ".join(f"{i} = {name}" for i, name in enumerate(classes)))
     print(table)
+
+
+def _number_or_text(given: str | None) -> float | str | None:
+    """A label as it is given on the command line."""
+    try:
+        return None if given is None else float(given)
+    except ValueError:
+        return given
 
 
 def _named(paths: Sequence[str]) -> dict[str, str]:

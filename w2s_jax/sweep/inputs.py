@@ -121,7 +121,9 @@ def _opened(config: SweepConfig) -> _Files:
                 f"all models must have the same number of rows, got {n} in {first!r} and {rows.shape[0]} in {name!r}"
             )
     carriers = {f"model {name!r}": rows for name, rows in models.items()}
-    carriers |= {f"labels {name!r}": open_rows(path, f"labels {name!r}") for name, path in config.labels.items()}
+    carriers |= {
+        f"labels {name!r}": open_rows(path, f"labels {name!r}", kind="labels") for name, path in config.labels.items()
+    }
     groups = None if config.groups is None else open_rows(config.groups, "groups", kind="groups")
     carriers |= {} if groups is None else {"groups": groups}
     require_same_ids(carriers)
