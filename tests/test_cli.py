@@ -119,7 +119,7 @@ def test_labels_of_a_table_are_classes_and_said(capsys):
     assert table == f"{expected(hot)}\n"
     np.save("k.npy", np.where(np.arange(N) % 7, Y[:, 0] > 0, -100))
     assert rank("--labels", "k.npy") == 2
-    assert "where -100 means unlabelled make it NaN (--unlabelled" in capsys.readouterr().err
+    assert "where -100 means unlabelled make it NaN, as --unlabelled" in capsys.readouterr().err
     assert rank("--labels", "k.npy", "--unlabelled", "-100") == 0
 
 

@@ -38,7 +38,7 @@ FAULTS = {
     "length": ([1.0], None, r"y must have shape \(2,\) or \(2, outputs\), got \(1,\)"),
     "nothing": ([np.nan, np.nan], None, "y must have at least one labelled row"),
     "infinite": ([1.0, np.inf], None, "y contain.*row 1"),
-    "marked": ([-100, 1], None, r"y are -100 in 1 rows and classes from 1 to 1 .* make it NaN \(--unlabelled, or .*\)"),
+    "marked": ([-100, 1], None, r"y are -100 in 1 rows and classes from 1 to 1 .* make it NaN, as --unlabelled .*"),
     "zero": ([0.0, 0.0], None, "y must not be zero in every labelled row"),
     "numbers of rows": ([1.0, 2.0], [0, 1], r"labelled_rows must be a boolean array of shape \(2,\), got int64"),
     "a row without": ([1.0, np.nan], [True, True], "labelled_rows must have labels, got NaN in row 1"),

@@ -138,7 +138,11 @@ def require_scale(name: str, rows: Any, dtype: Any) -> None:
     """
     least = 1e3 * float(np.sqrt(np.finfo(dtype).tiny))
     step = max(1, _BLOCK_ENTRIES // rows.shape[1])
-    largest = lambda start, stop: float(np.max(np.abs(np.asarray(rows[start:stop]).astype(dtype))))
+
+    def largest(start: int, stop: int) -> float:
+        with np.errstate(over="ignore"):
+            return float(np.max(np.abs(np.asarray(rows[start:stop]).astype(dtype))))
+
     if largest(0, 1) >= least:
         return
     found = 0.0

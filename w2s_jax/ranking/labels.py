@@ -29,7 +29,7 @@ def checked_labels(name: str, y: Any, n: int, labelled_rows: Any = None) -> tupl
         raise InputError(f"{name} must have shape ({n},) or ({n}, outputs), got {y.shape}")
     warn_of_classes(name, y)
     y = y.reshape(n, -1)
-    require_no_marks(name, y, "make it NaN (--unlabelled, or unlabelled= of read_labels)")
+    require_no_marks(name, y, "make it NaN, as --unlabelled of w2s rank and unlabelled= of read_labels do")
     mask = np.asarray(~np.isnan(y).any(axis=1))
     if labelled_rows is not None:
         mask = _chosen(labelled_rows, mask)

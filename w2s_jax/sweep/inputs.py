@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from w2s_jax._core.checks import InputError
+from w2s_jax._core.checks import InputError, require_scale, warn_of_float_bits
 from w2s_jax.devices.hosts import Hosts
 from w2s_jax.files.ids import require_same_ids
 from w2s_jax.files.opening import open_rows, read_labels
@@ -135,6 +135,9 @@ def _opened(config: SweepConfig) -> _Files:
         raise InputError(f"groups must have one entry per row ({n}), got {len(groups)}")
     wide = any(rows.dtype == np.float64 for rows in models.values()) and jnp.result_type(float) == jnp.float64
     dtype = np.float64 if wide else np.float32
+    for name, rows in models.items():
+        warn_of_float_bits(f"model {name!r}", rows)
+        require_scale(f"model {name!r}", rows, dtype)
     heads = {name: about_first_row(name, rows, dtype).shift for name, rows in models.items()}
     codes = None if groups is None else groups[:]
     if codes is not None and codes.dtype == object:  # text of Arrow
