@@ -31,6 +31,8 @@ def test_rows_without_a_label_are_zero_and_take_no_part():
     assert found.tolist() == [[1, 4], [0, 0], [3, 0], [8, 8]]
     found, mask = checked_labels("y", y, 4, np.array([True, False, True, False]))
     assert about_mean(found, mask).tolist() == [[-1, 2], [0, 0], [1, -2], [0, 0]]
+    classes = np.array([0, 1, -100, 1])  # a mark among rows that are not used is none of theirs
+    assert checked_labels("y", classes, 4, classes >= 0)[0][:, 0].tolist() == [0, 1, 0, 1]
 
 
 FAULTS = {

@@ -121,9 +121,6 @@ def as_matrix(name: str, array: ArrayLike) -> Array:
     Raises:
         InputError: not 2-D, no rows or columns, complex, or NaN/infinite entries.
     """
-    array = entered(name, array)
-    if isinstance(array, np.ndarray):
-        warn_of_float_bits(name, array)
     array = _as_real(name, array)
     if array.ndim != 2:
         raise InputError(f"{name} must be 2-D (rows, features), got shape {array.shape}")
@@ -170,6 +167,8 @@ def require_same_rows(h_w: Array, h_s: Array) -> None:
 
 def _as_real(name: str, array: ArrayLike) -> Array:
     given: Any = entered(name, array)
+    if isinstance(given, np.ndarray):
+        warn_of_float_bits(name, given)
     try:
         # Of integers floats, before JAX narrows those of 64 bits.
         array = jnp.asarray(

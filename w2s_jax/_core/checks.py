@@ -102,7 +102,8 @@ def require_no_marks(name: str, y: np.ndarray, remedy: str) -> None:
         marked = (y == mark).all(1)
         others = y[~marked] if marked.any() else y[:0]
         others = np.asarray(others[~np.isnan(others)], float)
-        if not others.size or not np.array_equal(others, np.round(others)) or others.max() >= _MOST_CLASSES:
+        integers = np.isfinite(others).all() and np.array_equal(others, np.round(others))
+        if not others.size or not integers or others.max() >= _MOST_CLASSES:
             continue
         low, high = int(others.min()), int(others.max())
         # -1 and 1, or -1 and 0, are two classes; -1 beside integers with gaps is a value like them.

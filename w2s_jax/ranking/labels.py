@@ -29,12 +29,12 @@ def checked_labels(name: str, y: Any, n: int, labelled_rows: Any = None) -> tupl
         raise InputError(f"{name} must have shape ({n},) or ({n}, outputs), got {y.shape}")
     warn_of_classes(name, y)
     y = y.reshape(n, -1)
-    require_no_marks(name, y, "make it NaN, as --unlabelled of w2s rank and unlabelled= of read_labels do")
     mask = np.asarray(~np.isnan(y).any(axis=1))
     if labelled_rows is not None:
         mask = _chosen(labelled_rows, mask)
     if not mask.any():
         raise InputError(f"{name} must have at least one labelled row, got none")
+    require_no_marks(name, y[mask], "make it NaN, as --unlabelled of w2s rank and unlabelled= of read_labels do")
     y = np.where(mask[:, None], y, 0)
     require_finite(name, y)
     if not y.any():
