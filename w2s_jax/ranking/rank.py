@@ -19,7 +19,8 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from w2s_jax._core.arrays import matmul
-from w2s_jax._core.checks import InputError, require_number
+from w2s_jax._core.checks import InputError, require_choice, require_number
+from w2s_jax._core.normalize import Normalize
 from w2s_jax._core.progress import track
 from w2s_jax.devices.mesh import BATCH, MODELS, ROWS, over_models, put, require_mesh, spread
 from w2s_jax.devices.precision import resolved
@@ -44,6 +45,7 @@ from w2s_jax.ranking.compact import CompactRows
 from w2s_jax.ranking.crossfit import Score, Settings, WeakCells
 from w2s_jax.ranking.folds import Layout, as_groups, lay_out
 from w2s_jax.ranking.labels import about_mean, checked_labels
+from w2s_jax.ranking.prepared import Origin
 from w2s_jax.ranking.scores import Shared, prepare_strong, scorer
 from w2s_jax.ranking.table import SupervisorTable
 from w2s_jax.ranking.widths import padded_widths
@@ -65,7 +67,7 @@ def rank_supervisors(
     prior: float = 2.0,
     noise: float = 1.0,
     folds: int = 3,
-    normalize: bool = True,
+    normalize: Normalize = "scale",
     seed: int = 0,
     progress: bool | Callable[[Iterable], Iterable] = False,
     mesh: Mesh | None = None,
@@ -92,8 +94,9 @@ def rank_supervisors(
         prior: p of the label prior `theta ~ N(0, S_s^{p-1})`: 1 for any direction, 2 leans on the leading ones.
         noise: variance nu of the label noise, in units of the labels' mean square.
         folds: blocks of rows K >= 3 of the cross-fitting and of the standard errors.
-        normalize: centre every representation and scale it to unit mean squared row norm, so that one ridge strength
-            means the same for all, and give heads an intercept. With False they are used as they are.
+        normalize: centre every representation, give heads an intercept, and scale to unit mean squared row norm, so that one
+            ridge strength means the same for all: "features" each to unit variance first, "scale" all alike. With "none"
+            representations are used as they are.
         seed: of the random folds.
         progress: True for a progress bar, or a function that wraps an iterable.
         mesh: devices that share the work (see `device_mesh`): rows over one axis, weak models over the other.
@@ -124,8 +127,7 @@ def rank_supervisors(
     }
     for name, value in given.items():
         require_number(name, value, 0, 1 if name == "threshold" else None)
-    if not isinstance(normalize, bool | np.bool_):
-        raise InputError(f"normalize must be True or False, got {normalize!r}")
+    require_choice("normalize", normalize, Normalize)
     if not isinstance(seed, int | np.integer) or seed < 0:
         raise InputError(f"seed must be an integer of at least 0, got {seed!r}")
     weak_rows, strong_rows, n = _sources(weak, strong)
@@ -133,7 +135,7 @@ def rank_supervisors(
     targets, mask = None, np.zeros(n, bool)
     if y is not None:
         targets, mask = checked_labels("labels y", y, n, labelled_rows)
-        targets = about_mean(targets, mask) if normalize else targets
+        targets = targets if normalize == "none" else about_mean(targets, mask)
     elif labelled_rows is not None:
         raise InputError("labelled_rows says which rows of y may be used and needs y, got y=None")
     layout = lay_out(n, folds, None if targets is None else mask, as_groups(groups, n), seed)
@@ -174,7 +176,7 @@ class _Work(NamedTuple):
 
     rows: RowCells
     settings: Settings
-    normalize: bool
+    normalize: Normalize
     cut: bool
     mesh: Mesh | None
     precision: str
@@ -235,7 +237,9 @@ def _prepare(model: ModelRows, work: _Work) -> _Strong:
     experiments = work.layout.experiments(work.dtype)
     largest = (work.layout.expected.test @ work.rows.counts).max()
     choices = work.layout.folds, work.normalize, work.cut, min(int(largest), model.width)
-    center, shared = prepare_strong(sums, model.shift[0], experiments, work.settings, *choices)
+    center, shared = prepare_strong(
+        sums, Origin(model.shift[0], work.dtype.type(model.rounding)), experiments, work.settings, *choices
+    )
     largest_value = np.asarray(shared.values)[0]
     if not np.isfinite(largest_value):
         raise InputError(f"{model.name} is too large: its squares overflow {work.dtype}")
@@ -261,14 +265,13 @@ def _start(strong: _Strong, weak: Mapping[str, ModelRows], batch: _Batch, work: 
             yield sum_up(x, strong.block(block, work), y)
 
     sums = total(sums_of_blocks())
-    shift = np.zeros((size, batch.width), work.dtype)
-    for i in range(size):
-        model = models[min(i, len(models) - 1)]
-        shift[i, : model.width] = model.shift[0]
+    filled_up = models + models[-1:] * (size - len(models))
+    shifts = np.stack([np.pad(model.shift[0], (0, batch.width - model.width)) for model in filled_up])
+    origins = Origin(shifts, np.asarray([model.rounding for model in filled_up], work.dtype))
     score = scorer(work.layout.folds, work.normalize, work.cut)
     experiments = work.layout.experiments(work.dtype)
     score = score if work.mesh is None else spread(score, work.mesh)
-    return score((sums, shift), strong.shared, experiments, work.settings)
+    return score((sums, origins), strong.shared, experiments, work.settings)
 
 
 def _finish(strong: str, members: list[str], batch: tuple[Array, dict]) -> dict[tuple[str, str], dict[str, Score]]:
@@ -336,12 +339,12 @@ def _source(name: str, rows: Any) -> Any:
     return rows
 
 
-def _model(side: str, name: str, rows: Any, dtype: Any, normalize: bool) -> ModelRows:
+def _model(side: str, name: str, rows: Any, dtype: Any, normalize: Normalize) -> ModelRows:
     """The rows, in fewer features if there are more than rows; those of a strong model may be read twice."""
     label = f"{side} representation {name!r}"
-    if rows.shape[1] > rows.shape[0]:
-        rows = CompactRows(rows, label, dtype, bias=normalize, keep=side == "strong")
-    return about_first_row(label, rows, dtype)
+    if rows.shape[1] <= rows.shape[0]:
+        return about_first_row(label, rows, dtype, normalize)
+    return about_first_row(label, CompactRows(rows, label, dtype, normalize, keep=side == "strong"), dtype)
 
 
 def _dtype(*models: Mapping[str, Any]) -> Any:
