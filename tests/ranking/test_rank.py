@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -589,7 +590,7 @@ def programs() -> int:
 
 
 def scoring_programs() -> int:
-    return sum(program._cache_size() for cut in (False, True) for program in scorer(3, True, cut))
+    return sum(program._cache_size() for cut in (False, True) for program in scorer(3, "scale", cut))
 
 
 def test_programs_do_not_grow_with_models():
@@ -642,6 +643,25 @@ def test_other_numbers_compile_nothing():
     moved = {name: h + np.float32(1) for name, h in weak.items()}
     rank_supervisors(moved, strong, y, weak_ridge=0.1, strong_ridge=0.3, prior=1.5, noise=0.0, seed=5)
     assert programs() == before
+
+
+def test_a_massive_channel_is_said_and_cured():
+    """One warning a model, with the numbers; none once all features are on one scale."""
+    rng = np.random.default_rng(6)
+    strong = rng.standard_normal((N, 24)).astype(np.float32)
+    strong[:, 3] *= 100
+    weak = {"calm": rng.standard_normal((N, 20)), "loud": strong[:, :20].copy()}
+    with pytest.warns(UserWarning, match="directions hold the variance") as said:
+        rank_supervisors(weak, {"s": strong})
+    found = [str(one.message).split(" hold")[0] for one in said]
+    assert found == [
+        "strong representation 's': 1.0 of 24 directions",
+        "weak representation 'loud': 1.0 of 20 directions",
+    ]
+    with warnings.catch_warnings(action="error"):
+        rank_supervisors(weak, {"s": strong}, normalize="features")
+    with pytest.warns(UserWarning, match=r"strong representation 's': the threshold 0.95 keeps 1 of 24 directions"):
+        rank_supervisors({"calm": weak["calm"]}, {"s": strong}, normalize="features", threshold=0.95)
 
 
 # Bad input

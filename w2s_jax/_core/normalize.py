@@ -7,6 +7,7 @@ norm. Both are about the mean. "none": as they are, and heads have no bias.
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, Literal
 
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ import numpy as np
 from jax import Array
 
 Normalize = Literal["features", "scale", "none"]
+FEW, MANY = 2.5, 16  # directions that hold the variance, of how many features at least: worth a warning
 COMMON = -1.0  # in the place of a relative rounding: one factor for all features
 
 
@@ -35,6 +37,18 @@ def feature_factors(variances: Any, means: Any, rounding: Any, xp: Any = jnp) ->
     each = xp.where(live > 0, 1 / xp.sqrt(xp.where(live > 0, live, 1) * xp.maximum(count, 1)), 0)
     common = xp.where(total > 0, 1 / xp.sqrt(xp.where(total > 0, total, 1)), 1)
     return xp.where(rounding < 0, common + 0 * variances, each), total
+
+
+def warn_if_concentrated(name: str, directions: float, width: int, normalize: Normalize) -> None:
+    """Warns where one or two of many directions hold the variance; `directions` is their participation ratio,
+    `(sum lambda)^2 / sum lambda^2`."""
+    if directions >= FEW or width < MANY or normalize == "none":
+        return
+    cure = "" if normalize == "features" else ': normalize="features" puts all features on one scale'
+    warnings.warn(
+        f"{name}: {directions:.1f} of {width} directions hold the variance and heads see little else{cure}",
+        stacklevel=4,
+    )
 
 
 def normalised_rows(rows: np.ndarray, rounding: float) -> np.ndarray:

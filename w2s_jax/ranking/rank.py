@@ -7,6 +7,7 @@ have as many as rows (compact.py).
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, NamedTuple
@@ -20,7 +21,7 @@ from jax.sharding import PartitionSpec as P
 
 from w2s_jax._core.arrays import matmul
 from w2s_jax._core.checks import InputError, require_choice, require_number
-from w2s_jax._core.normalize import Normalize
+from w2s_jax._core.normalize import MANY, Normalize, warn_if_concentrated
 from w2s_jax._core.progress import track
 from w2s_jax.devices.mesh import BATCH, MODELS, ROWS, over_models, put, require_mesh, spread
 from w2s_jax.devices.precision import resolved
@@ -46,7 +47,7 @@ from w2s_jax.ranking.crossfit import Score, Settings, WeakCells
 from w2s_jax.ranking.folds import Layout, as_groups, lay_out
 from w2s_jax.ranking.labels import about_mean, checked_labels
 from w2s_jax.ranking.prepared import Origin
-from w2s_jax.ranking.scores import Shared, prepare_strong, scorer
+from w2s_jax.ranking.scores import Shared, Size, prepare_strong, scorer
 from w2s_jax.ranking.table import SupervisorTable
 from w2s_jax.ranking.widths import padded_widths
 
@@ -152,11 +153,12 @@ def rank_supervisors(
         (name, batch) for name, model in strong_models.items() for batch in _batches(weak_models, model.width, work)
     ]
     state: tuple[str, _Strong] | None = None
-    started: list[tuple[str, list[str], Any]] = []  # the last batch runs while the next one's rows are read
+    started: list[Any] = []  # the last batch runs while the next one's rows are read
     for name, batch in track(tasks, progress, "ranking"):
         if state is None or state[0] != name:
             state = name, _prepare(strong_models[name], work)
-        started.append((name, batch.members, _start(state[1], weak_models, batch, work)))
+        models = [weak_models[member] for member in batch.members]
+        started.append((name, models, batch.members, _start(state[1], models, batch, work), normalize))
         if len(started) > 1:
             pairs |= _finish(*started.pop(0))
     pairs |= _finish(*started.pop())
@@ -245,14 +247,14 @@ def _prepare(model: ModelRows, work: _Work) -> _Strong:
         raise InputError(f"{model.name} is too large: its squares overflow {work.dtype}")
     if not largest_value > 0:
         raise InputError(f"{model.name} is constant, expected rows that differ")
+    _warn_of_spectrum(model, np.asarray(shared.values), work)
     if work.mesh is not None:
         center, shared = put((center, shared), work.mesh, P())
     return _Strong(model, center, shared, _rotate(last, center, shared.rotation) if len(blocks) == 1 else None)
 
 
-def _start(strong: _Strong, weak: Mapping[str, ModelRows], batch: _Batch, work: _Work) -> tuple[Array, dict]:
+def _start(strong: _Strong, models: list[ModelRows], batch: _Batch, work: _Work) -> tuple[Size, dict]:
     """The sizes and scores of a batch of weak models, which the device may still be computing."""
-    models = [weak[name] for name in batch.members]
     size = batch.size if work.mesh is None else -(-batch.size // work.mesh.shape[MODELS]) * work.mesh.shape[MODELS]
     by_model = P(MODELS, *_BY_CELL)
     specs = by_model, P(None, None, ROWS), _BY_CELL
@@ -274,16 +276,28 @@ def _start(strong: _Strong, weak: Mapping[str, ModelRows], batch: _Batch, work: 
     return score((sums, origins), strong.shared, experiments, work.settings)
 
 
-def _finish(strong: str, members: list[str], batch: tuple[Array, dict]) -> dict[tuple[str, str], dict[str, Score]]:
+def _warn_of_spectrum(model: ModelRows, values: np.ndarray, work: _Work) -> None:
+    """Says so where next to nothing of a strong model is left for its heads."""
+    warn_if_concentrated(model.name, float(values.sum() ** 2 / np.sum(values**2)), model.width, work.normalize)
+    cut = float(work.settings.threshold)
+    kept = int(np.sum(values > cut * values[0]))
+    if cut > 0 and kept <= 2 and model.width >= MANY:
+        warnings.warn(f"{model.name}: the threshold {cut:g} keeps {kept} of {model.width} directions", stacklevel=4)
+
+
+def _finish(
+    strong: str, models: list[ModelRows], names: list[str], batch: tuple[Size, dict], normalize: Normalize
+) -> dict[tuple[str, str], dict[str, Score]]:
     """A started batch's scores by pair, once they are there."""
-    sizes, scores = jax.device_get(batch)
-    for name, size in zip(members, sizes, strict=False):  # behind them copies of the last, to fill up the batch
-        if not np.isfinite(size):
-            raise InputError(f"weak representation {name!r} is too large: its squares overflow {sizes.dtype}")
-        if not size > 0:
-            raise InputError(f"weak representation {name!r} is constant, expected rows that differ")
+    size, scores = jax.device_get(batch)
+    for i, model in enumerate(models):  # behind them copies of the last, to fill up the batch
+        if not np.isfinite(size.variance[i]):
+            raise InputError(f"{model.name} is too large: its squares overflow {size.variance.dtype}")
+        if not size.variance[i] > 0:
+            raise InputError(f"{model.name} is constant, expected rows that differ")
+        warn_if_concentrated(model.name, float(size.directions[i]), model.width, normalize)
     of_member = lambda i: {key: Score(score.value[i], score.error[i]) for key, score in scores.items()}
-    return {(strong, name): of_member(i) for i, name in enumerate(members)}
+    return {(strong, name): of_member(i) for i, name in enumerate(names)}
 
 
 @partial(jax.jit, static_argnames="precision")

@@ -112,6 +112,13 @@ def _members(cells: int, folds: int, with_labels: bool) -> Array:
     return jnp.concatenate([jnp.zeros_like(eye) if with_labels else eye, eye], 1)
 
 
+class Size(NamedTuple):
+    """The variance of a weak model's live features, and in how many directions it is, `(sum lambda)^2 / sum lambda^2`."""
+
+    variance: Array
+    directions: Array
+
+
 class Scorer(NamedTuple):
     """Sizes and scores of a batch of models, from their sums: a program for each width, and without a cut the search
     for the largest eigenvalue, the same for all widths, and one for each width that makes the norm of it."""
@@ -122,7 +129,7 @@ class Scorer(NamedTuple):
 
     def __call__(
         self, batch: tuple[WeakCells, Origin], shared: Shared, experiments: Experiments, settings: Settings
-    ) -> tuple[Array, dict[str, Score]]:
+    ) -> tuple[Size, dict[str, Score]]:
         size, scores, rest = self.score(*batch, shared, experiments, settings)
         if rest is not None:
             scores["gap_op"] = self.finish(rest, self.largest(rest.parts.K, shared), settings)
@@ -176,8 +183,8 @@ def _score_one(
     folds: int,
     normalize: Normalize,
     cut: bool,
-) -> tuple[Array, dict[str, Score], norms.Unfinished | None]:
-    """The variance of a model, its scores, and without a cut what the operator norm is made of."""
+) -> tuple[Size, dict[str, Score], norms.Unfinished | None]:
+    """The size of a model, its scores, and without a cut what the operator norm is made of."""
     cells = shared.cells
     weak, centred, size = _prepared(sums, origin, cells, normalize)
     blocks = insample.blocks_of(shared.blocks, PairMoments(weak.own.hh, weak.cross, None), normalize == "scale")
@@ -208,7 +215,8 @@ def _score_one(
         scores["trial_error"] = crossfit.trial(shared.inverses, cells, weak, heads, experiments, normalize != "none")
         of_labelled = eigen[-1] if cut else heads.inverse[-1]
         scores["predicted_gap"] = _predicted_gap(weak, cells, folds, shared.labelled, settings, normalize, of_labelled)
-    return size, scores, rest
+    S = insample.pooled_moment(shared.blocks, weak.own.hh)
+    return Size(size, jnp.square(jnp.trace(S)) / jnp.sum(S * S)), scores, rest
 
 
 def _predicted_gap(
