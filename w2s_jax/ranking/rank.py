@@ -19,7 +19,7 @@ from jax import Array
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from w2s_jax._core.arrays import matmul
+from w2s_jax._core.arrays import Precision, matmul
 from w2s_jax._core.checks import InputError, require_choice, require_number
 from w2s_jax._core.normalize import MANY, Normalize, warn_if_concentrated
 from w2s_jax._core.progress import track
@@ -72,7 +72,7 @@ def rank_supervisors(
     seed: int = 0,
     progress: bool | Callable[[Iterable], Iterable] = False,
     mesh: Mesh | None = None,
-    precision: str = "float32",
+    precision: Precision = "float32",
 ) -> SupervisorTable:
     """Ranks weak models as supervisors of one or several strong models; the first row is the best teacher.
 
