@@ -71,8 +71,8 @@ RUNS: dict[str, tuple[list[str], dict]] = {
     "two ridges": (["--labels", "y.npy", "--ridge", "0.1", "1"], {"y": Y, "weak_ridge": 0.1, "strong_ridge": 1.0}),
     "prior": (["--prior", "1", "--noise", "0.5", "--seed", "3"], {"prior": 1.0, "noise": 0.5, "seed": 3}),
     "raw": (
-        ["--raw", "--folds", "4", "--threshold", "0.01", "--precision", "float32"],
-        {"normalize": False, "folds": 4, "threshold": 0.01, "precision": "float32"},
+        ["--normalize", "none", "--folds", "4", "--threshold", "0.01", "--precision", "float32"],
+        {"normalize": "none", "folds": 4, "threshold": 0.01, "precision": "float32"},
     ),
 }
 

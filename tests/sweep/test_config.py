@@ -64,11 +64,11 @@ def test_configurations_of_python():
             "weak_ridge": np.logspace(-3, 0, 4),
             "strong_ridge": np.float32(0.5),
             "folds": np.int64(3),
-            "normalize": np.bool_(False),
+            "normalize": "none",
             "labels": None,
         }
     )
-    assert (list(config.weak), len(config.grid), config.folds, config.normalize) == (["a", "b"], 4, 3, False)
+    assert (list(config.weak), len(config.grid), config.folds, config.normalize) == (["a", "b"], 4, 3, "none")
     assert sweep_config({**LITTLE, "output": "~/o"}).output == Path.home() / "o"
 
 
@@ -97,7 +97,7 @@ FAULTS: dict[str, tuple[dict, str]] = {
     "both thresholds": ({"threshold": 0, "weak_threshold": 0.1}, "either threshold or weak_threshold"),
     "folds": ({"folds": 2}, "folds must be an integer of at least 3"),
     "folds text": ({"folds": "3"}, "folds must be an integer"),
-    "normalize": ({"normalize": 1}, "normalize must be true or false"),
+    "normalize": ({"normalize": 1}, r"normalize must be 'features', 'scale' or 'none', got 1"),
     "output": ({"output": 3}, "output must be a path"),
     "precision": ({"precision": 3}, "precision must be a name, got 3"),
     "labels short": ({"labels": {"x": "short.npy"}}, "'x' must have shape"),

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 from w2s_jax._core.checks import InputError
-from w2s_jax._core.commands import PRECISION_HELP, require_figure, require_writable
+from w2s_jax._core.commands import NORMALIZE_HELP, PRECISION_HELP, require_figure, require_writable
+from w2s_jax._core.normalize import Normalize
 
-_SETTINGS = ("threshold", "prior", "noise", "folds", "seed", "precision")
+_SETTINGS = ("threshold", "prior", "noise", "folds", "seed", "normalize", "precision")
 
 
 def add_rank(commands: Any) -> argparse.ArgumentParser:
@@ -47,7 +48,7 @@ def add_rank(commands: Any) -> argparse.ArgumentParser:
     rank.add_argument("--noise", type=float, default=1.0, metavar="NU", help="label noise over label variance")
     rank.add_argument("--folds", type=int, default=3, metavar="K", help="blocks of rows for cross-fitting and errors")
     rank.add_argument("--seed", type=int, default=0, help="of the folds")
-    rank.add_argument("--raw", action="store_true", help="neither centre nor rescale the representations")
+    rank.add_argument("--normalize", choices=get_args(Normalize), default="scale", help=NORMALIZE_HELP)
     rank.add_argument("--precision", default="float32", metavar="NAME", help=PRECISION_HELP)
     rank.add_argument("--sort", metavar="COLUMN", help="sort by this column")
     rank.add_argument("--json", metavar="FILE", help="also write the table as JSON")
@@ -80,7 +81,7 @@ def run(args: argparse.Namespace) -> None:
 
     cache_compiled_programs()
     settings: dict[str, Any] = {name: getattr(args, name) for name in _SETTINGS}
-    settings |= {"weak_ridge": args.ridge[0], "strong_ridge": args.ridge[-1], "normalize": not args.raw}
+    settings |= {"weak_ridge": args.ridge[0], "strong_ridge": args.ridge[-1]}
     table = rank_supervisors(weak, strong, y, groups=groups, progress=not args.quiet, mesh=all_devices(), **settings)
     table = table if args.sort is None else table.sort_by(args.sort)
     if args.plot is not None:

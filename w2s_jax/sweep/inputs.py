@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from w2s_jax._core.checks import InputError, require_scale, warn_of_float_bits
+from w2s_jax._core.normalize import rounding_of
 from w2s_jax.devices.hosts import Hosts
 from w2s_jax.files.ids import require_same_ids
 from w2s_jax.files.opening import open_rows, read_labels
@@ -102,7 +103,10 @@ def open_inputs(config: SweepConfig, hosts: Hosts, process_local: bool) -> Input
         groups = None if every.groups is None else np.unique(every.groups, return_inverse=True)[1]
         rows = sweep_rows(every.n, every.labels, groups, config.folds, config.seed, config.normalize)
     models = {name: _Share(held, span[0], every.n) for name, held in own.models.items()} if ends else own.models
-    sources = {name: ModelRows(f"model {name!r}", held, every.first[name]) for name, held in models.items()}
+    sources = {
+        name: ModelRows(f"model {name!r}", held, every.first[name], rounding_of(held.dtype, config.normalize))
+        for name, held in models.items()
+    }
     rows_key = _rows_key(rows, config, next(iter(every.first.values())).dtype)
     return Inputs(sources, rows, rows_key, span, ends, every.stamps, config.models, own.stamps)
 

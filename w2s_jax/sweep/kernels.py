@@ -119,8 +119,8 @@ def _read(source: ModelRows, model: Model, rows: SweepRows, precision: str) -> K
 def _kernel(x: Array, model: Model, inside: Array, slabs: int, precision: str) -> Kernel:
     """Of rows about their shift (q b, d), zeros behind them; `inside` (R, q b): which are in each set, the first being all."""
     centred = jnp.where(inside[0, :, None], x - model.mean, 0)
-    unit = (centred / jnp.sqrt(model.variance)).reshape(slabs, -1, x.shape[1])
-    seen = (centred + model.origin) / model.scale
+    unit = (centred * model.unit).reshape(slabs, -1, x.shape[1])
+    seen = (centred + model.origin) * model.factor
     kept = jnp.stack(
         [matmul(jnp.where(chosen[:, None], seen, 0), v) for chosen, v in zip(inside, model.vectors, strict=True)]
     )
