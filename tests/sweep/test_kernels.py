@@ -13,7 +13,7 @@ from jax import export
 from w2s_jax import InputError, run_sweep
 from w2s_jax.devices import device_mesh
 from w2s_jax.sweep import kernels, run, workers
-from w2s_jax.sweep.kernels import Kernel, Size, kernel_entries, products
+from w2s_jax.sweep.kernels import KeptSize, Kernel, kernel_entries, products
 from w2s_jax.sweep.table import Sweep, read_sweep
 
 N = 90
@@ -102,7 +102,7 @@ def test_products_are_counted():
     """Two kernels of three slabs and their product, the projections of both models, and the product of their kept features."""
     entries = 6 * 32**2
     assert kernel_entries(90) == entries
-    found = products(90, 2, [Size(90, 20)], [Size(80, 10)])
+    found = products(90, 2, [KeptSize(90, 20)], [KeptSize(80, 10)])
     assert found == entries * (90 + 80 + 1) + 2 * 90 * (90 * 20 + 80 * 10 + 20 * 10)
 
 

@@ -141,13 +141,13 @@ def rank_supervisors(
         raise InputError("labelled_rows says which rows of y may be used and needs y, got y=None")
     layout = lay_out(n, folds, None if targets is None else mask, as_groups(groups, n), seed)
     settings = Settings(*(np.asarray(value, _dtype(weak_rows, strong_rows)) for value in given.values()))
-    precision = resolved(precision, None if mesh is None else mesh.devices.flat[0])
+    chosen_precision = resolved(precision, None if mesh is None else mesh.devices.flat[0])
     widths = {name: rows.shape[1] for name, rows in weak_rows.items()}
     weak_models, strong_models = (
         {name: _model(side, name, rows, settings.noise.dtype, normalize) for name, rows in models.items()}
         for side, models in (("weak", weak_rows), ("strong", strong_rows))
     )
-    work = _Work(RowCells((layout,), targets), settings, normalize, threshold > 0, mesh, precision)
+    work = _Work(RowCells((layout,), targets), settings, normalize, threshold > 0, mesh, chosen_precision)
     pairs: dict[tuple[str, str], dict[str, Score]] = {}
     tasks = [
         (name, batch) for name, model in strong_models.items() for batch in _batches(weak_models, model.width, work)

@@ -25,7 +25,7 @@ TILE = 512  # rows of a kernel's tile
 TOGETHER = 8  # weak models at once: each of a strong kernel's tiles is read once for all of them
 
 
-class Size(NamedTuple):
+class KeptSize(NamedTuple):
     """A model's features, no more than rows, and how many of its eigenvectors are kept."""
 
     width: int
@@ -40,7 +40,7 @@ class Kernel(NamedTuple):
     kept: Array
 
 
-def products(n: int, sets: int, strong: Sequence[Size], weak: Sequence[Size]) -> int:
+def products(n: int, sets: int, strong: Sequence[KeptSize], weak: Sequence[KeptSize]) -> int:
     """Multiplications that all pairs of two sides take; the product of all their features takes n d_s d_w."""
     k_s, k_w = (sum(size.kept for size in side) for side in (strong, weak))
     of_models = sum(kernel_entries(n) * size.width + n * sets * size.width * size.kept for size in (*strong, *weak))

@@ -31,7 +31,7 @@ from w2s_jax.devices.mesh import require_mesh
 from w2s_jax.devices.precision import FASTEST, resolved
 from w2s_jax.sweep.config import SweepConfig, read_config, sweep_config
 from w2s_jax.sweep.inputs import Inputs, open_inputs
-from w2s_jax.sweep.kernels import Size, kernel_entries, products
+from w2s_jax.sweep.kernels import KeptSize, kernel_entries, products
 from w2s_jax.sweep.pairs import Model, Pair, eigenpairs
 from w2s_jax.sweep.store import COLUMNS, Store, key_of, now_ns, open_store
 from w2s_jax.sweep.table import Sweep, read_sweep
@@ -291,7 +291,7 @@ def _kernel_groups(run: _Run, kept: tuple[int, int]) -> list[_PairGroup]:
         return []
     width = run.workers.widths
     strong, weak = (
-        {name: Size(width[name], min(width[name], most)) for name in names}
+        {name: KeptSize(width[name], min(width[name], most)) for name in names}
         for names, most in zip((config.strong, config.weak), kept, strict=True)
     )
     entries = config.memory * 2**20 / (3 * run.inputs.dtype.itemsize)
