@@ -207,9 +207,12 @@ def moments(h_w: np.ndarray, h_s: np.ndarray, y: np.ndarray | None = None, bias:
     return second | means
 
 
-def normalized(h: np.ndarray) -> np.ndarray:
-    """Columns centred, then mean squared row norm 1 (tr S = 1; Xue et al. 2025, boundedness of S)."""
+def normalized(h: np.ndarray, by_feature: bool = False) -> np.ndarray:
+    """Columns centred, with `by_feature` of unit variance, then mean squared row norm 1 (Xue et al. 2025, boundedness of S)."""
     h = _f64(h) - _f64(h).mean(axis=0)
+    if by_feature:
+        spread = h.std(axis=0)
+        h = np.where(spread > 0, h / np.where(spread > 0, spread, 1), 0)
     return h / np.sqrt(np.mean(np.sum(h**2, axis=1)))
 
 

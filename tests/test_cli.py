@@ -71,8 +71,8 @@ RUNS: dict[str, tuple[list[str], dict]] = {
     "two ridges": (["--labels", "y.npy", "--ridge", "0.1", "1"], {"y": Y, "weak_ridge": 0.1, "strong_ridge": 1.0}),
     "prior": (["--prior", "1", "--noise", "0.5", "--seed", "3"], {"prior": 1.0, "noise": 0.5, "seed": 3}),
     "raw": (
-        ["--raw", "--folds", "4", "--threshold", "0.01", "--precision", "float32"],
-        {"normalize": False, "folds": 4, "threshold": 0.01, "precision": "float32"},
+        ["--normalize", "none", "--folds", "4", "--threshold", "0.01", "--precision", "float32"],
+        {"normalize": "none", "folds": 4, "threshold": 0.01, "precision": "float32"},
     ),
 }
 
@@ -104,6 +104,32 @@ def test_a_warning_is_one_line(capsys):
     said, failed = capsys.readouterr().err.splitlines()
     assert said == "w2s rank: labels y are the numbers 0 to 2, taken as values; for classes give one-hot rows (n, 3)"
     assert failed.startswith("w2s rank: folds ")
+
+
+def test_labels_of_a_table_are_classes_and_said(capsys):
+    """Text of a column is one-hot, which class is which column is printed, and a mark stands for no label."""
+    names = np.where(Y[:, 0] > 0, "up", "down")
+    names[::7] = "?"
+    Path("meta.csv").write_text("label\n" + "\n".join(names) + "\n")
+    assert rank("--labels", "meta.csv:label", "--unlabelled", "?", "--json", "out.json") == 0
+    hot = np.stack([names == "down", names == "up"], 1).astype(float)
+    hot[::7] = np.nan
+    said, table = capsys.readouterr().out.split("\n", 1)
+    assert said == "classes of the labels: 0 = down, 1 = up"
+    assert table == f"{expected(hot)}\n"
+    np.save("k.npy", np.where(np.arange(N) % 7, Y[:, 0] > 0, -100))
+    assert rank("--labels", "k.npy") == 2
+    assert "where -100 means unlabelled make it NaN, as --unlabelled" in capsys.readouterr().err
+    assert rank("--labels", "k.npy", "--unlabelled", "-100") == 0
+
+
+def test_a_layer_is_taken_and_said(capsys):
+    """Of an array of all layers, along the axis that is so much shorter."""
+    np.save("all.npy", np.stack([ROWS["a"], -ROWS["a"] + 1, ROWS["a"] ** 2]))
+    assert main(["rank", "--strong", "strong.npy", "--weak", "all.npy:layer=0", "--quiet"]) == 0
+    said, table = capsys.readouterr().out.split("\n", 1)
+    assert said == "all:layer=0 (all.npy:layer=0): layer 0 of the 3 along axis 0 of the shape (3, 60, 10)"
+    assert table == f"{rank_supervisors({'all:layer=0': ROWS['a']}, ROWS['strong'])}\n"
 
 
 def test_sorts_by_a_column(capsys):

@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import quickly
+import reference
+from conftest import quickly, relative_error
 from jax import export
 
 import w2s_jax
@@ -89,6 +90,22 @@ def test_batches_of_one_length_compile_once(bias):
     with compilations() as seen:
         moments_from_batches(batches, bias=bias)
     assert seen == []
+
+
+@pytest.mark.parametrize("convert", [np.asarray, jnp.asarray], ids=["host", "device"])
+def test_batches_of_many_lengths_compile_for_few(convert):
+    """Twenty lengths take six programs: of the first with and without weights, and of powers of two below and above it."""
+    whole = see(5, n=N), see(3, n=N), LATENT[:, 0].astype(np.float32)
+    many = [tuple(np.tile(x, (5,) + (1,) * (x.ndim - 1))[:n] for x in whole) for n in (200, *range(20, 400, 20))]
+    batches = [tuple(map(convert, batch)) for batch in many]
+    with compilations() as seen:
+        found = moments_from_batches(batches, bias=True)
+    assert len([name for name in seen if "_accumulate" in name]) <= 6
+    assert len(seen) <= 60
+    assert found.n == sum(len(y) for _, _, y in many)
+    expected = reference.moments(*(np.concatenate([batch[i] for batch in many]) for i in range(3)), bias=True)
+    for name in ("ww", "ss", "sw", "wy", "yy"):
+        assert relative_error(getattr(found, name), expected[name], np.max(np.abs(expected[name]))) <= 1e-6
 
 
 def swept(folder: Path, models: dict[str, np.ndarray], y: np.ndarray, **settings: object) -> w2s_jax.Sweep:

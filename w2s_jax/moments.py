@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.core import Tracer
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jax.typing import ArrayLike
@@ -28,19 +29,21 @@ from w2s_jax._core.arrays import (
     as_labels,
     as_matrix,
     as_weights,
+    entered,
     label_products,
     matmul,
     outer,
     require_same_rows,
 )
 from w2s_jax._core.checks import InputError
-from w2s_jax._core.cpu import from_host, gram
+from w2s_jax._core.cpu import from_host, gram, host_zeros
 from w2s_jax._core.progress import track
 from w2s_jax.devices.hosts import Hosts
 from w2s_jax.devices.mesh import put, require_mesh
 from w2s_jax.devices.precision import resolved
 
 BLOCK_ROWS = 8192
+_LEAST_ROWS = 64  # that a shorter batch is filled up to
 Tree = TypeVar("Tree")
 
 
@@ -343,7 +346,8 @@ def moments_from_batches(
     """Moments of any number of rows, in memory that does not grow with them.
 
     Args:
-        batches: iterable of `(h_w, h_s)` or `(h_w, h_s, y)`; batches may differ in length (each new length compiles once).
+        batches: iterable of `(h_w, h_s)` or `(h_w, h_s, y)`; batches may differ in length. Those not as long as the first are
+            filled up to it or to a power of two, so that few programs are compiled.
         bias: as in `moments`.
         progress: True for a progress bar, or a function that wraps the iterable (such as `tqdm.tqdm`).
         mesh: devices that share each batch's rows (see `devices.device_mesh`); each adds up its own, the sums meet once, at the
@@ -370,10 +374,11 @@ def moments_from_batches(
     state: tuple[Any, Any] | None = None
     shift: Any = None
     widths: tuple | None = None
+    length = 0
     for number, batch in enumerate(track(batches, progress, "moments")):
-        rows = _checked_batch(batch, number, widths)
+        rows = _checked_batch(batch, number, widths, length)
         if state is None:
-            widths = _widths(rows)
+            widths, length = _widths(rows), len(rows[0])
             shift = _first_rows(rows) if bias else None
             shapes = jax.eval_shape(_block_of_pair, rows, shift)
             zeros = lambda shapes=shapes: start(jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes))
@@ -482,20 +487,42 @@ def _widths(rows: tuple) -> tuple:
     return tuple(None if x is None else x.shape[1:] for x in rows[:3])
 
 
-def _checked_batch(batch: tuple, number: int, first: tuple | None) -> tuple:
+def _checked_batch(batch: tuple, number: int, first: tuple | None, length: int) -> tuple:
     try:
         h_w, h_s, y = batch if len(batch) == 3 else (*batch, None)
     except (TypeError, ValueError) as error:
         raise InputError(f"batch {number} must be (h_w, h_s) or (h_w, h_s, y), got {type(batch).__name__}") from error
-    h_w = as_matrix(f"weak representations of batch {number}", from_host(h_w))
-    h_s = as_matrix(f"strong representations of batch {number}", from_host(h_s))
+    names = [f"{what} of batch {number}" for what in ("weak representations", "strong representations", "labels")]
+    given = [None if x is None else entered(name, x) for name, x in zip(names, (h_w, h_s, y), strict=True)]
+    (h_w, h_s, y), weights = _filled_up(given, length)
+    h_w, h_s = as_matrix(names[0], from_host(h_w)), as_matrix(names[1], from_host(h_s))
     require_same_rows(h_w, h_s)
-    rows = h_w, h_s, None if y is None else as_labels(f"labels of batch {number}", y, h_w.shape[0]), None
+    rows = h_w, h_s, None if y is None else as_labels(names[2], y, h_w.shape[0]), weights
     if first is not None and first != _widths(rows):
         raise InputError(
             f"batch {number} must have widths (weak, strong, labels) {first} like batch 0, got {_widths(rows)}"
         )
     return rows
+
+
+def _filled_up(arrays: list, first: int) -> tuple[list, np.ndarray | None]:
+    """A batch's arrays with rows of zeros behind them, up to the first batch's length or a power of two, and the weights that
+    leave those rows out. On the host, as on a device each length would take a program; the first batch, what has its length,
+    what is traced and what does not fit stay as they are."""
+    there = [x for x in arrays if x is not None]
+    lengths = {x.shape[0] if x.ndim else 0 for x in there}
+    n = max(lengths)
+    if not first or lengths in ({first}, {0}) or len(lengths) > 1 or any(isinstance(x, Tracer) for x in there):
+        return arrays, None
+    length = max(_LEAST_ROWS, 1 << (n - 1).bit_length())
+    length = min(length, first) if n < first else length
+
+    def fill(x: Any) -> Any:
+        found = host_zeros((length, *x.shape[1:]), x.dtype)
+        found[:n] = x
+        return found
+
+    return [None if x is None else fill(x) for x in arrays], (np.arange(length) < n).astype(np.float32)
 
 
 def _block_of_pair(rows: tuple, shift: Any, precision: str = "float32") -> tuple[Sums, Sums, Array]:
@@ -565,9 +592,9 @@ def _over_rows(mesh: Mesh, precision: str = "float32") -> tuple[Callable, Callab
         return jax.tree.map(lambda x: put(np.zeros((mesh.size, *x.shape), x.dtype), mesh, every), zeros)
 
     def accumulate(total: Any, lost: Any, rows: tuple, shift: Any) -> Any:
-        h_w, h_s, y, _ = rows
+        h_w, h_s, y, weights = rows
         n = h_w.shape[0]
-        weights = jnp.ones(n, accumulation_dtype(h_w.dtype, h_s.dtype))
+        weights = jnp.asarray(np.ones(n) if weights is None else weights, accumulation_dtype(h_w.dtype, h_s.dtype))
         fill = lambda x: jnp.pad(x, ((0, -n % mesh.size),) + ((0, 0),) * (x.ndim - 1))
         return add(total, lost, jax.tree.map(lambda x: put(fill(x), mesh, every), (h_w, h_s, y, weights)), shift)
 

@@ -12,7 +12,8 @@ import pytest
 from conftest import relative_error
 from scipy import stats
 
-from w2s_jax import InputError, WeakToStrong, weak_to_strong_splits
+from w2s_jax import InputError, WeakToStrong, moments, weak_to_strong_splits
+from w2s_jax.experiment.from_moments import weak_to_strong_from_moments
 from w2s_jax.experiment.outcome import t_quantile
 
 
@@ -42,6 +43,23 @@ def test_interval_is_students():
     assert relative_error(np.array(found.interval("student_error", 0.9)), np.array(expected)) <= 1e-5
     assert np.isfinite(found.interval("pgr")).all()
     assert np.isnan(jax.tree.map(lambda x: x[:1], found).interval("gap")).all()
+
+
+@pytest.mark.parametrize("label", [1.0, 3.3])
+def test_no_share_is_recovered_of_constant_labels(label):
+    """Errors that are rounding of the labels are none, from rows and from moments; a head without intercept has errors."""
+    rng = np.random.default_rng(0)
+    h_s = rng.standard_normal((120, 6), np.float32)
+    y = np.full(120, label, np.float32)
+    of_rows = {
+        bias: weak_to_strong_splits(h_s[:, :3], h_s, y, n_labelled=30, n_test=40, repeats=2, bias=bias)
+        for bias in (True, False)
+    }
+    splits = [moments(*(x[i::3] for x in (h_s[:, :3], h_s, y)), bias=True) for i in range(3)]
+    for found in (of_rows[True], weak_to_strong_from_moments(*splits)):
+        assert not np.any(found.weak_error)
+        assert np.isnan(found.pgr).all()
+    assert np.isfinite(of_rows[False].pgr).all()
 
 
 def test_mean_is_over_splits():

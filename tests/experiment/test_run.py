@@ -223,7 +223,7 @@ def test_the_trial_of_the_ranking_is_this_experiment(masked, x64):
     """`trial_error` is the mean student error of the same roles of the same folds."""
     h_w, h_s, y = sample(60, 12, 2)
     mask = np.arange(60) % 3 > 0 if masked else np.ones(60, bool)
-    table = rank_supervisors({"a": h_w}, h_s, y, labelled_rows=mask, normalize=False, folds=4, seed=3, **RIDGES)
+    table = rank_supervisors({"a": h_w}, h_s, y, labelled_rows=mask, normalize="none", folds=4, seed=3, **RIDGES)
     layout = lay_out(60, 4, mask, None, 3)
     errors = []
     for roles in zip(*(role.reshape(-1, layout.cells) for role in layout.trial), strict=True):

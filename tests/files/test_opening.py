@@ -330,11 +330,11 @@ def test_an_unreadable_file(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("name", "came"),
-    [("reps.csv", r"the extension '\.csv'"), ("reps.h5", r"the extension '\.h5'"), ("reps", "no extension")],
+    [("reps.txt", r"the extension '\.txt'"), ("reps.h5", r"the extension '\.h5'"), ("reps", "no extension")],
 )
 def test_an_unknown_extension_lists_the_known_ones(tmp_path, name, came):
     (tmp_path / name).write_bytes(b"1,2,3")
-    with refused(rf"expected a file that ends in \.npy, \.npz, .+, \.zarr, got {came}"):
+    with refused(rf"expected a file that ends in \.npy, \.npz, .+, \.jsonl, got {came}"):
         open_rows(tmp_path / name)
 
 
@@ -381,6 +381,8 @@ def test_every_extension_has_a_reader():
         ("a/x.zarr/", "x"),
         ("a/x.npz", "x"),
         ("a/x.dat", "x.dat"),
+        ("a/y.csv:label", "y:label"),
+        ("a/x.npy:layer=8", "x:layer=8"),
         (".", "here"),
     ],
 )

@@ -14,6 +14,7 @@ import pytest
 from safetensors.numpy import save_file
 from saving import DATA, X, assert_same, refused
 
+from w2s_jax.files import shards
 from w2s_jax.files.opening import open_rows, read_groups
 
 pytestmark = pytest.mark.usefixtures("unchecked")
@@ -133,6 +134,57 @@ def test_hugging_face_datasets_say_which_files_are_theirs(tmp_path):
     (folder / "state.json").write_text('{"_data_files": ["shard2.npy"]}')
     with refused(r"from \S+reps: its state\.json does not say which files are the data"):
         open_rows(folder)
+
+
+def save_order(folder: Path, order: list[int]) -> None:
+    """As Hugging Face datasets saved a selection: the data as it was, and beside it the numbers of the chosen rows."""
+    pa, ipc = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.ipc")
+    table = pa.table({"indices": pa.array(order, pa.uint64())})
+    with pa.OSFile(str(folder / "indices.arrow"), "wb") as sink, ipc.new_stream(sink, table.schema) as stream:
+        stream.write_table(table)
+    names = [{"filename": f"shard{number}.parquet"} for number in (2, 10, 100)]
+    state = {"_data_files": names, "_indices_data_files": [{"filename": "indices.arrow"}]}
+    (folder / "state.json").write_text(json.dumps(state))
+
+
+@pytest.mark.parametrize("order", [[3, 1, 20, 1, 7], list(range(4, 18)), list(range(20, -1, -1))], ids=str)
+def test_a_selected_dataset_is_read_in_its_own_order(tmp_path, monkeypatch, order):
+    """`select`, `filter` and `shuffle` save the rows as they were and beside them which are meant, with repeats; ids follow."""
+    monkeypatch.setattr(shards, "_STEP", 3)
+    folder = saved(tmp_path / "reps", ".parquet")
+    save_order(folder, order)
+    rows = open_rows(f"{folder}:x")
+    assert rows.shape == (len(order), 3)
+    assert rows.note == f"{len(order)} of 21 saved rows, in the order that its state.json names"
+    assert_same(rows[:], WHOLE[order])
+    assert_same(rows[1:4], WHOLE[order[1:4]])
+    assert rows.ids is not None
+    assert len(rows.ids) == len(order)
+    assert rows.ids[1:4].tolist() == (2 * WHOLE[order[1:4], 0]).tolist()
+
+
+def test_an_order_of_rows_that_are_not_there_is_refused(tmp_path):
+    folder = saved(tmp_path / "reps", ".parquet")
+    save_order(folder, [3, 21])
+    with refused(r"from \S+reps:x: its order names row 21 of 21"):
+        open_rows(f"{folder}:x")
+
+
+def test_files_of_one_vector_each_are_the_rows(tmp_path):
+    """One item a file, in natural order, which is said; labels and groups cut into shards stay columns."""
+    for number, vector in enumerate(X):
+        np.save(tmp_path / f"protein{5 * number}.npy", vector)
+    rows = open_rows(tmp_path)
+    assert rows.shape == X.shape
+    assert rows.note == "7 files of one vector each are the rows, in natural order from protein0.npy to protein30.npy"
+    assert_same(rows[:], X)
+    assert_same(rows[2:5], X[2:5])
+    assert_same(open_rows(tmp_path, kind="labels")[:], X.reshape(-1))
+    np.save(tmp_path / "protein9.npy", X[0].astype(np.float64))
+    with refused(r"from \S+protein9\.npy: expected float32 as in \S+protein0\.npy, got float64"):
+        open_rows(tmp_path)
+    np.save(tmp_path / "protein9.npy", X[0, :2])
+    assert open_rows(tmp_path).shape == (23,)  # which no ranking takes
 
 
 def test_folders_within_a_folder_are_named(tmp_path):

@@ -228,6 +228,24 @@ def test_nested_tensors_have_keys_with_dots(tmp_path):
     assert_same(open_rows(written(tmp_path / "x.pt", [tensor(), tensor()]).as_posix() + ":1")[:], X)
 
 
+def test_one_protein_a_file_as_esm_saves_them(tmp_path):
+    """Mean representations of a layer; those of every residue lie beside them."""
+    for number in (2, 10):
+        means = {layer: tensor(shape=(3,), strides=(1,), offset=layer + number) for layer in (4, 5)}
+        found = {"label": f"protein {number}", "representations": {5: tensor()}, "mean_representations": means}
+        written(tmp_path / f"protein{number}.pt", found)
+    flat = X.reshape(-1)
+    for given in (f"{tmp_path}:layer=5", f"{tmp_path}:mean_representations.5"):
+        rows = open_rows(given)
+        assert_same(rows[:], np.stack([flat[7:10], flat[15:18]]))
+        assert rows.note.endswith("from protein2.pt to protein10.pt")
+    with refused("it has no array 'mean_representations.6', only .+"):
+        open_rows(f"{tmp_path}:layer=6")
+    for number in (2, 10):
+        written(tmp_path / f"protein{number}.pt", {"mean_representations": {5: tensor(shape=(3,), strides=(1,))}})
+    assert open_rows(tmp_path).shape == (2, 3)
+
+
 def test_a_container_within_itself_is_looked_into_once(tmp_path):
     loop: dict = {"x": tensor()}
     loop |= {str(i): loop for i in range(9)}

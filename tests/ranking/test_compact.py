@@ -15,7 +15,9 @@ LATENT = RNG.standard_normal((N, 5))
 WIDE = {d: LATENT @ RNG.standard_normal((5, d)) / 2 + RNG.standard_normal((N, d)) + 3 for d in (70, 100)}
 
 
-@pytest.mark.parametrize(("normalize", "threshold", "labels"), [(True, 0.0, "some"), (False, 0.02, "none")])
+@pytest.mark.parametrize(
+    ("normalize", "threshold", "labels"), [("scale", 0.0, "some"), ("none", 0.02, "none"), ("features", 0.02, "some")]
+)
 def test_a_ranking_is_that_of_all_features(x64, monkeypatch, normalize, threshold, labels):
     """Every score and its standard error; the table has the width that was given."""
     y = {"some": np.where(np.arange(N) % 3 > 0, LATENT[:, 0], np.nan), "none": None}[labels]
@@ -32,12 +34,12 @@ def test_a_ranking_is_that_of_all_features(x64, monkeypatch, normalize, threshol
 def test_products_of_rows_stay(x64):
     """They are those of the features, about the first row if centred; in single precision a large mean costs nothing then."""
     h = WIDE[70]
-    plain = CompactRows(h, "h", np.float64, bias=False, keep=True)
+    plain = CompactRows(h, "h", np.float64, "none", keep=True)
     assert plain.shape == (N, N)
     np.testing.assert_allclose(plain[0:N] @ plain[0:N].T, h @ h.T, rtol=1e-12)
     np.testing.assert_array_equal(np.concatenate([plain[0:17], plain[17:N]]), plain[0:N])
     about_first = (h - h[0]) @ (h - h[0]).T
-    moved = CompactRows(h + 1e6, "h", np.float32, bias=True, keep=True)[0:N]
+    moved = CompactRows(h + 1e6, "h", np.float32, "scale", keep=True)[0:N]
     assert moved.dtype == np.float32
     np.testing.assert_allclose(moved @ moved.T, about_first, atol=1e-6 * np.max(about_first))
 
@@ -54,7 +56,7 @@ def test_rows_are_kept_for_more_than_one_pass(keep, reads):
             calls.append(wanted)
             return WIDE[70][wanted]
 
-    rows = CompactRows(Counted(), "h", np.float64, bias=True, keep=keep)
+    rows = CompactRows(Counted(), "h", np.float64, "scale", keep=keep)
     for _ in range(2):
         for start in (0, 25):
             assert len(rows[start : start + 25]) == min(25, N - start)

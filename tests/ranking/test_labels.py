@@ -31,6 +31,8 @@ def test_rows_without_a_label_are_zero_and_take_no_part():
     assert found.tolist() == [[1, 4], [0, 0], [3, 0], [8, 8]]
     found, mask = checked_labels("y", y, 4, np.array([True, False, True, False]))
     assert about_mean(found, mask).tolist() == [[-1, 2], [0, 0], [1, -2], [0, 0]]
+    classes = np.array([0, 1, -100, 1])  # a mark among rows that are not used is none of theirs
+    assert checked_labels("y", classes, 4, classes >= 0)[0][:, 0].tolist() == [0, 1, 0, 1]
 
 
 FAULTS = {
@@ -38,6 +40,7 @@ FAULTS = {
     "length": ([1.0], None, r"y must have shape \(2,\) or \(2, outputs\), got \(1,\)"),
     "nothing": ([np.nan, np.nan], None, "y must have at least one labelled row"),
     "infinite": ([1.0, np.inf], None, "y contain.*row 1"),
+    "marked": ([-100, 1], None, r"y are -100 in 1 rows and classes from 1 to 1 .* make it NaN, as --unlabelled .*"),
     "zero": ([0.0, 0.0], None, "y must not be zero in every labelled row"),
     "numbers of rows": ([1.0, 2.0], [0, 1], r"labelled_rows must be a boolean array of shape \(2,\), got int64"),
     "a row without": ([1.0, np.nan], [True, True], "labelled_rows must have labels, got NaN in row 1"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -53,7 +54,7 @@ class Case(NamedTuple):
 
     labels: str
     outputs: int = 2
-    normalize: bool = True
+    normalize: str = "scale"
     threshold: float = 0.0
     folds: int = 3
     prior: float = 2.0
@@ -65,14 +66,16 @@ CASES = [
     Case("all"),
     Case("all", prior=1.0, noise=0.3),
     Case("all", threshold=0.02),
-    Case("all", outputs=1, normalize=False, folds=5),
-    Case("masked", normalize=False),
+    Case("all", outputs=1, normalize="none", folds=5),
+    Case("masked", normalize="none"),
+    Case("all", normalize="features", folds=4),
+    Case("masked", normalize="features", threshold=0.02),
     Case("related"),
     Case("none", dtype="float32"),
     Case("all", dtype="float32"),
     Case("masked", dtype="float32", threshold=0.02),
 ]
-QUICK = (CASES[3], CASES[5])
+QUICK = (CASES[3], CASES[5], CASES[7])
 DOUBLE = [case for case in CASES if case.dtype == "float64"]
 
 
@@ -120,7 +123,8 @@ class Folded(NamedTuple):
 def folded(case: Case, name: str) -> Folded:
     """The cross-fitted scores of every fold, each by the experiment itself or by its expectation, on rows."""
     weak, strong, y, mask, groups = inputs(case)
-    fit = reference.normalized if case.normalize else np.float64
+    by_feature = case.normalize == "features"
+    fit = np.float64 if case.normalize == "none" else lambda x: reference.normalized(x, by_feature)
     h, s = fit(weak[name]), fit(strong)
     mixed = mask.any() and not mask.all()
     fold = lay_out(N, case.folds, mask if y is not None else None, groups, 0).cell % case.folds
@@ -144,7 +148,7 @@ def folded(case: Case, name: str) -> Folded:
             plays = [(mask & (turn > 0), ~mask & (turn > 0) if groups is not None else ~mask, mask & (turn == 0))]
         errors = []
         for A, B, C in plays:
-            mean = y[A].mean(0) if case.normalize else 0
+            mean = 0 if case.normalize == "none" else y[A].mean(0)
             errors.append(reference.experiment(h[A], s[B], h[B], s[C], y[C] - mean, y[A] - mean, *betas))
         result.trial_error.append(float(np.mean(errors)))
     return result
@@ -162,8 +166,10 @@ def in_sample(case: Case, name: str, weights: np.ndarray | None = None) -> dict[
         return np.float64(x) - w @ np.float64(x) / w.sum()
 
     def rows(h: np.ndarray, w: np.ndarray) -> np.ndarray:
-        if not case.normalize:
+        if case.normalize == "none":
             return np.float64(h)
+        if case.normalize == "features":  # factors are as given, whatever the weights
+            return about_mean(reference.normalized(h, by_feature=True), w)
         h = about_mean(h, w)
         return h / np.sqrt(w @ np.sum(h**2, 1) / w.sum())
 
@@ -175,12 +181,13 @@ def in_sample(case: Case, name: str, weights: np.ndarray | None = None) -> dict[
     scores = {
         f"gap_{ord}": float(reference.gap_norm(weighted(h, w), weighted(s, w), *heads, ord)) for ord in ("op", "fro")
     }
-    centred = [weighted(about_mean(x, w), w) for x in (weak[name], strong)]
+    seen = (h, s) if case.normalize == "features" else (weak[name], strong)
+    centred = [weighted(about_mean(x, w), w) for x in seen]
     sw, ww, ss = (np.linalg.norm(a.T @ b) for a, b in ((centred[1], centred[0]), (centred[0],) * 2, (centred[1],) * 2))
     scores["cka"] = sw**2 / (ww * ss)
     if y is not None:
         v = w if mask.all() else np.ones(N)
-        y = about_mean(y[mask], v[mask]) if case.normalize else y[mask]
+        y = y[mask] if case.normalize == "none" else about_mean(y[mask], v[mask])
         labelled = [weighted(x, w[mask]) for x in (rows(weak[name], v)[mask], rows(strong, v)[mask], y)]
         scores["predicted_gap"] = float(np.sum(reference.prediction_gap(*labelled, *heads)))
     return scores
@@ -262,7 +269,7 @@ def test_raw_representations_of_any_scale(scale):
         rank_supervisors(
             {name: scaled(h, c) for name, h in weak.items()},
             scaled(strong, c),
-            normalize=False,
+            normalize="none",
             weak_ridge=1e-2 * c**2,
             strong_ridge=1e-2 * c**2,
         )
@@ -337,7 +344,7 @@ def test_any_source_of_rows_is_as_good_as_an_array(tmp_path, wrapper):
 
 @pytest.mark.parametrize(
     "case",
-    quickly([Case("all", dtype="float32"), Case("masked", normalize=False)], Case("masked", normalize=False)),
+    quickly([Case("all", dtype="float32"), Case("masked", normalize="none")], Case("masked", normalize="none")),
     ids=named,
 )
 def test_blocks_of_rows_add_up(monkeypatch, case):
@@ -554,7 +561,7 @@ def test_the_seed_decides():
 
 def test_settings_are_in_the_table():
     """The table says how it was made."""
-    settings = dict(ranked(Case("masked", normalize=False)).settings)
+    settings = dict(ranked(Case("masked", normalize="none")).settings)
     chosen = {"threshold": 0.0, "prior": 2.0, "noise": 1.0, "folds": 3, "normalize": False, "seed": 0}
     assert settings == RIDGES | chosen | {"rows": N, "n_labelled": 36}
 
@@ -583,7 +590,7 @@ def programs() -> int:
 
 
 def scoring_programs() -> int:
-    return sum(program._cache_size() for cut in (False, True) for program in scorer(3, True, cut))
+    return sum(program._cache_size() for cut in (False, True) for program in scorer(3, "scale", cut))
 
 
 def test_programs_do_not_grow_with_models():
@@ -636,6 +643,25 @@ def test_other_numbers_compile_nothing():
     moved = {name: h + np.float32(1) for name, h in weak.items()}
     rank_supervisors(moved, strong, y, weak_ridge=0.1, strong_ridge=0.3, prior=1.5, noise=0.0, seed=5)
     assert programs() == before
+
+
+def test_a_massive_channel_is_said_and_cured():
+    """One warning a model, with the numbers; none once all features are on one scale."""
+    rng = np.random.default_rng(6)
+    strong = rng.standard_normal((N, 24)).astype(np.float32)
+    strong[:, 3] *= 100
+    weak = {"calm": rng.standard_normal((N, 20)), "loud": strong[:, :20].copy()}
+    with pytest.warns(UserWarning, match="directions hold the variance") as said:
+        rank_supervisors(weak, {"s": strong})
+    found = [str(one.message).split(" hold")[0] for one in said]
+    assert found == [
+        "strong representation 's': 1.0 of 24 directions",
+        "weak representation 'loud': 1.0 of 20 directions",
+    ]
+    with warnings.catch_warnings(action="error"):
+        rank_supervisors(weak, {"s": strong}, normalize="features")
+    with pytest.warns(UserWarning, match=r"strong representation 's': the threshold 0.95 keeps 1 of 24 directions"):
+        rank_supervisors({"calm": weak["calm"]}, {"s": strong}, normalize="features", threshold=0.95)
 
 
 # Bad input

@@ -64,11 +64,11 @@ def test_configurations_of_python():
             "weak_ridge": np.logspace(-3, 0, 4),
             "strong_ridge": np.float32(0.5),
             "folds": np.int64(3),
-            "normalize": np.bool_(False),
+            "normalize": "none",
             "labels": None,
         }
     )
-    assert (list(config.weak), len(config.grid), config.folds, config.normalize) == (["a", "b"], 4, 3, False)
+    assert (list(config.weak), len(config.grid), config.folds, config.normalize) == (["a", "b"], 4, 3, "none")
     assert sweep_config({**LITTLE, "output": "~/o"}).output == Path.home() / "o"
 
 
@@ -97,7 +97,7 @@ FAULTS: dict[str, tuple[dict, str]] = {
     "both thresholds": ({"threshold": 0, "weak_threshold": 0.1}, "either threshold or weak_threshold"),
     "folds": ({"folds": 2}, "folds must be an integer of at least 3"),
     "folds text": ({"folds": "3"}, "folds must be an integer"),
-    "normalize": ({"normalize": 1}, "normalize must be true or false"),
+    "normalize": ({"normalize": 1}, r"normalize must be 'features', 'scale' or 'none', got 1"),
     "output": ({"output": 3}, "output must be a path"),
     "precision": ({"precision": 3}, "precision must be a name, got 3"),
     "labels short": ({"labels": {"x": "short.npy"}}, "'x' must have shape"),
@@ -107,6 +107,8 @@ FAULTS: dict[str, tuple[dict, str]] = {
     "vector": ({"weak": ["one.npy"]}, "2-D"),
     "constant": ({"weak": ["ones.npy"]}, "'ones' is constant"),
     "too large": ({"weak": ["huge.npy"]}, "'huge' is too large"),
+    "too small": ({"weak": ["tiny.npy"]}, "model 'tiny' must have entries of at least 1e-16"),
+    "labels marked": ({"labels": {"x": "marked.npy"}}, "'x' are -100 in 9 rows and classes from 0 to 1"),
     "nan": ({"weak": ["a.npy", "bad.npy"]}, "row 17"),
     "groups": ({"groups": "short.npy"}, "short.npy"),
 }
@@ -118,7 +120,8 @@ def bad_files() -> None:
     bad = np.where(np.arange(N)[:, None] == 17, np.nan, ROWS["a"])
     files = {"sub/a": ROWS["a"], "short": Y[:50], "nan": np.nan * Y, "zero": 0 * Y, "bad": bad}
     files |= {"most": np.where(np.arange(N) == 7, np.nan, LATENT[:, 0])}
-    files |= {"ones": np.ones((N, 3)), "huge": 1e30 * ROWS["a"]}
+    files |= {"ones": np.ones((N, 3)), "huge": 1e30 * ROWS["a"], "tiny": 1e-24 * ROWS["a"]}
+    files |= {"marked": np.where(np.arange(N) % 10, LATENT[:, 0] > 0, -100)}
     for name, rows in files.items():
         np.save(f"{name}.npy", rows)
 
@@ -138,6 +141,23 @@ def test_a_configuration_of_another_type_is_one_sentence():
     """Neither a path nor a mapping."""
     with pytest.raises(InputError, match=r"^config must be a TOML file or a mapping with its keys, got int$"):
         run_sweep(5)
+
+
+def test_labels_may_be_text():
+    """Classes of a table are one-hot, and ids of its rows are looked at."""
+    names = np.where(LATENT[:, 0] > 0, "up", "down")
+    Path("meta.csv").write_text("id,label\n" + "".join(f"{i},{name}\n" for i, name in enumerate(names)))
+    np.save("hot.npy", np.stack([names == "down", names == "up"], 1).astype(float))
+    table = run_sweep({**LITTLE, "labels": {"text": "meta.csv:label", "hot": "hot.npy"}})
+    gaps = np.asarray(table["predicted_gap"], float)
+    of = lambda name: gaps[np.asarray(table["labels"]) == name]
+    np.testing.assert_array_equal(of("text"), of("hot"))
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_key():
+    """As editors on Windows put it."""
+    Path("c.toml").write_text('output = "o"\nweak = "a.npy"\nstrong = "s1.npy"\n', encoding="utf-8-sig")
+    assert list(read_config("c.toml").weak) == ["a"]
 
 
 def test_read_config_is_sweep_config():

@@ -22,7 +22,11 @@ RANKED = ("gap_op", "gap_fro", "cka", "predicted_gap", "expected_error", "expect
 
 @pytest.mark.parametrize(
     ("weak", "normalize", "threshold", "labels", "groups"),
-    [("ab", True, 0.0, "some", None), ("d", False, 0.05, "one", np.arange(N) // 2)],
+    [
+        ("ab", "scale", 0.0, "some", None),
+        ("ab", "features", 0.0, "all", None),
+        ("d", "none", 0.05, "one", np.arange(N) // 2),
+    ],
 )
 def test_the_columns_are_those_of_the_ranking(x64, weak, normalize, threshold, labels, groups):
     """Every column that the ranking has too is the same, standard errors included, whatever other label sets there are."""
@@ -58,9 +62,9 @@ def test_a_cut_is_of_no_consequence_for_the_numbers(x64):
             "labels": {"some": "some.npy"},
         }
     )
-    rows = sweep_rows(N, {}, None, 0, 0, True)
+    rows = sweep_rows(N, {}, None, 0, 0, "scale")
     cells = Cells(*(jnp.asarray(x) for x in rows.cells))
-    model = model_from_sums(model_sums(ModelRows("d", ROWS["d"], ROWS["d"][:1]), rows), cells, True)
+    model = model_from_sums(model_sums(ModelRows("d", ROWS["d"], ROWS["d"][:1]), rows), -1.0, cells, "scale")
     assert leading(model, 0.05, 16).vectors.shape == (1, 128, 16)
     ranking = rank_supervisors({"a": ROWS["a"], **wide}, ROWS["d"], HIDDEN, threshold=0.05)
     rows = [row for row in table.to_dict()["rows"] if row["weak_threshold"] == row["strong_threshold"] == 0.05]

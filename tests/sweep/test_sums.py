@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("folder")
 @pytest.mark.parametrize("folds", [0, 3])
 def test_sums_over_ranges_of_rows_merge(x64, folds):
     """Two processes with half of the rows each, merged by addition, have the sums over all."""
-    rows = sweep_rows(N, LABELS, None, folds, 0, True)
+    rows = sweep_rows(N, LABELS, None, folds, 0, "scale")
     strong, weak = (
         [ModelRows(name, ROWS[name], ROWS[name][:1]) for name in names] for names in (("s1", "s2"), ("a", "b"))
     )
@@ -32,7 +32,7 @@ def test_sums_over_ranges_of_rows_merge(x64, folds):
 
 def test_sums_are_the_moments(x64):
     """Cells add up to the spine's moments of the pair."""
-    rows = sweep_rows(N, {"y": Y}, None, 3, 0, False)
+    rows = sweep_rows(N, {"y": Y}, None, 3, 0, "none")
     s, w = (ModelRows(name, ROWS[name], ROWS[name][:1]) for name in ("s1", "a"))
     m = moments(ROWS["a"] - ROWS["a"][0], ROWS["s1"] - ROWS["s1"][0], Y)
     found = model_sums(s, rows)
@@ -43,7 +43,7 @@ def test_sums_are_the_moments(x64):
 
 def test_many_blocks_are_one(x64, monkeypatch):
     """Rows read in small blocks give the sums of one block."""
-    rows = sweep_rows(N, LABELS, None, 3, 0, True)
+    rows = sweep_rows(N, LABELS, None, 3, 0, "scale")
     models = [ModelRows(name, ROWS[name], ROWS[name][:1]) for name in ("s1", "a")]
     once = model_sums(models[0], rows), cross_sums(models[:1], models[1:], rows)
     monkeypatch.setattr("w2s_jax.sweep.sums.BLOCK_ROWS", 16)

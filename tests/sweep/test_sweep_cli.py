@@ -33,13 +33,13 @@ def test_flags_are_keys():
     """Options alone make the configuration that a file does, and replace its entries."""
     flags = ["--weak", "[ab].npy", "--strong", "s1.npy", "--labels", "task=one.npy", "some.npy", "--output", "out"]
     exact = ["--precision", "float32"]
-    assert main(["sweep", *flags, "--threshold", "0.1", "--folds", "3", "--raw", "--quiet", *exact]) == 0
+    assert main(["sweep", *flags, "--threshold", "0.1", "--folds", "3", "--normalize", "none", "--quiet", *exact]) == 0
     table = {
         **LITTLE,
         "labels": {"task": "one.npy", "some": "some.npy"},
         "threshold": 0.1,
         "folds": 3,
-        "normalize": False,
+        "normalize": "none",
         "precision": "float32",
     }
     assert read_sweep("out").rows == run_sweep({**table, "output": "again"}).rows
@@ -88,8 +88,8 @@ def test_a_bad_file_of_settings_is_one_line(capsys, text, message):
         (["export", "out"], "usage"),
         (["export", "none", "--to", "t.csv"], "there is no sweep in none"),
         (
-            ["export", "out", "--to", "t.csv", "--folds", "3", "--raw"],
-            "export takes FOLDER and --to alone, got --folds, --raw",
+            ["export", "out", "--to", "t.csv", "--folds", "3", "--normalize", "none"],
+            "export takes FOLDER and --to alone, got --folds, --normalize",
         ),
         (["export", "out", "--to", "t.csv", "--process-local"], "alone, got --process-local"),
         (["a.toml", "b.toml"], "usage"),

@@ -104,9 +104,9 @@ def test_a_path_may_be_spelled_in_any_way(units, monkeypatch, folder):
 def test_configurations_that_take_turns(units, monkeypatch):
     """What has been finished once is not computed again, moments neither, though another configuration has been here."""
     monkeypatch.setattr(store, "_FRESH_NS", 0)
-    tables = [run_sweep({**LITTLE, "normalize": normalize}) for normalize in (True, False)]
+    tables = [run_sweep({**LITTLE, "normalize": normalize}) for normalize in ("scale", "none")]
     units.take()
-    for table, normalize in zip(tables, (True, False), strict=True):
+    for table, normalize in zip(tables, ("scale", "none"), strict=True):
         again = run_sweep({**LITTLE, "normalize": normalize})
         assert (again.rows, again.computed, units.take()) == (table.rows, 0, ([], 0))
 
@@ -117,7 +117,7 @@ def test_a_run_that_ends_among_the_moments_says_what_is_missing(units, capsys):
     units.take()
     units.fail_after = 1
     with pytest.raises(KeyboardInterrupt):
-        run_sweep({**TABLE, "normalize": False})
+        run_sweep({**TABLE, "normalize": "none"})
     assert (read_sweep("out").pairs, read_sweep("out").finished, len(read_sweep("out"))) == (6, 0, 0)
     assert main(["sweep", "export", "out", "--to", "table.csv"]) == 0
     assert capsys.readouterr().out == "0 rows in table.csv; 0 of 6 pairs are finished\n"

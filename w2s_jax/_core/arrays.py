@@ -1,5 +1,7 @@
-"""What every module does to an array on entry: pick the dtype it is accumulated in, check its shape, multiply it.
+"""What every module does to an array on entry: make it one of NumPy or JAX, pick the dtype it is accumulated in, check its
+shape, multiply it.
 
+`entered` is the one way in: tensors of torch, data frames, masked arrays and lists become arrays of NumPy there.
 bfloat16 and float16 are accumulated in float32, integers become the default float, float32 and float64 stay
 what they are. `matmul` is the only product in the package that feeds a spectrum or a solve: whatever
 `jax_default_matmul_precision` says it runs at full precision (TF32 and single-pass bfloat16 lose the answer), or, for
@@ -8,7 +10,7 @@ moments, by a sum of several low-precision products that is as good (devices/pre
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +20,7 @@ from jax.core import Tracer
 from jax.experimental import checkify
 from jax.typing import ArrayLike
 
-from w2s_jax._core.checks import InputError, require_finite
+from w2s_jax._core.checks import InputError, require_finite, require_no_marks, warn_of_float_bits
 
 Precision = Literal["float32", "tf32_x3", "bf16_x3", "bf16_x6", "bf16_x9", "fastest"]
 PRECISIONS = {
@@ -57,6 +59,62 @@ def bucket(width: int) -> int:
     return -(-width // step) * step
 
 
+def entered(name: str, given: Any, lazily: bool = False) -> Any:
+    """What was given as an array of NumPy, or of JAX if it is one: tensors (torch is never imported, and bfloat16 is kept), data
+    frames and their columns, masked arrays without holes, lists of any of these. With `lazily` what has a shape, a dtype of
+    NumPy and row slices, such as a memory map or a file, stays as it is.
+
+    Raises:
+        InputError: a masked array with holes, a sparse matrix, or what is no array of numbers.
+
+    >>> entered("y", np.ma.array([1.0, 2.0], mask=[False, False]))
+    array([1., 2.])
+    """
+    if isinstance(given, jax.Array | Tracer):
+        return given
+    if isinstance(given, np.ma.MaskedArray):
+        holes = int(np.ma.getmaskarray(given).sum())
+        if holes:
+            raise InputError(
+                f"{name} must have a number in every place, got a masked array with {holes} masked entries"
+            )
+        return np.asarray(given.data)
+    if hasattr(given, "todense") or "sparse" in str(getattr(given, "layout", "")):
+        raise InputError(f"{name} must be a dense array, got a sparse one ({type(given).__name__})")
+    of_numpy = isinstance(getattr(given, "dtype", None), np.dtype) and not hasattr(given, "to_numpy")
+    if lazily and of_numpy and hasattr(given, "shape"):
+        return given
+    try:
+        if hasattr(given, "__jax_array__"):
+            return jnp.asarray(given)
+        found = _from_host(given)
+        return found.astype(float) if found.dtype == object else found
+    except jax.errors.TracerArrayConversionError:  # a list of what is traced
+        return jnp.asarray(given)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise InputError(f"{name} must be a numeric array, got {type(given).__name__}") from error
+
+
+def _from_host(given: Any) -> np.ndarray:
+    """Arrays of other packages, and lists, by what they can do."""
+    if hasattr(given, "detach"):  # torch gives tensors away only without their gradient, and from its own memory
+        given = given.detach().cpu()
+    if type(given) in (list, tuple) and any(hasattr(row, "detach") for row in given):
+        return np.stack([_from_host(row) for row in given])
+    if hasattr(given, "to_numpy"):
+        found = np.asarray(given.to_numpy())
+        # Of pandas' columns of several types, or of such that know no number, objects.
+        return given.to_numpy(dtype=float, na_value=np.nan) if found.dtype == object else found
+    try:
+        return np.asarray(given)
+    except (TypeError, RuntimeError):
+        if not hasattr(given, "__dlpack__"):
+            raise
+        # bfloat16, which torch does not give to NumPy.
+        given = given.contiguous() if hasattr(given, "contiguous") else given
+        return np.asarray(jnp.from_dlpack(given, copy=True))
+
+
 def as_matrix(name: str, array: ArrayLike) -> Array:
     """A representation as a 2-D float array; checks rank, emptiness and (outside jit) finiteness.
 
@@ -75,11 +133,13 @@ def as_labels(name: str, array: ArrayLike, rows: int) -> Array:
     """Labels as a float array (n,) or (n, c) with the given number of rows.
 
     Raises:
-        InputError: another rank or row count, complex, or NaN/infinite entries.
+        InputError: another rank or row count, complex, NaN/infinite entries, or -1 or -100 for no label beside classes.
     """
     array = _as_real(name, array)
     if array.ndim not in (1, 2) or array.shape[0] != rows or 0 in array.shape:
         raise InputError(f"{name} must have shape ({rows},) or ({rows}, outputs), got {array.shape}")
+    if not isinstance(array, Tracer) and array.is_fully_addressable:
+        require_no_marks(name, np.asarray(array).reshape(rows, -1), "leave those rows out")
     return _finite(name, array)
 
 
@@ -106,12 +166,14 @@ def require_same_rows(h_w: Array, h_s: Array) -> None:
 
 
 def _as_real(name: str, array: ArrayLike) -> Array:
-    if isinstance(array, np.ndarray | np.generic) and array.dtype.kind in "iu":
-        array = array.astype(float)  # before JAX narrows 64-bit integers
+    given: Any = entered(name, array)
+    if isinstance(given, np.ndarray):
+        warn_of_float_bits(name, given)
     try:
-        array = jnp.asarray(array)
-    except OverflowError:  # a list of such integers
-        array = jnp.asarray(np.asarray(array, float))
+        # Of integers floats, before JAX narrows those of 64 bits.
+        array = jnp.asarray(
+            given.astype(float) if isinstance(given, np.ndarray) and given.dtype.kind in "iu" else given
+        )
     except (TypeError, ValueError) as error:
         raise InputError(f"{name} must be a numeric array, got {type(array).__name__}") from error
     if jnp.issubdtype(array.dtype, jnp.complexfloating):

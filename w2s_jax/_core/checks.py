@@ -18,6 +18,8 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 _BLOCK_ENTRIES = 1 << 20  # a NumPy check makes a boolean temporary of about this many bytes
+_SAMPLE = 1 << 14  # entries that tell what integers are
+_MOST_CLASSES = 10_000
 
 
 class InputError(ValueError):
@@ -91,6 +93,68 @@ def warn_of_classes(name: str, y: np.ndarray) -> None:
         warnings.warn(
             f"{name} are the numbers 0 to {len(found) - 1}, taken as values; for classes give one-hot rows (n, {len(found)})",
             stacklevel=4,
+        )
+
+
+def require_no_marks(name: str, y: np.ndarray, remedy: str) -> None:
+    """Raises InputError if labels (n, c) hold classes and beside them -100 or -1, as torch and scikit-learn write no label."""
+    for mark in (-100, -1):
+        marked = (y == mark).all(1)
+        others = y[~marked] if marked.any() else y[:0]
+        others = np.asarray(others[~np.isnan(others)], float)
+        integers = np.isfinite(others).all() and np.array_equal(others, np.round(others))
+        if not others.size or not integers or others.max() >= _MOST_CLASSES:
+            continue
+        low, high = int(others.min()), int(others.max())
+        # -1 and 1, or -1 and 0, are two classes; -1 beside integers with gaps is a value like them.
+        all_there = low in (0, 1) and high > low and len(np.unique(others)) == high - low + 1
+        if low >= -1 if mark == -100 else all_there:
+            raise InputError(
+                f"{name} are {mark} in {int(marked.sum())} rows and classes from {low} to {high} in the others: where {mark} "
+                f"means unlabelled {remedy}, where it is a value add 1 to all labels"
+            )
+
+
+def warn_of_float_bits(name: str, rows: Any) -> None:
+    """Warns if the first of 16-bit integers (n, d), of an array or a file, look like the bits of 16-bit floats."""
+    name_of_type = np.dtype(rows.dtype).name
+    if name_of_type not in ("int16", "uint16") or len(rows.shape) != 2 or 0 in rows.shape:
+        return
+    bits = np.asarray(rows[: max(1, _SAMPLE // rows.shape[1])]).astype(np.int64) & 0x7FFF  # without the sign
+    size = bits[bits > 0]
+    exponents = size >> 10
+    # Ordinary floats are between 2e-4 and 256 and of several exponents; integers are small, or of both signs and then large.
+    if size.size >= 32 and ((exponents >= 3) & (exponents <= 22)).mean() > 0.97 and len(np.unique(exponents)) >= 3:
+        warnings.warn(
+            f"{name} are {name_of_type} that look like the bits of 16-bit floats, which as numbers mean nothing: if they are, "
+            "give rows.view(np.float16), or save them as float16",
+            stacklevel=4,
+        )
+
+
+def require_scale(name: str, rows: Any, dtype: Any) -> None:
+    """Raises InputError if rows (n, d), of an array or a file, are so small that their squares are lost in a dtype.
+
+    The first row answers for nearly every representation; only where it is tiny are the others looked at.
+    """
+    least = 1e3 * float(np.sqrt(np.finfo(dtype).tiny))
+    step = max(1, _BLOCK_ENTRIES // rows.shape[1])
+
+    def largest(start: int, stop: int) -> float:
+        with np.errstate(over="ignore"):
+            return float(np.max(np.abs(np.asarray(rows[start:stop]).astype(dtype))))
+
+    if largest(0, 1) >= least:
+        return
+    found = 0.0
+    for start in range(0, rows.shape[0], step):
+        found = max(found, largest(start, min(start + step, rows.shape[0])))
+        if not found < least:
+            return
+    if found > 0:
+        raise InputError(
+            f"{name} must have entries of at least {least:.0e}, got none above {found:.1e}: their squares are lost in "
+            f"{np.dtype(dtype)}, multiply them by a constant"
         )
 
 

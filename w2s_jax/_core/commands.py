@@ -27,6 +27,10 @@ def require_figure(path: str | None) -> None:
         require_figure_path(path)
 
 
+NORMALIZE_HELP = (
+    "what is done to representations: scale (default; centred, one factor for all features), features (each to unit variance "
+    "first) or none"
+)
 PRECISION_HELP = (
     "of products over rows: float32 (default), a split one that the device has, or fastest, which is measured"
 )

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.core import Tracer
+from jax.typing import ArrayLike
 from scipy.special import stdtrit
 
 from w2s_jax._core.checks import InputError, require_range
@@ -69,7 +70,8 @@ class WeakToStrong:
 
     @property
     def pgr(self) -> Array:
-        """Performance gap recovered in squared error, `(Err_w - Err_w2s) / (Err_w - Err_sc)` (Burns et al. 2023)."""
+        """Performance gap recovered in squared error, `(Err_w - Err_w2s) / (Err_w - Err_sc)` (Burns et al. 2023); NaN where there
+        is none, as of constant labels."""
         return (self.weak_error - self.student_error) / (self.weak_error - self.ceiling_error)
 
     @property
@@ -112,6 +114,11 @@ class WeakToStrong:
         if not isinstance(self.gap, Array | np.ndarray | np.generic) or isinstance(self.gap, Tracer):
             return "WeakToStrong(...)"
         return "\n".join(_report(self))
+
+
+def beyond_rounding(error: Array, unit: ArrayLike) -> Array:
+    """A squared error, 0 where it is rounding of labels whose mean square is `unit`, of which no share can be recovered."""
+    return jnp.where(error <= (16 * jnp.finfo(error.dtype).eps) ** 2 * unit, 0, error)
 
 
 def t_quantile(level: float, freedom: int) -> float:

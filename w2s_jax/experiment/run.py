@@ -20,6 +20,7 @@ from jaxtyping import Float
 
 from w2s_jax._core.arrays import as_labels, as_matrix, require_same_rows
 from w2s_jax._core.checks import InputError, require_choice, require_integer, require_number
+from w2s_jax._core.normalize import Normalize
 from w2s_jax.experiment.outcome import WeakToStrong
 from w2s_jax.experiment.single import CheckedRows, Losses, Setup, experiment
 from w2s_jax.heads.losses import Loss, LossName, as_loss, squared
@@ -41,6 +42,7 @@ def weak_to_strong(
     weak_ridge: Penalty = 1e-3,
     strong_ridge: Penalty = 1e-3,
     bias: bool = True,
+    normalize: Normalize = "none",
 ) -> WeakToStrong:
     """Runs one experiment: fits weak head, student and ceiling, and measures them beside what the theory predicts.
 
@@ -54,6 +56,9 @@ def weak_to_strong(
         weak_ridge, strong_ridge: penalties, or "cv" (squared loss): chosen by 5-fold cross-validation, the strong one
             from the weak labels alone. Ceiling and student share the strong one.
         bias: heads have an intercept.
+        normalize: "scale" for representations of unit mean squared row norm, "features" for features of unit variance before
+            that, both by what the rows say that a head is trained on (D~ of the weak model, D^ of the strong one), so that one
+            penalty means the same for all models; "none" for representations as they are.
 
     Raises:
         InputError: splits that do not fit each other, NaN or infinite entries, an unknown option, "cv" with another
@@ -71,7 +76,7 @@ def weak_to_strong(
     rows = [_rows(f"the {name} split", split, strong=name != "labelled") for name, split in named]
     _require_same_widths(rows)
     labels, code = [y for *_, y in rows], _class_code([split[2] for _, split in named])
-    setup, losses = _setup(labels, code, loss, student_loss, pseudo_labels, bias, weak_ridge, strong_ridge)
+    setup, losses = _setup(labels, code, loss, student_loss, pseudo_labels, bias, normalize, weak_ridge, strong_ridge)
     return experiment(*rows, _numbers(weak_ridge, strong_ridge), losses, setup)
 
 
@@ -92,6 +97,7 @@ def weak_to_strong_splits(
     weak_ridge: Penalty = 1e-3,
     strong_ridge: Penalty = 1e-3,
     bias: bool = True,
+    normalize: Normalize = "none",
 ) -> WeakToStrong:
     """`weak_to_strong` over random splits of the same rows, in one compiled program: fields have the shape (repeats,).
 
@@ -102,7 +108,7 @@ def weak_to_strong_splits(
         groups: group of each row (n,); a group is dealt to one split, sizes are then met as nearly as groups allow, and
             rows that do not fit are left out.
         seed: of the splits.
-        loss, student_loss, pseudo_labels, weak_ridge, strong_ridge, bias: as in `weak_to_strong`.
+        loss, student_loss, pseudo_labels, weak_ridge, strong_ridge, bias, normalize: as in `weak_to_strong`.
 
     Raises:
         InputError: as `weak_to_strong`, or sizes that do not fit the rows.
@@ -126,7 +132,7 @@ def weak_to_strong_splits(
         named = "n_labelled={}, n_student={}, n_test={}".format(*sizes)
         raise InputError(f"splits must have at least one row each and at most {n} together, got {named}")
     setup, losses = _setup(
-        [rows[2]], _class_code([y]), loss, student_loss, pseudo_labels, bias, weak_ridge, strong_ridge
+        [rows[2]], _class_code([y]), loss, student_loss, pseudo_labels, bias, normalize, weak_ridge, strong_ridge
     )
     splits = deal(n, sizes, repeats, as_groups(groups, n), seed)
     return _experiments(*rows, splits, _numbers(weak_ridge, strong_ridge), losses, setup)
@@ -139,11 +145,13 @@ def _setup(
     student_loss: LossName | Loss | None,
     pseudo_labels: PseudoLabels,
     bias: bool,
+    normalize: Normalize,
     weak_ridge: Penalty,
     strong_ridge: Penalty,
 ) -> tuple[Setup, Losses]:
     losses = Losses(as_loss(loss), as_loss(loss if student_loss is None else student_loss))
     require_choice("pseudo_labels", pseudo_labels, PseudoLabels)
+    require_choice("normalize", normalize, Normalize)
     if pseudo_labels == "hard" and code is None:
         raise InputError("hard pseudo-labels need labels that are classes, not traced: +-1, 0 and 1, or one-hot rows")
     if pseudo_labels == "soft" and isinstance(losses.teacher, squared) and not isinstance(losses.student, squared):
@@ -161,7 +169,7 @@ def _setup(
     for y in labels:
         for one in losses:
             one.check(y)
-    return Setup(bias, pseudo_labels == "hard", code, (choose[0], choose[1])), losses
+    return Setup(bias, normalize, pseudo_labels == "hard", code, (choose[0], choose[1])), losses
 
 
 def _class_code(given: list[ArrayLike]) -> tuple[float, float] | None:

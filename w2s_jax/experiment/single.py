@@ -16,11 +16,13 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from w2s_jax._core.arrays import accumulation_dtype
-from w2s_jax.experiment.outcome import Predicted, WeakToStrong
+from w2s_jax._core.normalize import Normalize
+from w2s_jax.experiment.outcome import Predicted, WeakToStrong, beyond_rounding
 from w2s_jax.filters import ridge
 from w2s_jax.gap import prediction_gap
 from w2s_jax.heads.losses import Loss, logistic, softmax, squared
 from w2s_jax.heads.ridge import LinearProbe, cross_validate_ridge, ridge_probe
+from w2s_jax.heads.scaling import factors_of_rows
 from w2s_jax.heads.trained import train_probe
 from w2s_jax.overlap import overlap
 from w2s_jax.theory.equivalent_errors import EquivalentErrors, equivalent_errors, fresh_error
@@ -31,9 +33,11 @@ CheckedRows = tuple[Array, Any, Array]  # (h_w, h_s, y); the labelled split may 
 
 
 class Setup(NamedTuple):
-    """The choices that make another program: intercepts, hard pseudo-labels, how classes are coded, which penalties are "cv"."""
+    """The choices that make another program: intercepts, what is done to features, hard pseudo-labels, how classes are coded,
+    which penalties are "cv"."""
 
     bias: bool
+    normalize: Normalize
     hard: bool
     code: tuple[float, float] | None
     choose: tuple[bool, bool]
@@ -52,6 +56,9 @@ def experiment(
 ) -> WeakToStrong:
     """`weak_to_strong` of checked splits; `ridges`: the weak and the strong penalty, not used where `setup` chooses them."""
     (h_a, _, y_a), (h_b, z_b, y_b), (h_c, z_c, y_c) = labelled, student, test
+    if setup.normalize != "none":  # from the rows that the head in question is trained on
+        f_w, f_s = factors_of_rows(h_a, setup.normalize), factors_of_rows(z_b, setup.normalize)
+        (h_a, h_b, h_c), (z_b, z_c) = (h * f_w for h in (h_a, h_b, h_c)), (z * f_s for z in (z_b, z_c))
     label = partial(_pseudo_labels, losses.teacher, setup)
     weak_ridge = _penalty(h_a, y_a, ridges[0], setup, 0)
     weak, done_w = fit_head(h_a, y_a, weak_ridge, losses.teacher, setup.bias)
@@ -62,10 +69,11 @@ def experiment(
     trained = losses.teacher, losses.student, losses.teacher
     outputs = weak(h_c), taught(z_c), ceiling(z_c)
     f_w, f_w2s, f_sc = map(predictions, trained, outputs)
+    weak_error, student_error, ceiling_error = map(partial(_error, y=y_c), trained, (f_w, f_w2s, f_sc))
     found = WeakToStrong(
-        weak_error=_distance(f_w, y_c),
-        student_error=_distance(f_w2s, y_c),
-        ceiling_error=_distance(f_sc, y_c),
+        weak_error=weak_error,
+        student_error=student_error,
+        ceiling_error=ceiling_error,
         gap=_distance(f_w2s, f_sc),
         misfit=_distance(f_w2s, label(outputs[0])),
         misfit_in_sample=_distance(predictions(losses.student, taught(z_b)), pseudo),
@@ -137,6 +145,12 @@ def _hardened(f: Array, code: Any) -> Array:
 def _distance(f: Array, g: Array) -> Array:
     """Mean squared distance, summed over outputs."""
     return jnp.sum(jnp.mean(jnp.square(f - g.astype(f.dtype)), 0))
+
+
+def _error(loss: Loss, f: Array, y: Array) -> Array:
+    """Mean squared distance from labels; probabilities are in units of 1, whatever the labels are."""
+    size = _distance(jnp.zeros_like(f), y)
+    return beyond_rounding(_distance(f, y), size if isinstance(loss, squared) else 1)
 
 
 def _classified(found: WeakToStrong, predictions: tuple[Array, ...], y: Array, code: Any) -> WeakToStrong:

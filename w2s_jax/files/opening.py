@@ -17,19 +17,24 @@ import numpy as np
 from w2s_jax._core.checks import InputError, require_choice
 from w2s_jax.files.arrow import open_ipc, open_parquet
 from w2s_jax.files.npy import open_npy, open_npz
-from w2s_jax.files.paths import EXTENSIONS, is_pattern, split_key
+from w2s_jax.files.paths import EXTENSIONS, TABLES, is_pattern, split_key, split_layer
 from w2s_jax.files.rows import Kind, Place, Rows
 from w2s_jax.files.safetensors import open_safetensors
-from w2s_jax.files.shards import find_shards, open_shards
+from w2s_jax.files.shards import find_order, find_shards, in_order, open_shards
+from w2s_jax.files.tables import open_table
 from w2s_jax.files.torch_file import open_torch
 from w2s_jax.files.zarr import is_zarr, open_zarr
+
+_MOST_CLASSES = 1000
 
 
 def open_rows(path: str | os.PathLike, name: str = "array", *, kind: Kind = "numeric") -> Rows:
     """Opens a file of one row per example without reading its rows; `name` is what messages call the array.
 
-    `file.npz:key` picks one of several arrays, tensors or columns. A folder, or a glob pattern, is all its files (shards)
-    one after the other. Kind "numeric" takes real numbers (n,) or (n, d); "groups" takes integers, booleans or text (n,).
+    `file.npz:key` picks one of several arrays, tensors or columns, `file.npy:layer=8` or `file.npz:key:layer=8` a layer of an
+    array (n, layers, d) or (layers, n, d); the axis of the layers is the much shorter one, or `layer=8,axis=0` names it. A
+    folder, or a glob pattern, is all its files (shards) one after the other; files of one vector each are the rows. Kind
+    "numeric" takes real numbers (n,) or (n, d), "labels" also text (n,); "groups" takes integers, booleans or text (n,).
 
     Raises:
         InputError: it cannot be read, or holds another kind of array; also when slicing a damaged file.
@@ -43,17 +48,24 @@ def open_rows(path: str | os.PathLike, name: str = "array", *, kind: Kind = "num
     """
     require_choice("kind", kind, Kind)
     given = os.fsdecode(path)
-    place = Place(name, given, *split_key(given))
-    if is_pattern(place.file) or (os.path.isdir(place.file) and not is_zarr(place.file)):
-        return open_shards(place, find_shards(place), lambda shard: _open_file(shard, kind))
-    return _open_file(place, kind)
+    file, key = split_key(given)
+    place = Place(name, given, file, *split_layer(key))
+    if not is_pattern(file) and (not os.path.isdir(file) or is_zarr(file)):
+        return _open_file(place, kind)
+    rows = open_shards(place, find_shards(place), lambda shard: _open_file(shard, kind), vectors=kind == "numeric")
+    order = find_order(place)
+    if not order:
+        return rows
+    of_order = place._replace(name=f"order of {name}", key=None, layer=None)
+    return in_order(place, rows, open_shards(of_order, order, lambda shard: _open_file(shard, "groups")))
 
 
-def read_labels(path: str | os.PathLike, name: str = "labels") -> np.ndarray:
-    """Labels (n,) or (n, c), in memory; NaN is kept, it marks an unlabelled row.
+def read_labels(path: str | os.PathLike, name: str = "labels", *, unlabelled: float | str | None = None) -> np.ndarray:
+    """Labels (n,) or (n, c), in memory; NaN marks an unlabelled row, and so does `unlabelled`. Text is classes, one-hot rows in
+    alphabetical order; where it is empty the row is unlabelled.
 
     Raises:
-        InputError: the file cannot be read, or has infinite labels.
+        InputError: the file cannot be read, has infinite labels, or text of which nearly every row has its own.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -61,13 +73,50 @@ def read_labels(path: str | os.PathLike, name: str = "labels") -> np.ndarray:
     ...     read_labels(f"{folder}/y.npy")
     array([ 1., nan, -1.])
     """
-    rows = open_rows(path, name)
+    return read_labels_and_classes(path, name, unlabelled=unlabelled)[0]
+
+
+def read_labels_and_classes(
+    path: str | os.PathLike, name: str = "labels", *, unlabelled: float | str | None = None
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """`read_labels`, and the class that each column of one-hot rows stands for; () where labels are numbers.
+
+    Raises:
+        InputError: as `read_labels`.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = open(f"{folder}/y.csv", "w").write("text,label\\nmeow,cat\\nwoof,dog\\n?,\\n")
+    ...     y, classes = read_labels_and_classes(f"{folder}/y.csv:label")
+    ...     y.tolist(), classes
+    ([[1.0, 0.0], [0.0, 1.0], [nan, nan]], ('cat', 'dog'))
+    """
+    rows = open_rows(path, name, kind="labels")
     labels = np.array(rows[:])
+    if labels.dtype.kind in "UO":
+        return _one_hot(rows, labels.astype(str), unlabelled)
+    if unlabelled is not None and not isinstance(unlabelled, str):
+        marked = labels == unlabelled
+        labels = labels.astype(np.promote_types(labels.dtype, np.float32))
+        labels[marked.all(1) if labels.ndim == 2 else marked] = np.nan
     infinite = np.isinf(labels)
     if infinite.any():
         row = int(np.nonzero(infinite)[0][0])
         raise InputError(f"{rows.label} must be finite, or NaN where unlabelled, got infinity in row {row}")
-    return labels
+    return labels, ()
+
+
+def _one_hot(rows: Rows, text: np.ndarray, unlabelled: float | str | None) -> tuple[np.ndarray, tuple[str, ...]]:
+    marks = "", unlabelled if isinstance(unlabelled, str) else "" if unlabelled is None else f"{unlabelled:g}"
+    there = ~np.isin(text, marks)
+    classes, code = np.unique(text[there], return_inverse=True)
+    if len(classes) > _MOST_CLASSES or (len(text) > 20 and 4 * len(classes) > len(text)):
+        raise InputError(
+            f"{rows.label} must be numbers or classes, got {len(classes)} different texts in {len(text)} rows"
+        )
+    labels = np.full((len(text), len(classes)), np.nan)
+    labels[there] = np.eye(len(classes))[code]
+    return labels, tuple(classes.tolist())
 
 
 def read_groups(path: str | os.PathLike, name: str = "groups") -> np.ndarray:
@@ -97,9 +146,11 @@ def _open_file(place: Place, kind: Kind) -> Rows:
             raise place.error("it is not a regular file")
         open(place.file, "rb").close()
     extension = place.extension.lower()
+    if extension in TABLES:
+        return open_table(place, kind)
     if extension not in _READERS:
         came = f"the extension {extension!r}" if extension else "no extension"
-        raise place.error(f"expected a file that ends in {', '.join(EXTENSIONS)}, got {came}")
+        raise place.error(f"expected a file that ends in {', '.join((*EXTENSIONS, *TABLES))}, got {came}")
     return _READERS[extension](place, kind)
 
 

@@ -1,13 +1,24 @@
-"""Paths as users give them: a file, a folder or a glob pattern of shards, and behind a colon the array in it."""
+"""Paths as users give them: a file, a folder or a glob pattern of shards, and behind a colon the array in it and its layer."""
 
 from __future__ import annotations
 
 import glob
 import os
 import re
+from typing import NamedTuple
 
 EXTENSIONS = (".npy", ".npz", ".safetensors", ".pt", ".pth", ".parquet", ".arrow", ".feather", ".zarr")
-_FILE_AND_KEY = re.compile(f"(.+?(?:{'|'.join(map(re.escape, EXTENSIONS))})/?):(.+)", re.IGNORECASE | re.DOTALL)
+TABLES = (".csv", ".tsv", ".jsonl")  # of labels, groups and ids: never taken for shards
+_KNOWN = "|".join(map(re.escape, EXTENSIONS + TABLES))
+_FILE_AND_KEY = re.compile(f"(.+?(?:{_KNOWN})/?):(.+)", re.IGNORECASE | re.DOTALL)
+_KEY_AND_LAYER = re.compile(r"(?:(.+):)?layer=(-?[0-9]{1,9})(?:,axis=([01]))?", re.DOTALL)
+
+
+class Layer(NamedTuple):
+    """Which layer of an array (n, layers, d) or (layers, n, d), and along which axis the layers are if the path says so."""
+
+    number: int
+    axis: int | None = None
 
 
 def is_pattern(path: str) -> bool:
@@ -37,6 +48,19 @@ def split_key(path: str) -> tuple[str, str | None]:
     return path, None
 
 
+def split_layer(key: str | None) -> tuple[str | None, Layer | None]:
+    """The array's key, and the layer behind it.
+
+    >>> split_layer("hidden:layer=8"), split_layer("layer=-1,axis=0"), split_layer("layer8")
+    (('hidden', Layer(number=8, axis=None)), (None, Layer(number=-1, axis=0)), ('layer8', None))
+    """
+    found = None if key is None else _KEY_AND_LAYER.fullmatch(key)
+    if found is None:
+        return key, None
+    key, number, axis = found.groups()
+    return key, Layer(int(number), None if axis is None else int(axis))
+
+
 def matching(path: str) -> list[str]:
     """What a path stands for: itself, or of a pattern the files that match, each with the pattern's key; sorted.
 
@@ -62,5 +86,5 @@ def short_name(path: str) -> str:
     file, key = split_key(path)
     name = os.path.basename(os.path.abspath(file))
     stem, extension = os.path.splitext(name)
-    name = stem if extension.lower() in EXTENSIONS else name
+    name = stem if extension.lower() in EXTENSIONS + TABLES else name
     return name if key is None else f"{name}:{key}"

@@ -21,9 +21,11 @@ import ml_dtypes
 import numpy as np
 
 from w2s_jax._core.checks import InputError, reason
+from w2s_jax.files.paths import Layer
 
 LISTED = 10  # names at most in a message
-Kind = Literal["numeric", "groups"]
+_MORE_ROWS = 4  # times as many rows as layers tell them apart
+Kind = Literal["numeric", "groups", "labels"]
 
 ID_KEYS = ("id", "ids")
 FLOATS = tuple(np.dtype(name) for name in (np.float16, np.float32, np.float64, ml_dtypes.bfloat16))
@@ -38,7 +40,8 @@ class Rows:
     """An array in a file, read block by block: `rows[start:stop]` is a NumPy array of those rows.
 
     `label` names the array and its file in messages; `dtype` is in native byte order; `ids` (n,) are the ids of the
-    rows, integers or text, where the file carries them.
+    rows, integers or text, where the file carries them; `note` says how a file was understood that could be otherwise,
+    `layer` which layer was taken, and along which axis.
 
     >>> rows = Rows("weak (a.npy)", (4, 2), np.dtype("f4"), lambda start, stop: np.ones((stop - start, 2)))
     >>> len(rows), rows[2:].shape, rows.nbytes
@@ -50,6 +53,8 @@ class Rows:
     dtype: np.dtype
     _read: Callable[[int, int], np.ndarray] = field(repr=False)
     ids: Rows | None = field(default=None, repr=False)
+    note: str = ""
+    layer: Layer | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -69,7 +74,7 @@ class Rows:
 
 
 class Place(NamedTuple):
-    """One array asked for: what messages call it, the path as given, and the file and key that means.
+    """One array asked for: what messages call it, the path as given, and the file, key and layer that means.
 
     >>> Place("weak", "a.npz:y", "a.npz", "y").error("the file does not exist")
     InputError('cannot read weak from a.npz:y: the file does not exist')
@@ -79,6 +84,7 @@ class Place(NamedTuple):
     given: str
     file: str
     key: str | None
+    layer: Layer | None = None
 
     @property
     def extension(self) -> str:
@@ -122,7 +128,30 @@ class Place(NamedTuple):
         """Rows of native byte order; bytes are text."""
         if dtype.kind == "S":
             return self.rows(shape, np.dtype(("U", dtype.itemsize)), lambda *span: self._decoded(read(*span)))
-        return Rows(f"{self.name} ({self.given})", shape, dtype.newbyteorder("="), read)
+        rows = Rows(f"{self.name} ({self.given})", shape, dtype.newbyteorder("="), read)
+        return rows if self.layer is None else self._of_layer(self.layer, rows)
+
+    def _of_layer(self, layer: Layer, rows: Rows) -> Rows:
+        """One layer of an array (n, layers, d) or (layers, n, d)."""
+        shape, read = rows.shape, rows._read
+        axis = layer.axis
+        if axis is None:
+            few, many = sorted(shape[:2])
+            if many < _MORE_ROWS * few:
+                raise self.error(
+                    f"which axis of its shape {shape} are the layers is not clear: say FILE:layer={layer.number},axis=0 or 1"
+                )
+            axis = shape.index(few)
+        layers, index = shape[axis], layer.number
+        if not -layers <= index < layers:
+            raise self.error(f"expected one of the {layers} layers along axis {axis} of its shape {shape}, got {index}")
+        index %= layers
+        if axis == 0:
+            of_layer = lambda start, stop: read(index, index + 1)[0][start:stop]
+        else:
+            of_layer = lambda start, stop: read(start, stop)[:, index]
+        note = f"layer {index} of the {layers} along axis {axis} of the shape {shape}"
+        return replace(rows, shape=(shape[1 - axis], shape[2]), _read=of_layer, note=note, layer=Layer(index, axis))
 
     def _decoded(self, block: np.ndarray) -> np.ndarray:
         with self.faults():
@@ -144,7 +173,7 @@ class Place(NamedTuple):
 
     def of_ids(self) -> Place:
         """The same place, asked for the ids of its rows."""
-        return self._replace(name=f"row ids of {self.name}")
+        return self._replace(name=f"row ids of {self.name}", layer=None)
 
     def with_ids(self, key: str, keys: Sequence[str], kind: Kind, read: Callable[[Place, str, Kind], Rows]) -> Rows:
         """The array under a key, read by `read`, and the ids beside it."""
@@ -169,17 +198,23 @@ class Place(NamedTuple):
         real = dtype.kind in "biu" or dtype.newbyteorder("=") in FLOATS
         if dtype.kind == "V" and dtype.names is None and not real:
             raise self.error("its values have lost their type, as bfloat16 does in .npy: use .safetensors")
-        if not (dtype.kind in "biuUS" if kind == "groups" else real):
+        text = dtype.kind in "US"
+        if not {"groups": text or dtype.kind in "biu", "labels": text or real, "numeric": real}[kind]:
             raise self.wrong_type("a structured array" if dtype.names else dtype.name, kind)
-        if len(shape) not in ((1,) if kind == "groups" else (1, 2)):
-            expected = "shape (n,)" if kind == "groups" else "shape (n,) or (n, d)"
-            raise self.error(f"expected {expected}, got {shape}")
+        if self.layer is not None and len(shape) != 3:
+            raise self.error(f"it has no layers: expected shape (n, layers, d) or (layers, n, d), got {shape}")
+        column = kind == "groups" or text
+        if self.layer is None and len(shape) not in ((1,) if column else (1, 2)):
+            expected = "shape (n,)" if column else "shape (n,) or (n, d)"
+            remedy = "of several layers name one as FILE:layer=L; " if kind == "numeric" and len(shape) == 3 else ""
+            raise self.error(f"{remedy}expected {expected}, got {shape}")
         if min(shape) < 1:
             why = self.error(f"expected at least one row and one column, got shape {shape}")
             raise why if shape[0] else NoRowsError(*why.args)
 
     def wrong_type(self, came: str, kind: Kind) -> InputError:
-        expected = "integers or text" if kind == "groups" else "real numbers of at most 64 bits"
+        reals = "real numbers of at most 64 bits"
+        expected = {"groups": "integers or text", "labels": f"{reals} or text", "numeric": reals}[kind]
         return self.error(f"expected {expected}, got {came}")
 
 

@@ -1,4 +1,8 @@
-"""Many files as one array: the shards of a folder or of a glob pattern, one below the other in natural order."""
+"""Many files as one array: the shards of a folder or of a glob pattern, one below the other in natural order.
+
+Files that hold one vector each are the rows. A folder of Hugging Face datasets says which files are its data, and may say in
+which order their rows are meant.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +23,7 @@ from w2s_jax.files.paths import EXTENSIONS, is_pattern
 from w2s_jax.files.rows import NoRowsError, Place, Rows, listed
 from w2s_jax.files.zarr import is_zarr
 
+_STEP = 4096  # rows at most that are read for a few of them
 _ALIKE = {".pth": ".pt", ".feather": ".arrow"}
 
 
@@ -43,12 +48,17 @@ def find_shards(place: Place) -> list[str]:
     return found
 
 
-def _of_dataset(place: Place) -> list[str]:
+def find_order(place: Place) -> list[str]:
+    """The files of row numbers, in a folder of a Hugging Face dataset that was shuffled or filtered before it was saved."""
+    return [] if is_pattern(place.file) else _of_dataset(place, "_indices_data_files")
+
+
+def _of_dataset(place: Place, which: str = "_data_files") -> list[str]:
     """The files that a folder saved by Hugging Face datasets names; old ones and caches may lie beside them."""
     try:
         with open(os.path.join(place.file, "state.json"), encoding="utf-8") as stream:
             state = json.load(stream)
-        names = [file["filename"] for file in state.get("_data_files", [])]  # none: it says something else
+        names = [file["filename"] for file in state.get(which) or []]  # none: it says something else
         return [os.path.join(place.file, name) for name in names]
     except FileNotFoundError:
         return []
@@ -69,20 +79,25 @@ def _in_folder(place: Place) -> list[str]:
     return sorted(found, key=_natural)
 
 
-def open_shards(place: Place, paths: Sequence[str], open_one: Callable[[Place], Rows]) -> Rows:
+def open_shards(place: Place, paths: Sequence[str], open_one: Callable[[Place], Rows], vectors: bool = False) -> Rows:
     """The shards' rows one after the other; at most one shard is open at a time, however many there are. Those without
-    rows are passed over.
+    rows are passed over. With `vectors` files of equally long vectors (d,) are rows (files, d).
 
     Raises:
         InputError: a shard cannot be read, or differs from the first in width, type or having ids; it names the shard.
     """
     key = "" if place.key is None else f":{place.key}"
-    shards, closed, ids = [], [], []
-    for shard in (place._replace(given=path + key, file=path) for path in paths):
+    shards, closed, ids, note, layer = [], [], [], "", place.layer
+    for path in paths:
+        shard = place._replace(given=path + key, file=path, layer=layer)
         try:
             rows = open_one(shard)
         except NoRowsError:
             continue
+        note, layer = (
+            note or rows.note,
+            rows.layer or layer,
+        )  # a short last shard would not show which axis has the layers
         shards.append(shard)
         closed.append(_Closed(rows.shape, rows.dtype))
         ids += [] if rows.ids is None else [_Closed(rows.ids.shape, rows.ids.dtype)]
@@ -90,7 +105,10 @@ def open_shards(place: Place, paths: Sequence[str], open_one: Callable[[Place], 
             raise shard.error(f"one of {shards[0].file} and this shard has row ids, the other has none")
     if not shards:
         raise place.error(f"none of its {len(paths)} files has a row")
-    joined = _join(place, shards, closed, open_one)
+    place = place._replace(layer=None)
+    if vectors and len(closed) > 1 and {one.shape for one in closed} == {closed[0].shape} and len(closed[0].shape) == 1:
+        return _stack(place, shards, closed, open_one)
+    joined = replace(_join(place, shards, closed, open_one), note=note)
     if not ids:
         return joined
     of_ids = lambda shard: cast(Rows, open_one(shard).ids)
@@ -106,6 +124,59 @@ class _Closed(NamedTuple):
     @property
     def tail(self) -> str:
         return f"shape {('n', *self.shape[1:])}".replace("'", "")
+
+
+def _stack(place: Place, shards: list[Place], closed: list[_Closed], open_one: Callable[[Place], Rows]) -> Rows:
+    """Rows of files that hold one vector each."""
+    first = closed[0]
+    for shard, one in zip(shards, closed, strict=True):
+        if one.dtype != first.dtype:
+            raise shard.error(f"expected {first.dtype.name} as in {shards[0].file}, got {one.dtype.name}")
+
+    def vector(index: int) -> np.ndarray:
+        rows = open_one(shards[index])
+        if _Closed(rows.shape, rows.dtype) != first:
+            raise shards[index].error("the file has changed since it was opened")
+        return rows[:]
+
+    ends = [os.path.basename(shards[i].file) for i in (0, -1)]
+    note = f"{len(shards)} files of one vector each are the rows, in natural order from {ends[0]} to {ends[1]}"
+    read = lambda start, stop: np.stack([vector(i) for i in range(start, stop)])
+    return replace(place.rows((len(shards), *first.shape), first.dtype, read), note=note)
+
+
+def in_order(place: Place, rows: Rows, order: Rows) -> Rows:
+    """The rows with these numbers, in their order.
+
+    Raises:
+        InputError: there is no row of some number.
+    """
+    numbers = order[:].astype(np.int64)
+    wrong = (numbers < 0) | (numbers >= len(rows))
+    if wrong.any():
+        raise place.error(f"its order names row {numbers[wrong][0]} of {len(rows)}")
+    note = f"{len(numbers)} of {len(rows)} saved rows, in the order that its state.json names"
+    shape = (len(numbers), *rows.shape[1:])
+    ordered = replace(rows, shape=shape, _read=lambda start, stop: _taken(rows, numbers[start:stop]), note=note)
+    if rows.ids is None:
+        return ordered
+    ids = rows.ids
+    return replace(
+        ordered, ids=replace(ids, shape=shape[:1], _read=lambda start, stop: _taken(ids, numbers[start:stop]))
+    )
+
+
+def _taken(rows: Rows, numbers: np.ndarray) -> np.ndarray:
+    """Some rows, read forwards and a few at a time."""
+    places = np.argsort(numbers, kind="stable")
+    sorted_numbers = numbers[places]
+    out = np.empty((len(numbers), *rows.shape[1:]), rows.dtype)
+    for start in range(int(sorted_numbers[0]), int(sorted_numbers[-1]) + 1, _STEP):
+        a, b = np.searchsorted(sorted_numbers, (start, start + _STEP))
+        if a < b:
+            wanted = sorted_numbers[a:b]
+            out[places[a:b]] = rows[int(wanted[0]) : int(wanted[-1]) + 1][wanted - wanted[0]]
+    return out
 
 
 def _join(place: Place, shards: list[Place], closed: list[_Closed], open_one: Callable[[Place], Rows]) -> Rows:

@@ -19,6 +19,7 @@ _LARGEST_PICKLE = 256 << 20  # it is held in memory, so a file's ids may be that
 _NESTING = (Tensor, dict, list, tuple)
 _DEEPEST = 8  # of nested containers
 _LONGEST_KEY = 1024
+_MEANS = "mean_representations"  # as ESM's extraction saves one protein a file: layer -> vector
 _OLD_FORMAT = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # how a .pt of torch < 1.6 begins
 
 
@@ -48,6 +49,10 @@ def open_torch(place: Place, kind: Kind) -> Rows:
                 return _list_rows(place, value, kind)
             return _tensor_rows(place, archive, value, kind)
 
+        means = [key for key in tensors if key.startswith(f"{_MEANS}.")]
+        if place.key is None and means and (place.layer is not None or len(means) == 1):
+            key = means[0] if place.layer is None else f"{_MEANS}.{place.layer.number}"
+            place = place._replace(key=key, layer=None)
         key = place.pick(list(held) if place.key in held else tensors)
         return place.with_ids(key, list(held), kind, read)
 

@@ -76,7 +76,7 @@ def _read(group: str, place: Place, key: str, kind: Kind) -> Rows:
 
     def require_written(start: int, block: np.ndarray) -> None:
         """Chunks that are not there, as a killed writer leaves them, read as rows of nothing but the fill value."""
-        empty = (block == (array.fill_value or 0)).all(1)
+        empty = (block == (array.fill_value or 0)).reshape(len(block), -1).all(1)
         if not empty.any():
             return
         row = start + int(np.argmax(empty))

@@ -23,6 +23,7 @@ from jax.sharding import PartitionSpec as P
 from w2s_jax._core.arrays import label_products, matmul
 from w2s_jax._core.checks import require_finite
 from w2s_jax._core.cpu import gram, host_zeros
+from w2s_jax._core.normalize import COMMON, Normalize, rounding_of
 from w2s_jax.devices.mesh import put
 from w2s_jax.moments import Sums, Tree, add_compensated
 from w2s_jax.ranking.folds import Layout
@@ -33,12 +34,13 @@ ByLayout = tuple[Any, ...]  # one array for each layout, its cells in front of t
 
 
 class ModelRows(NamedTuple):
-    """A model's rows: what messages call it, anything with `shape`, `dtype` and row slices, and the point (1, d) that sums are
-    taken about, in the dtype of sums."""
+    """A model's rows: what messages call it, anything with `shape`, `dtype` and row slices, the point (1, d) that sums are taken
+    about, in the dtype of sums, and the relative rounding of its numbers (_core/normalize.py)."""
 
     name: str
     rows: Any
     shift: np.ndarray
+    rounding: float = COMMON
 
     @property
     def width(self) -> int:
@@ -46,10 +48,10 @@ class ModelRows(NamedTuple):
         return self.rows.shape[1]
 
 
-def about_first_row(name: str, rows: Any, dtype: Any) -> ModelRows:
+def about_first_row(name: str, rows: Any, dtype: Any, normalize: Normalize = "scale") -> ModelRows:
     """Rows whose sums are taken about the first: close enough to the mean that they lose no digits."""
     with np.errstate(over="ignore"):  # the model is named when its squares overflow
-        return ModelRows(name, rows, np.asarray(rows[0:1]).astype(dtype))
+        return ModelRows(name, rows, np.asarray(rows[0:1]).astype(dtype), rounding_of(rows.dtype, normalize))
 
 
 @dataclass(frozen=True)

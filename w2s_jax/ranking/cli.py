@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 from w2s_jax._core.checks import InputError
-from w2s_jax._core.commands import PRECISION_HELP, require_figure, require_writable
+from w2s_jax._core.commands import NORMALIZE_HELP, PRECISION_HELP, require_figure, require_writable
+from w2s_jax._core.normalize import Normalize
 
-_SETTINGS = ("threshold", "prior", "noise", "folds", "seed", "precision")
+_SETTINGS = ("threshold", "prior", "noise", "folds", "seed", "normalize", "precision")
 
 
 def add_rank(commands: Any) -> argparse.ArgumentParser:
@@ -23,11 +24,19 @@ def add_rank(commands: Any) -> argparse.ArgumentParser:
         "--strong", nargs="+", required=True, metavar="FILE", help=f"strong representations (n, d): {file}"
     )
     rank.add_argument(
-        "--weak", nargs="+", required=True, metavar="FILE", help="of the same rows; FILE:KEY picks an array"
+        "--weak",
+        nargs="+",
+        required=True,
+        metavar="FILE",
+        help="of the same rows; FILE:KEY picks an array, FILE:layer=8 a layer",
     )
     rank.add_argument(
-        "--labels", metavar="FILE", help="labels (n,) or (n, outputs), one-hot for classes; NaN rows are unlabelled"
+        "--labels",
+        metavar="FILE",
+        help="labels (n,) or (n, outputs), one-hot or text for classes, also FILE:COLUMN of a .csv, .tsv or .jsonl file; NaN "
+        "rows are unlabelled",
     )
+    rank.add_argument("--unlabelled", metavar="LABEL", help="the label, such as -100, of rows that have none")
     rank.add_argument("--groups", metavar="FILE", help="group of each row (n,): related rows stay in one fold")
     rank.add_argument(
         "--ridge", nargs="+", type=float, default=[1e-3], metavar="BETA", help="of both heads, or weak strong"
@@ -39,7 +48,7 @@ def add_rank(commands: Any) -> argparse.ArgumentParser:
     rank.add_argument("--noise", type=float, default=1.0, metavar="NU", help="label noise over label variance")
     rank.add_argument("--folds", type=int, default=3, metavar="K", help="blocks of rows for cross-fitting and errors")
     rank.add_argument("--seed", type=int, default=0, help="of the folds")
-    rank.add_argument("--raw", action="store_true", help="neither centre nor rescale the representations")
+    rank.add_argument("--normalize", choices=get_args(Normalize), default="scale", help=NORMALIZE_HELP)
     rank.add_argument("--precision", default="float32", metavar="NAME", help=PRECISION_HELP)
     rank.add_argument("--sort", metavar="COLUMN", help="sort by this column")
     rank.add_argument("--json", metavar="FILE", help="also write the table as JSON")
@@ -51,15 +60,17 @@ def run(args: argparse.Namespace) -> None:
     """Ranks; raises InputError with one sentence."""
     from w2s_jax._core.writing import write_text_atomically
     from w2s_jax.files.ids import require_same_ids
-    from w2s_jax.files.opening import open_rows, read_groups, read_labels
+    from w2s_jax.files.opening import open_rows, read_groups, read_labels_and_classes
 
     if len(args.ridge) > 2:
         raise InputError(f"--ridge takes one strength or two (weak strong), got {len(args.ridge)}")
     strong, weak = ({n: open_rows(p, n) for n, p in _named(paths).items()} for paths in (args.strong, args.weak))
-    y = None if args.labels is None else read_labels(args.labels)
+    y, classes = None, ()
+    if args.labels is not None:
+        y, classes = read_labels_and_classes(args.labels, unlabelled=_number_or_text(args.unlabelled))
     groups = None if args.groups is None else read_groups(args.groups)
     carriers = {f"strong representation {name!r}": rows for name, rows in strong.items()}  # weak ones: rank_supervisors
-    carriers |= {} if args.labels is None else {"labels": open_rows(args.labels, "labels")}
+    carriers |= {} if args.labels is None else {"labels": open_rows(args.labels, "labels", kind="labels")}
     carriers |= {} if args.groups is None else {"groups": open_rows(args.groups, "groups", kind="groups")}
     require_same_ids(carriers)
     require_writable(args.json, args.plot)
@@ -70,7 +81,7 @@ def run(args: argparse.Namespace) -> None:
 
     cache_compiled_programs()
     settings: dict[str, Any] = {name: getattr(args, name) for name in _SETTINGS}
-    settings |= {"weak_ridge": args.ridge[0], "strong_ridge": args.ridge[-1], "normalize": not args.raw}
+    settings |= {"weak_ridge": args.ridge[0], "strong_ridge": args.ridge[-1]}
     table = rank_supervisors(weak, strong, y, groups=groups, progress=not args.quiet, mesh=all_devices(), **settings)
     table = table if args.sort is None else table.sort_by(args.sort)
     if args.plot is not None:
@@ -79,7 +90,20 @@ def run(args: argparse.Namespace) -> None:
         plot_table(table, args.plot)
     if args.json is not None:
         write_text_atomically(args.json, table.to_json())
+    for rows in (*strong.values(), *weak.values()):
+        if rows.note:
+            print(f"{rows.label}: {rows.note}")
+    if classes:
+        print("classes of the labels: " + ", ".join(f"{i} = {name}" for i, name in enumerate(classes)))
     print(table)
+
+
+def _number_or_text(given: str | None) -> float | str | None:
+    """A label as it is given on the command line."""
+    try:
+        return None if given is None else float(given)
+    except ValueError:
+        return given
 
 
 def _named(paths: Sequence[str]) -> dict[str, str]:

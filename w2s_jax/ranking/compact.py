@@ -12,17 +12,20 @@ from typing import Any
 import numpy as np
 
 from w2s_jax._core.checks import InputError, require_finite
+from w2s_jax._core.normalize import Normalize, normalised_rows, rounding_of
 
 
 class CompactRows:
     """Rows (n, n) in place of n < d rows of d features, which are read whole when rows are first asked for.
 
-    `label` names them in messages; `bias`: heads have an intercept, and rows are taken about the first one, so that a large mean
-    costs no digits; `keep`: for more than one pass over the rows, otherwise they are let go with the last one.
+    `label` names them in messages; `normalize`: what is done to features is done here where they are scaled each, and unless
+    heads have no bias rows are taken about the first one, so that a large mean costs no digits; `keep`: for more than one pass
+    over the rows, otherwise they are let go with the last one.
     """
 
-    def __init__(self, rows: Any, label: str, dtype: Any, bias: bool, keep: bool) -> None:
-        self._rows, self._label, self._center, self._keep = rows, label, bias, keep
+    def __init__(self, rows: Any, label: str, dtype: Any, normalize: Normalize, keep: bool) -> None:
+        self._rows, self._label, self._keep = rows, label, keep
+        self._normalize: Normalize = normalize
         self._held: np.ndarray | None = None
         self.shape, self.dtype = (rows.shape[0], rows.shape[0]), np.dtype(dtype)
 
@@ -43,9 +46,11 @@ class CompactRows:
         rows = np.asarray(self._rows[0 : self.shape[0]])
         require_finite(f"the values of {self._label}", rows)
         # In double precision: single would leave errors in trials six times those of moments of all features.
-        rows = rows.astype(np.float64)
+        rounding = rounding_of(rows.dtype, self._normalize)
         with np.errstate(over="ignore", invalid="ignore"):
-            found = _square_root(rows - rows[0] * self._center, self.dtype).astype(self.dtype)
+            rows = normalised_rows(rows, rounding) if rounding >= 0 else rows.astype(np.float64)
+            rows = rows if self._normalize == "none" else rows - rows[0]
+            found = _square_root(rows, self.dtype).astype(self.dtype)
         if not np.isfinite(found).all():
             raise InputError(f"{self._label} is too large: its squares overflow {self.dtype}")
         return found

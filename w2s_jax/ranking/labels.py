@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from w2s_jax._core.checks import InputError, require_finite, warn_of_classes
+from w2s_jax._core.arrays import entered
+from w2s_jax._core.checks import InputError, require_finite, require_no_marks, warn_of_classes
 
 
 def checked_labels(name: str, y: Any, n: int, labelled_rows: Any = None) -> tuple[np.ndarray, np.ndarray]:
@@ -14,10 +15,12 @@ def checked_labels(name: str, y: Any, n: int, labelled_rows: Any = None) -> tupl
     chosen ones, `labelled_rows` (n,) bool.
 
     Raises:
-        InputError: labels that are no numbers or do not fit, hold infinities, nothing but NaN or nothing but zeros.
+        InputError: labels that are no numbers or do not fit, hold infinities, nothing but NaN or nothing but zeros, or -1 or -100
+            for no label beside classes.
     """
+    given = entered(name, y)
     try:
-        y = np.asarray(y, float)
+        y = np.asarray(given).astype(float)
     except (TypeError, ValueError) as error:
         raise InputError(
             f"{name} must be numbers (classes as one-hot or +-1 targets), got {type(y).__name__}"
@@ -31,6 +34,7 @@ def checked_labels(name: str, y: Any, n: int, labelled_rows: Any = None) -> tupl
         mask = _chosen(labelled_rows, mask)
     if not mask.any():
         raise InputError(f"{name} must have at least one labelled row, got none")
+    require_no_marks(name, y[mask], "make it NaN, as --unlabelled of w2s rank and unlabelled= of read_labels do")
     y = np.where(mask[:, None], y, 0)
     require_finite(name, y)
     if not y.any():

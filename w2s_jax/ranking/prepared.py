@@ -1,4 +1,4 @@
-"""A representation as heads see it, from its sums per cell: about its mean and of unit mean square, or as it is."""
+"""A representation as heads see it, from its sums per cell: about its mean and on one scale, or as it is."""
 
 from __future__ import annotations
 
@@ -9,18 +9,28 @@ import jax.numpy as jnp
 from jax import Array
 
 from w2s_jax._core.arrays import matmul
+from w2s_jax._core.normalize import Normalize, feature_factors, scaled
 from w2s_jax.moments import Shift, Sums, moved, moved_cross
 
 
-class Preparation(NamedTuple):
-    """What is done to a model's rows: taken about their `mean` (d,), which becomes `origin` (d,), and divided by `scale` ().
+class Origin(NamedTuple):
+    """The point (d,) that a model's sums are taken about, and the relative rounding () of its numbers (_core/normalize.py)."""
 
-    The mean is about the shift of the sums; `variance` () is the trace of the centred second moment before that.
+    shift: Any
+    rounding: Any
+
+
+class Preparation(NamedTuple):
+    """What is done to a model's rows: taken about their `mean` (d,), which becomes `origin` (d,), and times `factor` (d,).
+
+    The mean is about the shift of the sums. Centred rows times `unit` (d,) have a mean squared norm of 1; `variance` () is that
+    norm before, of features that are not dead.
     """
 
     mean: Any
     origin: Any
-    scale: Any
+    factor: Any
+    unit: Any
     variance: Any
 
 
@@ -40,21 +50,21 @@ def cross_about(cross: Array, strong: Sums, weak: Sums, by_s: Array | None, by_w
     return jax.vmap(moved_cross, (0, 0, 0, None, None))(cross, strong, weak, by_s, by_w)
 
 
-def prepare(sums: Sums, shift: Array, over: Array, normalize: bool) -> tuple[Preparation, Sums]:
-    """What is done to a model's rows, given their sums about a shift; the statistics are those of the cells `over` (J,). With it
-    the sums about the mean."""
+def prepare(sums: Sums, origin: Origin, over: Array, normalize: Normalize) -> tuple[Preparation, Sums]:
+    """What is done to a model's rows, given their sums; the statistics are those of the cells `over` (J,). With it the sums
+    about the mean."""
     mean = pool(over, sums.h, sums.n)
     centred = about(sums, mean)
-    variance = jnp.trace(pool(over, centred.hh, sums.n))
-    scale = jnp.sqrt(jnp.where(variance > 0, variance, 1))
-    if normalize:
-        return Preparation(mean, jnp.zeros_like(mean), scale, variance), centred
-    return Preparation(mean, shift + mean, jnp.ones_like(scale), variance), centred
+    variances = jnp.diagonal(pool(over, centred.hh, sums.n))
+    unit, variance = feature_factors(variances, origin.shift + mean, origin.rounding)
+    if normalize == "none":
+        return Preparation(mean, origin.shift + mean, jnp.ones_like(mean), unit, variance), centred
+    return Preparation(mean, jnp.zeros_like(mean), unit, unit, variance), centred
 
 
-def prepared(centred: Sums, of: Preparation, normalize: bool) -> Sums:
+def prepared(centred: Sums, of: Preparation, normalize: Normalize) -> Sums:
     """Sums of prepared rows, from those about the mean."""
-    if not normalize:
+    if normalize == "none":
         return about(centred, -of.origin)
-    hy = None if centred.hy is None else centred.hy / of.scale
-    return centred._replace(h=centred.h / of.scale, hh=centred.hh / of.scale / of.scale, hy=hy)
+    hy = None if centred.hy is None else of.factor[:, None] * centred.hy
+    return centred._replace(h=centred.h * of.factor, hh=scaled(centred.hh, of.factor), hy=hy)

@@ -7,6 +7,7 @@ have as many as rows (compact.py).
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, NamedTuple
@@ -18,8 +19,9 @@ from jax import Array
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from w2s_jax._core.arrays import matmul
-from w2s_jax._core.checks import InputError, require_number
+from w2s_jax._core.arrays import Precision, entered, matmul
+from w2s_jax._core.checks import InputError, require_choice, require_number, require_scale, warn_of_float_bits
+from w2s_jax._core.normalize import MANY, Normalize, warn_if_concentrated
 from w2s_jax._core.progress import track
 from w2s_jax.devices.mesh import BATCH, MODELS, ROWS, over_models, put, require_mesh, spread
 from w2s_jax.devices.precision import resolved
@@ -44,7 +46,8 @@ from w2s_jax.ranking.compact import CompactRows
 from w2s_jax.ranking.crossfit import Score, Settings, WeakCells
 from w2s_jax.ranking.folds import Layout, as_groups, lay_out
 from w2s_jax.ranking.labels import about_mean, checked_labels
-from w2s_jax.ranking.scores import Shared, prepare_strong, scorer
+from w2s_jax.ranking.prepared import Origin
+from w2s_jax.ranking.scores import Shared, Size, prepare_strong, scorer
 from w2s_jax.ranking.table import SupervisorTable
 from w2s_jax.ranking.widths import padded_widths
 
@@ -65,11 +68,11 @@ def rank_supervisors(
     prior: float = 2.0,
     noise: float = 1.0,
     folds: int = 3,
-    normalize: bool = True,
+    normalize: Normalize = "scale",
     seed: int = 0,
     progress: bool | Callable[[Iterable], Iterable] = False,
     mesh: Mesh | None = None,
-    precision: str = "float32",
+    precision: Precision = "float32",
 ) -> SupervisorTable:
     """Ranks weak models as supervisors of one or several strong models; the first row is the best teacher.
 
@@ -92,8 +95,9 @@ def rank_supervisors(
         prior: p of the label prior `theta ~ N(0, S_s^{p-1})`: 1 for any direction, 2 leans on the leading ones.
         noise: variance nu of the label noise, in units of the labels' mean square.
         folds: blocks of rows K >= 3 of the cross-fitting and of the standard errors.
-        normalize: centre every representation and scale it to unit mean squared row norm, so that one ridge strength
-            means the same for all, and give heads an intercept. With False they are used as they are.
+        normalize: centre every representation, give heads an intercept, and scale to unit mean squared row norm, so that one
+            ridge strength means the same for all: "features" each to unit variance first, "scale" all alike. With "none"
+            representations are used as they are.
         seed: of the random folds.
         progress: True for a progress bar, or a function that wraps an iterable.
         mesh: devices that share the work (see `device_mesh`): rows over one axis, weak models over the other.
@@ -124,8 +128,7 @@ def rank_supervisors(
     }
     for name, value in given.items():
         require_number(name, value, 0, 1 if name == "threshold" else None)
-    if not isinstance(normalize, bool | np.bool_):
-        raise InputError(f"normalize must be True or False, got {normalize!r}")
+    require_choice("normalize", normalize, Normalize)
     if not isinstance(seed, int | np.integer) or seed < 0:
         raise InputError(f"seed must be an integer of at least 0, got {seed!r}")
     weak_rows, strong_rows, n = _sources(weak, strong)
@@ -133,28 +136,29 @@ def rank_supervisors(
     targets, mask = None, np.zeros(n, bool)
     if y is not None:
         targets, mask = checked_labels("labels y", y, n, labelled_rows)
-        targets = about_mean(targets, mask) if normalize else targets
+        targets = targets if normalize == "none" else about_mean(targets, mask)
     elif labelled_rows is not None:
         raise InputError("labelled_rows says which rows of y may be used and needs y, got y=None")
     layout = lay_out(n, folds, None if targets is None else mask, as_groups(groups, n), seed)
     settings = Settings(*(np.asarray(value, _dtype(weak_rows, strong_rows)) for value in given.values()))
-    precision = resolved(precision, None if mesh is None else mesh.devices.flat[0])
+    chosen_precision = resolved(precision, None if mesh is None else mesh.devices.flat[0])
     widths = {name: rows.shape[1] for name, rows in weak_rows.items()}
     weak_models, strong_models = (
         {name: _model(side, name, rows, settings.noise.dtype, normalize) for name, rows in models.items()}
         for side, models in (("weak", weak_rows), ("strong", strong_rows))
     )
-    work = _Work(RowCells((layout,), targets), settings, normalize, threshold > 0, mesh, precision)
+    work = _Work(RowCells((layout,), targets), settings, normalize, threshold > 0, mesh, chosen_precision)
     pairs: dict[tuple[str, str], dict[str, Score]] = {}
     tasks = [
         (name, batch) for name, model in strong_models.items() for batch in _batches(weak_models, model.width, work)
     ]
     state: tuple[str, _Strong] | None = None
-    started: list[tuple[str, list[str], Any]] = []  # the last batch runs while the next one's rows are read
+    started: list[Any] = []  # the last batch runs while the next one's rows are read
     for name, batch in track(tasks, progress, "ranking"):
         if state is None or state[0] != name:
             state = name, _prepare(strong_models[name], work)
-        started.append((name, batch.members, _start(state[1], weak_models, batch, work)))
+        models = [weak_models[member] for member in batch.members]
+        started.append((name, models, batch.members, _start(state[1], models, batch, work), normalize))
         if len(started) > 1:
             pairs |= _finish(*started.pop(0))
     pairs |= _finish(*started.pop())
@@ -174,7 +178,7 @@ class _Work(NamedTuple):
 
     rows: RowCells
     settings: Settings
-    normalize: bool
+    normalize: Normalize
     cut: bool
     mesh: Mesh | None
     precision: str
@@ -235,20 +239,22 @@ def _prepare(model: ModelRows, work: _Work) -> _Strong:
     experiments = work.layout.experiments(work.dtype)
     largest = (work.layout.expected.test @ work.rows.counts).max()
     choices = work.layout.folds, work.normalize, work.cut, min(int(largest), model.width)
-    center, shared = prepare_strong(sums, model.shift[0], experiments, work.settings, *choices)
+    center, shared = prepare_strong(
+        sums, Origin(model.shift[0], work.dtype.type(model.rounding)), experiments, work.settings, *choices
+    )
     largest_value = np.asarray(shared.values)[0]
     if not np.isfinite(largest_value):
         raise InputError(f"{model.name} is too large: its squares overflow {work.dtype}")
     if not largest_value > 0:
         raise InputError(f"{model.name} is constant, expected rows that differ")
+    _warn_of_spectrum(model, np.asarray(shared.values), work)
     if work.mesh is not None:
         center, shared = put((center, shared), work.mesh, P())
     return _Strong(model, center, shared, _rotate(last, center, shared.rotation) if len(blocks) == 1 else None)
 
 
-def _start(strong: _Strong, weak: Mapping[str, ModelRows], batch: _Batch, work: _Work) -> tuple[Array, dict]:
+def _start(strong: _Strong, models: list[ModelRows], batch: _Batch, work: _Work) -> tuple[Size, dict]:
     """The sizes and scores of a batch of weak models, which the device may still be computing."""
-    models = [weak[name] for name in batch.members]
     size = batch.size if work.mesh is None else -(-batch.size // work.mesh.shape[MODELS]) * work.mesh.shape[MODELS]
     by_model = P(MODELS, *_BY_CELL)
     specs = by_model, P(None, None, ROWS), _BY_CELL
@@ -261,26 +267,37 @@ def _start(strong: _Strong, weak: Mapping[str, ModelRows], batch: _Batch, work: 
             yield sum_up(x, strong.block(block, work), y)
 
     sums = total(sums_of_blocks())
-    shift = np.zeros((size, batch.width), work.dtype)
-    for i in range(size):
-        model = models[min(i, len(models) - 1)]
-        shift[i, : model.width] = model.shift[0]
+    filled_up = models + models[-1:] * (size - len(models))
+    shifts = np.stack([np.pad(model.shift[0], (0, batch.width - model.width)) for model in filled_up])
+    origins = Origin(shifts, np.asarray([model.rounding for model in filled_up], work.dtype))
     score = scorer(work.layout.folds, work.normalize, work.cut)
     experiments = work.layout.experiments(work.dtype)
     score = score if work.mesh is None else spread(score, work.mesh)
-    return score((sums, shift), strong.shared, experiments, work.settings)
+    return score((sums, origins), strong.shared, experiments, work.settings)
 
 
-def _finish(strong: str, members: list[str], batch: tuple[Array, dict]) -> dict[tuple[str, str], dict[str, Score]]:
+def _warn_of_spectrum(model: ModelRows, values: np.ndarray, work: _Work) -> None:
+    """Says so where next to nothing of a strong model is left for its heads."""
+    warn_if_concentrated(model.name, float(values.sum() ** 2 / np.sum(values**2)), model.width, work.normalize)
+    cut = float(work.settings.threshold)
+    kept = int(np.sum(values > cut * values[0]))
+    if cut > 0 and kept <= 2 and model.width >= MANY:
+        warnings.warn(f"{model.name}: the threshold {cut:g} keeps {kept} of {model.width} directions", stacklevel=4)
+
+
+def _finish(
+    strong: str, models: list[ModelRows], names: list[str], batch: tuple[Size, dict], normalize: Normalize
+) -> dict[tuple[str, str], dict[str, Score]]:
     """A started batch's scores by pair, once they are there."""
-    sizes, scores = jax.device_get(batch)
-    for name, size in zip(members, sizes, strict=False):  # behind them copies of the last, to fill up the batch
-        if not np.isfinite(size):
-            raise InputError(f"weak representation {name!r} is too large: its squares overflow {sizes.dtype}")
-        if not size > 0:
-            raise InputError(f"weak representation {name!r} is constant, expected rows that differ")
+    size, scores = jax.device_get(batch)
+    for i, model in enumerate(models):  # behind them copies of the last, to fill up the batch
+        if not np.isfinite(size.variance[i]):
+            raise InputError(f"{model.name} is too large: its squares overflow {size.variance.dtype}")
+        if not size.variance[i] > 0:
+            raise InputError(f"{model.name} is constant, expected rows that differ")
+        warn_if_concentrated(model.name, float(size.directions[i]), model.width, normalize)
     of_member = lambda i: {key: Score(score.value[i], score.error[i]) for key, score in scores.items()}
-    return {(strong, name): of_member(i) for i, name in enumerate(members)}
+    return {(strong, name): of_member(i) for i, name in enumerate(names)}
 
 
 @partial(jax.jit, static_argnames="precision")
@@ -324,11 +341,8 @@ def _sources(weak: Any, strong: Any) -> tuple[dict[str, Any], dict[str, Any], in
 
 
 def _source(name: str, rows: Any) -> Any:
-    if isinstance(rows, jax.Array) or not (hasattr(rows, "shape") and hasattr(rows, "dtype")):
-        try:
-            rows = np.asarray(rows)
-        except ValueError as error:
-            raise InputError(f"{name} must be a 2-D array, got rows of different lengths") from error
+    rows = entered(name, rows, lazily=True)
+    rows = np.asarray(rows) if isinstance(rows, jax.Array) else rows
     if len(rows.shape) != 2 or 0 in rows.shape:
         raise InputError(f"{name} must be 2-D (rows, features) and not empty, got shape {tuple(rows.shape)}")
     if not (jnp.issubdtype(rows.dtype, jnp.floating) or jnp.issubdtype(rows.dtype, jnp.integer) or rows.dtype == bool):
@@ -336,12 +350,14 @@ def _source(name: str, rows: Any) -> Any:
     return rows
 
 
-def _model(side: str, name: str, rows: Any, dtype: Any, normalize: bool) -> ModelRows:
+def _model(side: str, name: str, rows: Any, dtype: Any, normalize: Normalize) -> ModelRows:
     """The rows, in fewer features if there are more than rows; those of a strong model may be read twice."""
     label = f"{side} representation {name!r}"
-    if rows.shape[1] > rows.shape[0]:
-        rows = CompactRows(rows, label, dtype, bias=normalize, keep=side == "strong")
-    return about_first_row(label, rows, dtype)
+    warn_of_float_bits(label, rows)
+    require_scale(label, rows, dtype)
+    if rows.shape[1] <= rows.shape[0]:
+        return about_first_row(label, rows, dtype, normalize)
+    return about_first_row(label, CompactRows(rows, label, dtype, normalize, keep=side == "strong"), dtype)
 
 
 def _dtype(*models: Mapping[str, Any]) -> Any:

@@ -15,9 +15,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.typing import ArrayLike
 
 from w2s_jax._core.arrays import matmul
+from w2s_jax._core.normalize import Normalize
 from w2s_jax._core.ridge_solve import ridge_inverse
 from w2s_jax.devices.mesh import over_models
 from w2s_jax.moments import Shift, Sums, moved
@@ -25,7 +25,7 @@ from w2s_jax.ranking import crossfit, insample, norms
 from w2s_jax.ranking.crossfit import Score, Settings, WeakCells
 from w2s_jax.ranking.folds import Experiments
 from w2s_jax.ranking.insample import PairMoments, StrongBlocks
-from w2s_jax.ranking.prepared import about, cross_about, pool, prepare, prepared
+from w2s_jax.ranking.prepared import Origin, about, cross_about, pool, prepare, prepared
 from w2s_jax.spectrum import Spectrum, spectrum
 
 
@@ -55,11 +55,11 @@ class Labelled(NamedTuple):
 @partial(jax.jit, static_argnames=("folds", "normalize", "cut", "test_rows"))
 def prepare_strong(
     sums: Sums,
-    shift: Array,
+    origin: Origin,
     experiments: Experiments,
     settings: Settings,
     folds: int,
-    normalize: bool,
+    normalize: Normalize,
     cut: bool,
     test_rows: int,
 ) -> tuple[Array, Shared]:
@@ -68,7 +68,7 @@ def prepare_strong(
     `test_rows`: the most rows that test together.
     """
     n, total, every_cell = sums.n, jnp.sum(sums.n), jnp.ones_like(sums.n)
-    of, centred_sums = prepare(sums, shift, every_cell, normalize)
+    of, centred_sums = prepare(sums, origin, every_cell, normalize)
     sums = prepared(centred_sums, of, normalize)
     eigen = spectrum(pool(every_cell, sums.hh, n), total)
     rotate = lambda x: matmul(x, eigen.vectors)
@@ -77,13 +77,13 @@ def prepare_strong(
     cells: Sums = sums._replace(h=rotate(sums.h), hh=zz, hy=zy)
     expected = crossfit.prepare_expected(cells, eigen.values, experiments.expected, settings, test_rows)
     every = _members(len(n), folds, with_labels=False)
-    blocks = insample.strong_blocks(zz, n, every, normalize, eigen.values)
+    blocks = insample.strong_blocks(zz, n, every, normalize == "scale", eigen.values)
     centred = blocks
-    if not normalize:
+    if normalize == "none":
         unit = about(cells, _mean(cells)).hh / _mean_square(cells)
         centred = insample.strong_blocks(unit, n, every, False)
     of_norms = norms.prepare_norms(blocks, settings)
-    rotation = eigen.vectors / of.scale
+    rotation = of.factor[:, None] * eigen.vectors
     shared = Shared(rotation, cells, eigen.values, expected, blocks, centred, of_norms, None, None)
     if experiments.trial is not None:
         inverses = crossfit.prepare_trial(cells, experiments.trial, settings)
@@ -91,10 +91,10 @@ def prepare_strong(
     return of.mean - of.origin, shared
 
 
-def _labelled(cells: Sums, settings: Settings, folds: int, normalize: bool, cut: bool) -> Labelled:
+def _labelled(cells: Sums, settings: Settings, folds: int, normalize: Normalize, cut: bool) -> Labelled:
     members = _members(len(cells.n), folds, with_labels=True)
     # Where only some rows have labels they did not set the scale, and it does not move with their weights.
-    unit_trace = normalize and len(cells.n) == folds
+    unit_trace = normalize == "scale" and len(cells.n) == folds
     blocks = insample.strong_blocks(cells.hh, cells.n, members, unit_trace)
     inverted = ridge_inverse(blocks.pooled, settings.strong_ridge)
     if not cut:
@@ -112,8 +112,15 @@ def _members(cells: int, folds: int, with_labels: bool) -> Array:
     return jnp.concatenate([jnp.zeros_like(eye) if with_labels else eye, eye], 1)
 
 
+class Size(NamedTuple):
+    """The variance of a weak model's live features, and in how many directions it is, `(sum lambda)^2 / sum lambda^2`."""
+
+    variance: Array
+    directions: Array
+
+
 class Scorer(NamedTuple):
-    """Sizes and scores of a batch of models, from their sums and shifts: a program for each width, and without a cut the search
+    """Sizes and scores of a batch of models, from their sums: a program for each width, and without a cut the search
     for the largest eigenvalue, the same for all widths, and one for each width that makes the norm of it."""
 
     score: Callable
@@ -121,8 +128,8 @@ class Scorer(NamedTuple):
     finish: Callable
 
     def __call__(
-        self, batch: tuple[WeakCells, ArrayLike], shared: Shared, experiments: Experiments, settings: Settings
-    ) -> tuple[Array, dict[str, Score]]:
+        self, batch: tuple[WeakCells, Origin], shared: Shared, experiments: Experiments, settings: Settings
+    ) -> tuple[Size, dict[str, Score]]:
         size, scores, rest = self.score(*batch, shared, experiments, settings)
         if rest is not None:
             scores["gap_op"] = self.finish(rest, self.largest(rest.parts.K, shared), settings)
@@ -130,17 +137,17 @@ class Scorer(NamedTuple):
 
 
 @lru_cache
-def scorer(folds: int, normalize: bool, cut: bool) -> Scorer:
+def scorer(folds: int, normalize: Normalize, cut: bool) -> Scorer:
     """The programs of one set of choices."""
 
     @jax.jit
-    def score(sums: WeakCells, shift: Array, shared: Shared, experiments: Experiments, settings: Settings) -> tuple:
+    def score(sums: WeakCells, origins: Origin, shared: Shared, experiments: Experiments, settings: Settings) -> tuple:
         one = partial(_score_one, folds=folds, normalize=normalize, cut=cut)
         # Eigensolves before all else: on a CPU they and the products that they share the cores with take twice as long.
         of_model = lambda model: _weak_spectra(model[0], model[1], shared, folds, normalize)
-        eigen = over_models(of_model, (sums, shift)) if cut else ()
+        eigen = over_models(of_model, (sums, origins)) if cut else ()
         of_model = lambda model: one(model[0], model[1], model[2], shared, experiments, settings)
-        return over_models(of_model, (sums, shift, eigen))
+        return over_models(of_model, (sums, origins, eigen))
 
     @jax.jit
     def largest(K: Array, shared: Shared) -> norms.LeadingValue:
@@ -155,9 +162,11 @@ def scorer(folds: int, normalize: bool, cut: bool) -> Scorer:
     return Scorer(score, largest, finish)
 
 
-def _weak_spectra(sums: WeakCells, shift: Array, shared: Shared, folds: int, normalize: bool) -> tuple[Spectrum, ...]:
+def _weak_spectra(
+    sums: WeakCells, origin: Origin, shared: Shared, folds: int, normalize: Normalize
+) -> tuple[Spectrum, ...]:
     """Of the weak model's moment over all rows, and over the labelled ones if there are others."""
-    weak, _, _ = _prepared(sums, shift, shared.cells, normalize)
+    weak, _, _ = _prepared(sums, origin, shared.cells, normalize)
     blocks = [shared.blocks]
     if shared.labelled is not None and len(shared.cells.n) > folds:
         blocks.append(shared.labelled.blocks)
@@ -166,19 +175,19 @@ def _weak_spectra(sums: WeakCells, shift: Array, shared: Shared, folds: int, nor
 
 def _score_one(
     sums: WeakCells,
-    shift: Array,
+    origin: Origin,
     eigen: tuple[Spectrum, ...],
     shared: Shared,
     experiments: Experiments,
     settings: Settings,
     folds: int,
-    normalize: bool,
+    normalize: Normalize,
     cut: bool,
-) -> tuple[Array, dict[str, Score], norms.Unfinished | None]:
-    """The variance of a model, its scores, and without a cut what the operator norm is made of."""
+) -> tuple[Size, dict[str, Score], norms.Unfinished | None]:
+    """The size of a model, its scores, and without a cut what the operator norm is made of."""
     cells = shared.cells
-    weak, centred, size = _prepared(sums, shift, cells, normalize)
-    blocks = insample.blocks_of(shared.blocks, PairMoments(weak.own.hh, weak.cross, None), normalize)
+    weak, centred, size = _prepared(sums, origin, cells, normalize)
+    blocks = insample.blocks_of(shared.blocks, PairMoments(weak.own.hh, weak.cross, None), normalize == "scale")
     scores, rest = {}, None
     fits = [experiments.fits]
     if not cut:  # heads of all rows and, the last, of all labelled ones
@@ -195,7 +204,7 @@ def _score_one(
         parts = norms.solved(blocks.pooled, heads.inverse[len(experiments.fits)], settings)
         scores["gap_fro"] = norms.frobenius(shared.norms, blocks, parts, settings)
         rest = norms.Unfinished(parts, blocks._replace(moments=blocks.moments._replace(zz=None)))
-    if not normalize:
+    if normalize == "none":
         # CKA is the same at any scale, its squares are not.
         root_w, root_s = jnp.sqrt(jnp.where(size > 0, size, 1)), jnp.sqrt(_mean_square(cells))
         zh = cross_about(centred.cross, cells, centred.own, _mean(cells), None)
@@ -203,10 +212,11 @@ def _score_one(
         blocks = insample.blocks_of(shared.centred, unit, False)
     scores["cka"] = insample.linear_cka(blocks)
     if shared.inverses is not None and shared.labelled is not None:
-        scores["trial_error"] = crossfit.trial(shared.inverses, cells, weak, heads, experiments, normalize)
+        scores["trial_error"] = crossfit.trial(shared.inverses, cells, weak, heads, experiments, normalize != "none")
         of_labelled = eigen[-1] if cut else heads.inverse[-1]
         scores["predicted_gap"] = _predicted_gap(weak, cells, folds, shared.labelled, settings, normalize, of_labelled)
-    return size, scores, rest
+    S = insample.pooled_moment(shared.blocks, weak.own.hh)
+    return Size(size, jnp.square(jnp.trace(S)) / jnp.sum(S * S)), scores, rest
 
 
 def _predicted_gap(
@@ -215,17 +225,17 @@ def _predicted_gap(
     folds: int,
     labelled: Labelled,
     settings: Settings,
-    normalize: bool,
+    normalize: Normalize,
     weak_side: Spectrum | Array,
 ) -> Score:
     """The theorem's gap on the labelled rows, labels about their mean where heads have an intercept, given their weak moment's
     eigenpairs or without a cut its ridge inverse."""
     with_labels = jnp.sum(_members(len(cells.n), folds, True), 0)
     n = matmul(with_labels, cells.n)
-    mean = matmul(with_labels, cells.y) / n * normalize
+    mean = matmul(with_labels, cells.y) / n * (normalize != "none")
     own, strong = (jax.vmap(moved, (0, None))(side, Shift(None, mean)) for side in (weak.own, cells))
     sums = PairMoments(own.hh, weak.cross, None, own.hy, strong.hy, strong.yy)
-    unit_trace = normalize and len(cells.n) == folds
+    unit_trace = normalize == "scale" and len(cells.n) == folds
     if not isinstance(weak_side, Spectrum):
         return insample.gap_by_solves(
             insample.blocks_of(labelled.blocks, sums, unit_trace), labelled.inverse, weak_side
@@ -235,12 +245,12 @@ def _predicted_gap(
     return insample.gap_by_spectrum(blocks, replace(weak_side, n=n), settings)
 
 
-def _prepared(sums: WeakCells, shift: Array, cells: Sums, normalize: bool) -> tuple[WeakCells, WeakCells, Array]:
-    """Weak cells as the heads see them, the same about the pooled mean, and the total variance, from sums about a shift."""
+def _prepared(sums: WeakCells, origin: Origin, cells: Sums, normalize: Normalize) -> tuple[WeakCells, WeakCells, Array]:
+    """Weak cells as the heads see them, the same about the pooled mean, and the total variance."""
     own = sums.own._replace(n=cells.n, y=cells.y, yy=cells.yy)
-    of, centred = prepare(own, shift, jnp.ones_like(cells.n), normalize)
+    of, centred = prepare(own, origin, jnp.ones_like(cells.n), normalize)
     cross = cross_about(sums.cross, cells, own, None, of.mean)
-    seen = cross / of.scale if normalize else cross_about(sums.cross, cells, own, None, -shift)
+    seen = cross_about(sums.cross, cells, own, None, -origin.shift) if normalize == "none" else cross * of.factor
     return WeakCells(prepared(centred, of, normalize), seen), WeakCells(centred, cross), of.variance
 
 

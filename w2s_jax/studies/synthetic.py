@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,10 +24,12 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from w2s_jax._core.arrays import accumulation_dtype, matmul
-from w2s_jax._core.checks import InputError, require_integer, require_range
+from w2s_jax._core.checks import InputError, require_choice, require_integer, require_range
 from w2s_jax.experiment.outcome import Predicted
 from w2s_jax.spectrum import spectrum
 from w2s_jax.theory.equivalent import Population, Tail
+
+Activation = Literal["relu", "linear"]
 
 LARGEST_SAMPLE = 1 << 28  # entries of one representation that `sample` is willing to make
 
@@ -293,7 +295,7 @@ def random_features(
     weak_width: int,
     strong_width: int,
     *,
-    activation: str = "relu",
+    activation: Activation = "relu",
     exponent: float = 0.0,
     noise: ArrayLike = 0.0,
 ) -> GaussianFamily | ReluFamily:
@@ -308,8 +310,7 @@ def random_features(
     ((2, 4), (8, 4))
     """
     _require(noise, inputs=inputs, weak_width=weak_width, strong_width=strong_width)
-    if activation not in ("relu", "linear"):
-        raise InputError(f"activation must be 'relu' or 'linear', got {activation!r}")
+    require_choice("activation", activation, Activation)
     root = _unit(_root_spectrum(inputs, exponent))
     weak_key, strong_key, target_key = jax.random.split(key, 3)
     pairs = ((weak_key, weak_width), (strong_key, strong_width))

@@ -9,14 +9,15 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from w2s_jax._core.checks import InputError
-from w2s_jax._core.commands import PRECISION_HELP
+from w2s_jax._core.commands import NORMALIZE_HELP, PRECISION_HELP
+from w2s_jax._core.normalize import Normalize
 
 _LISTS = ("weak", "strong")
 _NUMBERS = ("threshold", "weak_threshold", "strong_threshold", "weak_ridge", "strong_ridge")
-_SINGLE = ("folds", "seed", "prior", "noise", "memory", "precision")
+_SINGLE = ("folds", "seed", "prior", "noise", "memory", "normalize", "precision")
 _USAGE = (
     "w2s sweep CONFIG.toml, w2s sweep --weak FILE ... --strong FILE ... --output FOLDER, "
     "or w2s sweep export FOLDER --to FILE"
@@ -44,7 +45,7 @@ def add_sweep(commands: Any) -> argparse.ArgumentParser:
     sweep.add_argument("--seed", type=int, help="of the folds")
     sweep.add_argument("--prior", type=float, metavar="P", help="label prior of the expected error")
     sweep.add_argument("--noise", type=float, metavar="NU", help="label noise of the expected error")
-    sweep.add_argument("--raw", action="store_true", help="neither centre nor rescale the representations")
+    sweep.add_argument("--normalize", choices=get_args(Normalize), help=NORMALIZE_HELP)
     sweep.add_argument(
         "--memory", type=float, metavar="MIB", help="for the sums or kernels of a group of pairs (default: 256)"
     )
@@ -142,7 +143,6 @@ def _with_options(table: dict[str, Any], args: argparse.Namespace, folder: Path)
     options |= {name: None if (given := getattr(args, name)) is None else [here(p) for p in given] for name in _LISTS}
     options |= {name: None if (given := getattr(args, name)) is None else here(given) for name in ("output", "groups")}
     options |= {"labels": None if args.labels is None else _label_sets(args.labels, here)}
-    options |= {"normalize": False if args.raw else None}
     given = {name: value for name, value in options.items() if value is not None}
     cuts = {"threshold", "weak_threshold", "strong_threshold"}
     if given.keys() & cuts:  # cuts on the command line replace those of the file, whichever way they are written

@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from w2s_jax._core.checks import InputError, require_range
+from w2s_jax._core.checks import InputError, require_choice, require_range
+from w2s_jax._core.normalize import Normalize
 from w2s_jax.files.paths import matching, short_name
 
 KEYS = (
@@ -60,7 +61,7 @@ class SweepConfig:
     labels: Mapping[str, str]
     grid: tuple[Setting, ...]
     groups: str | None
-    normalize: bool
+    normalize: Normalize
     folds: int
     seed: int
     prior: float
@@ -98,7 +99,7 @@ def read_config(path: str | os.PathLike) -> SweepConfig:
 def read_toml(path: str | os.PathLike) -> dict[str, Any]:
     """The tables of a TOML file; raises InputError if there is none."""
     try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        return tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))  # also with a mark in front
     except OSError as error:
         raise InputError(f"cannot read {os.fspath(path)}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -144,7 +145,7 @@ def sweep_config(table: Mapping[str, Any], folder: str | os.PathLike = ".") -> S
         labels=_named_files("labels", table.get("labels") or {}, folder),
         grid=_grid(table),
         groups=None if groups is None else _place("groups", groups, folder),
-        normalize=_flag("normalize", table.get("normalize", True)),
+        normalize=_normalize(table.get("normalize", "scale")),
         folds=_integer("folds", table.get("folds", 0)),
         seed=_integer("seed", table.get("seed", 0)),
         prior=_number("prior", table.get("prior", 2.0)),
@@ -196,10 +197,9 @@ def _integer(key: str, value: Any) -> int:
     return int(value)
 
 
-def _flag(key: str, value: Any) -> bool:
-    if not isinstance(value, bool | np.bool_):
-        raise InputError(f"{key} must be true or false, got {value!r}")
-    return bool(value)
+def _normalize(value: Any) -> Normalize:
+    require_choice("normalize", value, Normalize)
+    return value
 
 
 def _text(key: str, value: Any, what: str = "a path") -> str:

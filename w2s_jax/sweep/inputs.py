@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from w2s_jax._core.checks import InputError
+from w2s_jax._core.checks import InputError, require_scale, warn_of_float_bits
+from w2s_jax._core.normalize import rounding_of
 from w2s_jax.devices.hosts import Hosts
 from w2s_jax.files.ids import require_same_ids
 from w2s_jax.files.opening import open_rows, read_labels
@@ -102,7 +103,10 @@ def open_inputs(config: SweepConfig, hosts: Hosts, process_local: bool) -> Input
         groups = None if every.groups is None else np.unique(every.groups, return_inverse=True)[1]
         rows = sweep_rows(every.n, every.labels, groups, config.folds, config.seed, config.normalize)
     models = {name: _Share(held, span[0], every.n) for name, held in own.models.items()} if ends else own.models
-    sources = {name: ModelRows(f"model {name!r}", held, every.first[name]) for name, held in models.items()}
+    sources = {
+        name: ModelRows(f"model {name!r}", held, every.first[name], rounding_of(held.dtype, config.normalize))
+        for name, held in models.items()
+    }
     rows_key = _rows_key(rows, config, next(iter(every.first.values())).dtype)
     return Inputs(sources, rows, rows_key, span, ends, every.stamps, config.models, own.stamps)
 
@@ -121,7 +125,9 @@ def _opened(config: SweepConfig) -> _Files:
                 f"all models must have the same number of rows, got {n} in {first!r} and {rows.shape[0]} in {name!r}"
             )
     carriers = {f"model {name!r}": rows for name, rows in models.items()}
-    carriers |= {f"labels {name!r}": open_rows(path, f"labels {name!r}") for name, path in config.labels.items()}
+    carriers |= {
+        f"labels {name!r}": open_rows(path, f"labels {name!r}", kind="labels") for name, path in config.labels.items()
+    }
     groups = None if config.groups is None else open_rows(config.groups, "groups", kind="groups")
     carriers |= {} if groups is None else {"groups": groups}
     require_same_ids(carriers)
@@ -133,6 +139,9 @@ def _opened(config: SweepConfig) -> _Files:
         raise InputError(f"groups must have one entry per row ({n}), got {len(groups)}")
     wide = any(rows.dtype == np.float64 for rows in models.values()) and jnp.result_type(float) == jnp.float64
     dtype = np.float64 if wide else np.float32
+    for name, rows in models.items():
+        warn_of_float_bits(f"model {name!r}", rows)
+        require_scale(f"model {name!r}", rows, dtype)
     heads = {name: about_first_row(name, rows, dtype).shift for name, rows in models.items()}
     codes = None if groups is None else groups[:]
     if codes is not None and codes.dtype == object:  # text of Arrow

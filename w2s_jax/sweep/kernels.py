@@ -25,7 +25,7 @@ TILE = 512  # rows of a kernel's tile
 TOGETHER = 8  # weak models at once: each of a strong kernel's tiles is read once for all of them
 
 
-class Size(NamedTuple):
+class KeptSize(NamedTuple):
     """A model's features, no more than rows, and how many of its eigenvectors are kept."""
 
     width: int
@@ -40,7 +40,7 @@ class Kernel(NamedTuple):
     kept: Array
 
 
-def products(n: int, sets: int, strong: Sequence[Size], weak: Sequence[Size]) -> int:
+def products(n: int, sets: int, strong: Sequence[KeptSize], weak: Sequence[KeptSize]) -> int:
     """Multiplications that all pairs of two sides take; the product of all their features takes n d_s d_w."""
     k_s, k_w = (sum(size.kept for size in side) for side in (strong, weak))
     of_models = sum(kernel_entries(n) * size.width + n * sets * size.width * size.kept for size in (*strong, *weak))
@@ -119,8 +119,8 @@ def _read(source: ModelRows, model: Model, rows: SweepRows, precision: str) -> K
 def _kernel(x: Array, model: Model, inside: Array, slabs: int, precision: str) -> Kernel:
     """Of rows about their shift (q b, d), zeros behind them; `inside` (R, q b): which are in each set, the first being all."""
     centred = jnp.where(inside[0, :, None], x - model.mean, 0)
-    unit = (centred / jnp.sqrt(model.variance)).reshape(slabs, -1, x.shape[1])
-    seen = (centred + model.origin) / model.scale
+    unit = (centred * model.unit).reshape(slabs, -1, x.shape[1])
+    seen = (centred + model.origin) * model.factor
     kept = jnp.stack(
         [matmul(jnp.where(chosen[:, None], seen, 0), v) for chosen, v in zip(inside, model.vectors, strict=True)]
     )

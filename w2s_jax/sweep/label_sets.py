@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from w2s_jax._core.checks import InputError
+from w2s_jax._core.normalize import Normalize
 from w2s_jax.ranking.cells import RowCells
 from w2s_jax.ranking.folds import Layout, Roles, lay_out
 from w2s_jax.ranking.labels import about_mean, checked_labels
@@ -55,11 +56,11 @@ class SweepRows(RowCells):
 
 
 def sweep_rows(
-    n: int, labels: Mapping[str, np.ndarray], groups: np.ndarray | None, folds: int, seed: int, normalize: bool
+    n: int, labels: Mapping[str, np.ndarray], groups: np.ndarray | None, folds: int, seed: int, normalize: Normalize
 ) -> SweepRows:
     """Lays out n rows for label sets (n,) or (n, c), NaN where unlabelled; without folds a cell is all or some rows.
 
-    With `normalize` labels are taken about their mean (heads have an intercept).
+    Unless `normalize` is "none" labels are taken about their mean (heads have an intercept).
 
     Raises:
         InputError: labels that do not fit, hold infinities or nothing but NaN or zeros; too few rows for the folds.
@@ -78,7 +79,7 @@ def sweep_rows(
     label_sets, columns = [], []
     for name, (y, mask) in checked.items():
         layout = list(masks).index(mask.tobytes())
-        seen = about_mean(y, mask) if normalize else y
+        seen = y if normalize == "none" else about_mean(y, mask)
         start = sum(c.shape[1] for c in columns)
         square = float(np.sum(seen**2) / mask.sum())
         label_sets.append(LabelSet(name, start, start + y.shape[1], layout, set_of[layout], int(mask.sum()), square))

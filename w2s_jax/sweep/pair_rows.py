@@ -13,6 +13,7 @@ from jax import Array
 from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
+from w2s_jax._core.normalize import Normalize
 from w2s_jax.devices.mesh import BATCH, spread
 from w2s_jax.ranking.folds import Experiments, Layout
 from w2s_jax.sweep.config import Setting, SweepConfig
@@ -107,7 +108,7 @@ def _padded(cross: np.ndarray, strong: Model, weak: Model) -> np.ndarray:
 
 
 @lru_cache
-def _meetings(normalize: bool) -> Callable:
+def _meetings(normalize: Normalize) -> Callable:
     def run(batch: tuple[Model, ArrayLike], strong: Model, cells: Cells) -> Met:
         return meet(batch, strong, cells, normalize=normalize)
 
@@ -167,7 +168,7 @@ def _trials(task: _Task) -> dict[str, list[dict[str, np.ndarray]]]:
 
 
 @lru_cache
-def _experiments(columns: tuple[tuple[int, int], ...], normalize: bool) -> Callable:
+def _experiments(columns: tuple[tuple[int, int], ...], normalize: Normalize) -> Callable:
     """`run_experiments` of a batch of weak models, one after another on each device."""
 
     @jax.jit

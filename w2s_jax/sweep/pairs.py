@@ -18,6 +18,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from w2s_jax._core.arrays import matmul, outer
+from w2s_jax._core.normalize import Normalize, scaled
 from w2s_jax.devices.mesh import over_models
 from w2s_jax.filters import ridge
 from w2s_jax.gap import gap_norm, prediction_gap
@@ -26,7 +27,7 @@ from w2s_jax.overlap import Side, whitened
 from w2s_jax.ranking import crossfit
 from w2s_jax.ranking.crossfit import ExpectedStrong, Settings, WeakCells, WeakHeads
 from w2s_jax.ranking.folds import Experiments
-from w2s_jax.ranking.prepared import Preparation, cross_about, pool, prepare, prepared
+from w2s_jax.ranking.prepared import Origin, Preparation, cross_about, pool, prepare, prepared
 from w2s_jax.spectrum import spectrum
 from w2s_jax.sweep.label_sets import Cells
 
@@ -36,15 +37,16 @@ Pair = tuple[str, str]  # strong, weak
 class Model(NamedTuple):
     """A model as heads see it: sums per cell, and per set of rows its eigenpairs and labels in the eigenbasis.
 
-    `mean`, `origin` (d,), `scale`, `variance` () are its preparation (ranking/prepared.py), `spread`: `||S||_F / tr S` of the
-    centred second moment. `first` (J, d): sums of the rows about their mean; `second` (J, d, d), `hy` (J, d, C): of prepared
-    rows; `values` (R, d), `vectors` (R, d, d), `labels` (R, d, C). `rows` (n, n): of a model of more features than rows, what
-    stands in for them (ranking/compact.py); of others (0, 0).
+    `mean`, `origin`, `factor`, `unit` (d,), `variance` () are its preparation (ranking/prepared.py), `spread`: `||S||_F` of the
+    second moment of centred rows times `unit`. `first` (J, d): sums of the rows about their mean; `second` (J, d, d),
+    `hy` (J, d, C): of prepared rows; `values` (R, d), `vectors` (R, d, d), `labels` (R, d, C). `rows` (n, n): of a model of more
+    features than rows, what stands in for them (ranking/compact.py); of others (0, 0).
     """
 
     mean: Any
     origin: Any
-    scale: Any
+    factor: Any
+    unit: Any
     variance: Any
     spread: Any
     first: Any
@@ -58,18 +60,17 @@ class Model(NamedTuple):
     @property
     def preparation(self) -> Preparation:
         """What is done to its rows."""
-        return Preparation(self.mean, self.origin, self.scale, self.variance)
+        return Preparation(self.mean, self.origin, self.factor, self.unit, self.variance)
 
 
 @partial(jax.jit, static_argnames="normalize")
-def model_from_sums(m: ModelMoments, cells: Cells, normalize: bool) -> Model:
+def model_from_sums(m: ModelMoments, rounding: ArrayLike, cells: Cells, normalize: Normalize) -> Model:
     """Everything about one model alone, from its sums per cell; `variance` is not positive if its rows do not differ."""
     n, all_rows = cells.n, cells.sets[0]
-    shift = jnp.asarray(m.shift.h if m.shift else 0)
-    of, centred = prepare(m.sums._replace(n=n, y=cells.y), shift, all_rows, normalize)
+    origin = Origin(jnp.asarray(m.shift.h if m.shift else 0), rounding)
+    of, centred = prepare(m.sums._replace(n=n, y=cells.y), origin, all_rows, normalize)
     seen = prepared(centred, of, normalize)
-    size = jnp.where(of.variance > 0, of.variance, 1)
-    spread = jnp.sqrt(jnp.sum(jnp.square(pool(all_rows, centred.hh, n) / size)))
+    spread = jnp.sqrt(jnp.sum(jnp.square(scaled(pool(all_rows, centred.hh, n), of.unit))))
 
     def of_set(chosen: Array) -> tuple[Array, Array, Array]:
         eigen = spectrum(pool(chosen, seen.hh, n), jnp.sum(chosen * n))
@@ -131,13 +132,13 @@ def batches(shapes: Mapping[Any, Any], size: Callable[[Any, int], int]) -> Itera
 
 
 @partial(jax.jit, static_argnames="normalize")
-def meet(batch: tuple[Model, Array], strong: Model, cells: Cells, normalize: bool) -> Met:
+def meet(batch: tuple[Model, Array], strong: Model, cells: Cells, normalize: Normalize) -> Met:
     """A batch of weak models (stacked, B in front) and their cross sums (B, J, d_s, d_w) about the shifts, with one strong
     model, all as `leading` makes them."""
 
     def one(weak: Model, cross: Array) -> Met:
         centred, cross = cross_moments(weak, cross, strong, cells, normalize)
-        pooled = pool(cells.sets[0], centred, cells.n) / jnp.sqrt(weak.variance) / jnp.sqrt(strong.variance)
+        pooled = strong.unit[:, None] * pool(cells.sets[0], centred, cells.n) * weak.unit
         cka = jnp.sum(pooled * pooled) / weak.spread / strong.spread
 
         def of_set(args: tuple[Array, Array, Array]) -> Array:
@@ -183,12 +184,12 @@ def score_pairs(batch: Sides, cells: Cells, grid: Array, energy: Array) -> dict[
     return over_models(lambda pair: jax.lax.map(of_set, (cells.sets, energy, pair)), batch)
 
 
-def cross_moments(weak: Model, cross: Array, strong: Model, cells: Cells, normalize: bool) -> tuple[Array, Array]:
+def cross_moments(weak: Model, cross: Array, strong: Model, cells: Cells, normalize: Normalize) -> tuple[Array, Array]:
     """Cross sums per cell (J, d_s, d_w) from those about the shifts: about the means of all rows, and of prepared rows."""
     about_shift = lambda m: Sums(cells.n, m.first + outer(cells.n, m.mean), None)
     centred = cross_about(cross, about_shift(strong), about_shift(weak), strong.mean, weak.mean)
-    if normalize:
-        return centred, centred / strong.scale / weak.scale
+    if normalize != "none":
+        return centred, strong.factor[:, None] * centred * weak.factor
     about_mean = lambda m: Sums(cells.n, m.first, None)
     return centred, cross_about(centred, about_mean(strong), about_mean(weak), -strong.origin, -weak.origin)
 
@@ -241,7 +242,7 @@ def run_experiments(
     weak_ridge: Array,
     shared: Array,
     columns: tuple[tuple[int, int], ...],
-    normalize: bool,
+    normalize: Normalize,
 ) -> dict[str, Array]:
     """Cross-fitted errors of one pair on one layout, for all weak (B_w,) and strong (B_s,) ridge strengths.
 
@@ -260,7 +261,7 @@ def run_experiments(
         trials = [
             crossfit.trial(inverses, _labels(student.cells, a, b), WeakCells(_labels(own, a, b), zh), *rest)
             for a, b in columns
-            for rest in [(heads, experiments, normalize)]
+            for rest in [(heads, experiments, normalize != "none")]
         ]
         return (
             jnp.stack(error),
@@ -283,4 +284,4 @@ def _labels(cells: Sums, start: int, stop: int) -> Sums:
 
 def _first(model: Model, cells: Cells) -> Array:
     """First sums per cell of the rows that heads see (J, d)."""
-    return (model.first + outer(cells.n, model.origin)) / model.scale
+    return (model.first + outer(cells.n, model.origin)) * model.factor

@@ -24,13 +24,14 @@ import numpy as np
 from jax.sharding import Mesh
 
 from w2s_jax._core.checks import InputError
+from w2s_jax._core.normalize import warn_if_concentrated
 from w2s_jax._core.progress import track
 from w2s_jax.devices.hosts import Hosts
 from w2s_jax.devices.mesh import require_mesh
 from w2s_jax.devices.precision import FASTEST, resolved
 from w2s_jax.sweep.config import SweepConfig, read_config, sweep_config
 from w2s_jax.sweep.inputs import Inputs, open_inputs
-from w2s_jax.sweep.kernels import Size, kernel_entries, products
+from w2s_jax.sweep.kernels import KeptSize, kernel_entries, products
 from w2s_jax.sweep.pairs import Model, Pair, eigenpairs
 from w2s_jax.sweep.store import COLUMNS, Store, key_of, now_ns, open_store
 from w2s_jax.sweep.table import Sweep, read_sweep
@@ -208,6 +209,9 @@ def _computed(run: _Run, names: Sequence[str]) -> dict[str, str]:
             raise InputError(f"model {name!r} is too large: its squares overflow {run.inputs.dtype}")
         if not found.variance > 0:
             raise InputError(f"model {name!r} is constant, expected rows that differ")
+        values = np.asarray(found.values[0])
+        directions = float(values.sum() ** 2 / np.sum(values**2))
+        warn_if_concentrated(f"model {name!r}", directions, run.workers.widths[name], run.config.normalize)
         contents[name] = _keep(run, name, began, content, found)
     return contents
 
@@ -287,7 +291,7 @@ def _kernel_groups(run: _Run, kept: tuple[int, int]) -> list[_PairGroup]:
         return []
     width = run.workers.widths
     strong, weak = (
-        {name: Size(width[name], min(width[name], most)) for name in names}
+        {name: KeptSize(width[name], min(width[name], most)) for name in names}
         for names, most in zip((config.strong, config.weak), kept, strict=True)
     )
     entries = config.memory * 2**20 / (3 * run.inputs.dtype.itemsize)

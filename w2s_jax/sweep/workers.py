@@ -103,12 +103,13 @@ class Workers:
         rows, dtype = digest.of(source.rows), self.inputs.dtype
         if self.widths[name] == source.width:
             return source._replace(rows=rows)
-        compact = CompactRows(rows, source.name, dtype, bias=self.config.normalize, keep=True)
+        compact = CompactRows(rows, source.name, dtype, self.config.normalize, keep=True)
         return ModelRows(source.name, compact, np.asarray(compact[0:1]))
 
     def _model(self, source: ModelRows, m: ModelMoments) -> Model:
-        cells: Cells = jax.tree.map(lambda x: jnp.asarray(x, self.inputs.dtype), self.inputs.rows.cells)
-        model = model_from_sums(m, cells, self.config.normalize)
+        dtype = self.inputs.dtype
+        cells: Cells = jax.tree.map(lambda x: jnp.asarray(x, dtype), self.inputs.rows.cells)
+        model = model_from_sums(m, dtype.type(source.rounding), cells, self.config.normalize)
         return model._replace(rows=source.rows[:]) if isinstance(source.rows, CompactRows) else model
 
     def _summing(self) -> dict[str, Any]:

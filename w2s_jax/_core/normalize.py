@@ -1,0 +1,65 @@
+"""What features are multiplied by before a head sees them: the one rule for rankings, sweeps, experiments and heads.
+
+"features": every feature to unit variance, then all to unit mean squared row norm. A language model has channels hundreds of
+times larger than the rest, which would otherwise be all that a head sees. "scale": all by one number, to unit mean squared row
+norm. Both are about the mean. "none": as they are, and heads have no bias.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, Literal
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+Normalize = Literal["features", "scale", "none"]
+FEW, MANY = 2.5, 16  # directions that hold the variance, of how many features at least: worth a warning
+COMMON = -1.0  # in the place of a relative rounding: one factor for all features
+
+
+def rounding_of(dtype: Any, normalize: Normalize) -> float:
+    """The relative rounding of numbers of a type, or COMMON where features are not scaled each."""
+    if normalize != "features":
+        return COMMON
+    return float(jnp.finfo(dtype).eps) if jnp.issubdtype(dtype, jnp.floating) else 0.0
+
+
+def feature_factors(variances: Any, means: Any, rounding: Any, xp: Any = jnp) -> tuple[Any, Any]:
+    """Factors (d,) of features with these variances and means (d,), and the variance () that there was.
+
+    A feature that varies by no more than the rounding of its values is dead: it becomes 0.
+    """
+    dead = variances <= xp.square(rounding * means)
+    live = xp.where((rounding < 0) | ~dead, variances, 0)
+    total, count = xp.sum(live), xp.sum(live > 0)
+    each = xp.where(live > 0, 1 / xp.sqrt(xp.where(live > 0, live, 1) * xp.maximum(count, 1)), 0)
+    common = xp.where(total > 0, 1 / xp.sqrt(xp.where(total > 0, total, 1)), 1)
+    return xp.where(rounding < 0, common + 0 * variances, each), total
+
+
+def warn_if_concentrated(name: str, directions: float, width: int, normalize: Normalize) -> None:
+    """Warns where one or two of many directions hold the variance; `directions` is their participation ratio,
+    `(sum lambda)^2 / sum lambda^2`."""
+    if directions >= FEW or width < MANY or normalize == "none":
+        return
+    cure = "" if normalize == "features" else ': normalize="features" puts all features on one scale'
+    warnings.warn(
+        f"{name}: {directions:.1f} of {width} directions hold the variance and heads see little else{cure}",
+        stacklevel=4,
+    )
+
+
+def normalised_rows(rows: np.ndarray, rounding: float) -> np.ndarray:
+    """Rows (n, d) about their mean and times their features' factors, in double precision."""
+    first = rows[0].astype(np.float64)
+    about = rows.astype(np.float64) - first
+    mean = about.mean(0)
+    about -= mean
+    return about * feature_factors(np.mean(np.square(about), 0), first + mean, rounding, np)[0]
+
+
+def scaled(x: Array, factors: Array) -> Array:
+    """A symmetric matrix (..., d, d) of features times their factors on both sides."""
+    return factors[:, None] * x * factors
