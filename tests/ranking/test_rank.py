@@ -560,7 +560,7 @@ def test_the_seed_decides():
 def test_settings_are_in_the_table():
     """The table says how it was made."""
     settings = dict(ranked(Case("masked", normalize="none")).settings)
-    chosen = {"threshold": 0.0, "prior": 2.0, "noise": 1.0, "folds": 3, "normalize": False, "seed": 0}
+    chosen = {"threshold": 0.0, "prior": 2.0, "noise": 1.0, "folds": 3, "normalize": "none", "seed": 0}
     assert settings == RIDGES | chosen | {"rows": N, "n_labelled": 36}
 
 

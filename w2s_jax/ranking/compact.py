@@ -15,6 +15,11 @@ from w2s_jax._core.checks import InputError, require_finite
 from w2s_jax._core.normalize import Normalize, normalised_rows, rounding_of
 
 
+def has_few_rows(rows: Any) -> bool:
+    """Whether there are fewer rows than features."""
+    return rows.shape[0] < rows.shape[1]
+
+
 class CompactRows:
     """Rows (n, n) in place of n < d rows of d features, which are read whole when rows are first asked for.
 

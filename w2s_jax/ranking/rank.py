@@ -42,7 +42,7 @@ from w2s_jax.ranking.cells import (
     stacked,
     total,
 )
-from w2s_jax.ranking.compact import CompactRows
+from w2s_jax.ranking.compact import CompactRows, has_few_rows
 from w2s_jax.ranking.crossfit import Score, Settings, WeakCells
 from w2s_jax.ranking.folds import Layout, as_groups, lay_out
 from w2s_jax.ranking.labels import about_mean, checked_labels
@@ -355,7 +355,7 @@ def _model(side: str, name: str, rows: Any, dtype: Any, normalize: Normalize) ->
     label = f"{side} representation {name!r}"
     warn_of_float_bits(label, rows)
     require_scale(label, rows, dtype)
-    if rows.shape[1] <= rows.shape[0]:
+    if not has_few_rows(rows):
         return about_first_row(label, rows, dtype, normalize)
     return about_first_row(label, CompactRows(rows, label, dtype, normalize, keep=side == "strong"), dtype)
 
