@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from saving import refused
 
 from w2s_jax.files.opening import open_rows, read_groups, read_labels, read_labels_and_classes
+from w2s_jax.files.paths import short_name
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 
@@ -75,6 +77,16 @@ def test_values_of_json_are_what_they_are(tmp_path):
 def test_pandas_index_has_no_name_and_is_no_label(tmp_path):
     (tmp_path / "y.csv").write_text(",y\n0,0.5\n1,0.25\n")
     assert read_labels(tmp_path / "y.csv").tolist() == [0.5, 0.25]
+
+
+def test_labels_come_from_the_compressed_file_that_texts_came_from(tmp_path):
+    """Also by the name of a column, and by a name without both extensions."""
+    (tmp_path / "t.csv.gz").write_bytes(gzip.compress(b"text,label\nso good,1\nso bad,0\n"))
+    assert read_labels(f"{tmp_path}/t.csv.gz:label").tolist() == [1, 0]
+    assert short_name(f"{tmp_path}/t.csv.gz:label") == "t:label"
+    (tmp_path / "cut.csv.gz").write_bytes(gzip.compress(b"y\n1\n2\n")[:-6])
+    with refused("cannot read labels from .+: it is damaged, truncated .+"):
+        read_labels(f"{tmp_path}/cut.csv.gz")
 
 
 @pytest.mark.parametrize(

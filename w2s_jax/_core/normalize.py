@@ -1,8 +1,8 @@
-"""What features are multiplied by before a head sees them: the one rule for rankings, sweeps, experiments and heads.
+"""What features are multiplied by before a head sees them: the one rule for rankings, sweeps and experiments.
 
 "features": every feature to unit variance, then all to unit mean squared row norm. A language model has channels hundreds of
 times larger than the rest, which would otherwise be all that a head sees. "scale": all by one number, to unit mean squared row
-norm. Both are about the mean. "none": as they are, and heads have no bias.
+norm. Both take variances about the mean. "none": as they are; in rankings and sweeps heads then have no bias.
 """
 
 from __future__ import annotations
@@ -39,9 +39,13 @@ def feature_factors(variances: Any, means: Any, rounding: Any, xp: Any = jnp) ->
     return xp.where(rounding < 0, common + 0 * variances, each), total
 
 
+def participation_ratio(values: np.ndarray) -> float:
+    """In how many directions the variance is, `(sum lambda)^2 / sum lambda^2`."""
+    return float(np.sum(values) ** 2 / np.sum(np.square(values)))
+
+
 def warn_if_concentrated(name: str, directions: float, width: int, normalize: Normalize) -> None:
-    """Warns where one or two of many directions hold the variance; `directions` is their participation ratio,
-    `(sum lambda)^2 / sum lambda^2`."""
+    """Warns where one or two of many directions hold the variance; `directions` is the participation ratio."""
     if directions >= FEW or width < MANY or normalize == "none":
         return
     cure = "" if normalize == "features" else ': normalize="features" puts all features on one scale'

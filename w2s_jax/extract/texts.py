@@ -6,30 +6,27 @@ their checksum and finds out whether all ids are integers.
 
 from __future__ import annotations
 
-import csv
-import gzip
 import hashlib
-import json
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count, islice
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 
 from w2s_jax._core.checks import InputError
 from w2s_jax.files.opening import open_rows
-from w2s_jax.files.paths import split_key
+from w2s_jax.files.paths import split_key, table_extension
 from w2s_jax.files.rows import ID_KEYS, Place, listed
+from w2s_jax.files.tables import opened_text, table_lines
 
 Id = int | str
 Numbered = Iterator[tuple[Any, Any]]  # (id or None, text), both as they stand in the file
 
 _INTEGER = re.compile(r"0|-?[1-9][0-9]{0,17}")  # of which every one is its own shortest form and fits into 64 bits
 _BLOCK_ROWS = 4096
-_DELIMITERS = {".csv": ",", ".tsv": "\t"}
 
 
 @dataclass(frozen=True)
@@ -83,7 +80,7 @@ def open_texts(path: str | os.PathLike, column: str | None = None) -> Texts:
     [(array(['r7', 'r9'], dtype='<U2'), ['good', 'bad'])]
     """
     given = os.fsdecode(path)
-    file, key = _split(given)
+    file, key = split_key(given)
     if column is not None and key is not None:
         raise InputError(f"give the column of texts once, got {key!r} in the path and {column!r}")
     place = Place("texts", given, file, key or column or "text")
@@ -137,77 +134,37 @@ def _checked(label: str, read: Callable[[], Numbered]) -> Iterator[tuple[Id, str
         yield row if name is None else name, str(text)
 
 
-def _split(path: str) -> tuple[str, str | None]:
-    """`FILE:COLUMN` also of the formats that hold texts alone."""
-    file, key = split_key(path)
-    if key is None and not os.path.exists(path):
-        start, _, end = path.rpartition(":")
-        if end and os.path.exists(start):
-            return start, end
-    return file, key
-
-
 def _reader(place: Place, named: bool) -> Callable[[], Numbered]:
     """How a file is read, by its extension."""
-    name = place.file.lower().removesuffix(".gz")
-    extension = os.path.splitext(name.rstrip(os.sep))[1]
+    if table_extension(place.file) is not None:
+        return lambda: _of_table(place)
+    extension = os.path.splitext(place.file.lower().removesuffix(".gz").rstrip(os.sep))[1]
     if extension == ".txt":
         if named:
             raise place.error("a .txt file has a text a line and no columns")
         return lambda: _lines(place)
-    if extension in _DELIMITERS:
-        return lambda: _table(place, _DELIMITERS[extension])
-    if extension in (".jsonl", ".ndjson"):
-        return lambda: _json_lines(place)
     if os.path.isfile(place.file) and extension not in (".parquet", ".arrow", ".feather", ".npz"):
         raise place.error("expected .txt, .csv, .tsv, .jsonl (also .gz), .parquet, .arrow or a folder of a dataset")
     return lambda: _columns(place)
 
 
-def _opened(place: Place, newline: str | None = None) -> TextIO:
-    open_file: Any = gzip.open if place.file.lower().endswith(".gz") else open
-    return open_file(place.file, "rt", encoding="utf-8-sig", newline=newline)
-
-
 def _lines(place: Place) -> Numbered:
-    with place.faults(), _opened(place) as stream:
-        yield from ((None, line.removesuffix("\n")) for line in stream)
+    with opened_text(place) as stream:
+        yield from ((None, line.rstrip("\r\n")) for line in stream)
 
 
-def _table(place: Place, delimiter: str) -> Numbered:
-    with place.faults(), _opened(place, newline="") as stream:
-        csv.field_size_limit(1 << 30)  # a whole document may stand in a field
-        rows = csv.reader(stream, delimiter=delimiter, strict=True)
-        header = next(rows, [])
-        text, name = _places(place, header)
-        for row in rows:
-            if row and len(row) != len(header):
-                raise place.error(
-                    f"line {rows.line_num} has {len(row)} fields, expected {len(header)} as in the header"
-                )
-            if row:
-                yield None if name is None else row[name], row[text]
+def _of_table(place: Place) -> Numbered:
+    with table_lines(place) as (header, lines):
+        _require_column(place, header or [place.key])
+        for line in lines:
+            _require_column(place, line)
+            name = next((name for name in ID_KEYS if name in line and name != place.key), None)
+            yield None if name is None else line[name], line[str(place.key)]
 
 
-def _json_lines(place: Place) -> Numbered:
-    with place.faults(), _opened(place) as stream:
-        for number, line in enumerate(stream, 1):
-            if not line.strip():
-                continue
-            row = json.loads(line)
-            if not isinstance(row, dict):
-                raise place.error(f"line {number} must be an object, got {type(row).__name__}")
-            text, name = _places(place, list(row))
-            values = list(row.values())
-            yield None if name is None else values[name], values[text]
-
-
-def _places(place: Place, names: list[str]) -> tuple[int, int | None]:
-    """Where a row's text and its id stand."""
+def _require_column(place: Place, names: Collection[str | None]) -> None:
     if place.key not in names:
-        raise place.error(f"it has no column {place.key!r}, only {listed(names) or 'an empty header'}")
-    found = [names.index(name) for name in ID_KEYS if name in names and name != place.key]
-    return names.index(place.key), found[0] if found else None
+        raise place.error(f"it has no column {place.key!r}, only {listed([str(name) for name in names])}")
 
 
 def _columns(place: Place) -> Numbered:

@@ -17,7 +17,7 @@ import numpy as np
 from w2s_jax._core.checks import InputError, require_choice
 from w2s_jax.files.arrow import open_ipc, open_parquet
 from w2s_jax.files.npy import open_npy, open_npz
-from w2s_jax.files.paths import EXTENSIONS, TABLES, is_pattern, split_key, split_layer
+from w2s_jax.files.paths import EXTENSIONS, TABLES, is_pattern, split_key, split_layer, table_extension
 from w2s_jax.files.rows import Kind, Place, Rows
 from w2s_jax.files.safetensors import open_safetensors
 from w2s_jax.files.shards import find_order, find_shards, in_order, open_shards
@@ -145,9 +145,9 @@ def _open_file(place: Place, kind: Kind) -> Rows:
         if not stat.S_ISREG(mode):
             raise place.error("it is not a regular file")
         open(place.file, "rb").close()
-    extension = place.extension.lower()
-    if extension in TABLES:
+    if table_extension(place.file) is not None:
         return open_table(place, kind)
+    extension = place.extension.lower()
     if extension not in _READERS:
         came = f"the extension {extension!r}" if extension else "no extension"
         raise place.error(f"expected a file that ends in {', '.join((*EXTENSIONS, *TABLES))}, got {came}")

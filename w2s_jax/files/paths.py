@@ -8,8 +8,8 @@ import re
 from typing import NamedTuple
 
 EXTENSIONS = (".npy", ".npz", ".safetensors", ".pt", ".pth", ".parquet", ".arrow", ".feather", ".zarr")
-TABLES = (".csv", ".tsv", ".jsonl")  # of labels, groups and ids: never taken for shards
-_KNOWN = "|".join(map(re.escape, EXTENSIONS + TABLES))
+TABLES = (".csv", ".tsv", ".jsonl")  # of labels, groups and ids, also compressed (.gz): never taken for shards
+_KNOWN = "|".join([*map(re.escape, EXTENSIONS), *(rf"{re.escape(table)}(?:\.gz)?" for table in TABLES)])
 _FILE_AND_KEY = re.compile(f"(.+?(?:{_KNOWN})/?):(.+)", re.IGNORECASE | re.DOTALL)
 _KEY_AND_LAYER = re.compile(r"(?:(.+):)?layer=(-?[0-9]{1,9})(?:,axis=([01]))?", re.DOTALL)
 
@@ -46,6 +46,16 @@ def split_key(path: str) -> tuple[str, str | None]:
         if key and (os.path.isdir(file) or (is_pattern(file) and glob.glob(file, recursive=True))):
             return file, key
     return path, None
+
+
+def table_extension(path: str) -> str | None:
+    """The extension of a table of text, also of a compressed one.
+
+    >>> table_extension("y.csv"), table_extension("y.tsv.gz"), table_extension("y.npy")
+    ('.csv', '.tsv', None)
+    """
+    extension = os.path.splitext(path.lower().removesuffix(".gz"))[1]
+    return extension if extension in TABLES else None
 
 
 def split_layer(key: str | None) -> tuple[str | None, Layer | None]:
@@ -85,6 +95,8 @@ def short_name(path: str) -> str:
     """
     file, key = split_key(path)
     name = os.path.basename(os.path.abspath(file))
+    if table_extension(name) is not None and name.lower().endswith(".gz"):
+        name = name[: -len(".gz")]
     stem, extension = os.path.splitext(name)
     name = stem if extension.lower() in EXTENSIONS + TABLES else name
     return name if key is None else f"{name}:{key}"

@@ -1,12 +1,13 @@
-"""Columns of .csv, .tsv and .jsonl files, of one line a row, for labels, groups and ids.
+"""Tables of text, .csv, .tsv and .jsonl (also .gz), of one line a row: their lines, and columns for labels, groups and ids.
 
-What is needed of them is read into memory. The first line of .csv and .tsv names the columns; a .jsonl has an object in every
-line. Numbers are taken as such where all cells are; empty cells and nulls among numbers are NaN.
+The first line of .csv and .tsv names the columns; a .jsonl has an object in every line. Lines are read forwards; of columns
+what is needed is held. Numbers are taken as such where all cells are; empty cells and nulls among numbers are NaN.
 """
 
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 import re
 from collections.abc import Iterator
@@ -15,17 +16,45 @@ from typing import Any, TextIO
 
 import numpy as np
 
+from w2s_jax.files.paths import table_extension
 from w2s_jax.files.rows import ID_KEYS, Kind, Place, Rows
 
 _INTEGER = re.compile("-?(0|[1-9][0-9]{0,17})")  # of 64 bits; 007 is text
 _LARGEST_CELL = 1 << 30
 
+Lines = Iterator[dict[str, Any]]
+
+
+@contextmanager
+def opened_text(place: Place) -> Iterator[TextIO]:
+    """A file of text, compressed or not; whatever is wrong with it while it is read is one sentence."""
+    open_file: Any = gzip.open if place.file.lower().endswith(".gz") else open
+    with place.faults(), open_file(place.file, "rt", encoding="utf-8-sig", newline="") as stream:
+        yield stream
+
+
+@contextmanager
+def table_lines(place: Place) -> Iterator[tuple[list[str], Lines]]:
+    """The columns that a header names (a .jsonl has none), and every line's values by column, as they stand there."""
+    with opened_text(place) as stream:
+        extension = table_extension(place.file)
+        if extension == ".jsonl":
+            yield [], _objects(place, stream)
+            return
+        with _long_cells():
+            lines = csv.reader(stream, delimiter="\t" if extension == ".tsv" else ",", strict=True)
+            header = [name.strip() for name in next(lines, [])]
+            names = [name for name in header if name]  # pandas' index has none
+            if len(set(names)) < len(names):
+                raise place.error("two of its columns have the same name")
+            if names and all(_number(name) is not None for name in names):
+                raise place.error("expected the names of the columns in its first line, got numbers")
+            yield names, _cells(place, lines, header)
+
 
 def open_table(place: Place, kind: Kind) -> Rows:
     """One column of a file of text."""
-    with place.faults(), open(place.file, encoding="utf-8-sig", newline="") as stream:
-        read_columns = _of_objects if place.extension.lower() == ".jsonl" else _of_cells
-        names, columns = read_columns(place, stream)
+    names, columns = _columns(place)
 
     def read(place: Place, key: str, kind: Kind) -> Rows:
         values = columns[key]
@@ -39,41 +68,33 @@ def open_table(place: Place, kind: Kind) -> Rows:
     return place.with_ids(place.pick(names), names, kind, read)
 
 
-def _of_cells(place: Place, stream: TextIO) -> tuple[list[str], dict[str, list]]:
-    """The names of all columns, and the column asked for and the ids."""
-    with _long_cells():
-        lines = csv.reader(stream, delimiter="\t" if place.extension.lower() == ".tsv" else ",", strict=True)
-        header = [name.strip() for name in next(lines, [])]
-        names = [name for name in header if name]  # pandas' index has none
-        if len(set(names)) < len(names):
-            raise place.error("two of its columns have the same name")
-        if names and all(_number(name) is not None for name in names):
-            raise place.error("expected the names of the columns in its first line, got numbers")
-        wanted = {name: header.index(name) for name in _wanted(place, names)}
-        columns: dict[str, list] = {name: [] for name in wanted}
-        for cells in lines:
-            if not cells:  # an empty line
-                continue
-            if len(cells) != len(header):
-                raise place.error(f"expected {len(header)} cells in line {lines.line_num}, got {len(cells)}")
-            for name, column in wanted.items():
-                columns[name].append(cells[column].strip())
-    return names, columns
+def _columns(place: Place) -> tuple[list[str], dict[str, list]]:
+    """The names of all columns, and the column asked for and the ids; texts of any length beside them are let go."""
+    with table_lines(place) as (header, lines):
+        names, kept = dict.fromkeys(header), []
+        for line in lines:
+            names |= dict.fromkeys(line)
+            kept.append({name: line[name] for name in _wanted(place, list(line))})
+    return list(names), {name: [line.get(name) for line in kept] for name in _wanted(place, list(names))}
 
 
-def _of_objects(place: Place, stream: TextIO) -> tuple[list[str], dict[str, list]]:
-    names: dict[str, None] = {}
-    lines: list[dict] = []
+def _cells(place: Place, lines: Any, header: list[str]) -> Lines:
+    for cells in lines:
+        if not cells:  # an empty line
+            continue
+        if len(cells) != len(header):
+            raise place.error(f"expected {len(header)} cells in line {lines.line_num}, got {len(cells)}")
+        yield {name: cell for name, cell in zip(header, cells, strict=True) if name}
+
+
+def _objects(place: Place, stream: TextIO) -> Lines:
     for number, line in enumerate(stream, 1):
         if not line.strip():
             continue
         found = json.loads(line)
         if not isinstance(found, dict):
             raise place.error(f"expected an object in line {number}, got {type(found).__name__}")
-        names |= dict.fromkeys(found)
-        # Texts of any length beside what is asked for are let go.
-        lines.append({name: found[name] for name in _wanted(place, list(names)) if name in found})
-    return list(names), {name: [line.get(name) for line in lines] for name in _wanted(place, list(names))}
+        yield found
 
 
 def _wanted(place: Place, names: list[str]) -> list[str]:
@@ -83,6 +104,7 @@ def _wanted(place: Place, names: list[str]) -> list[str]:
 
 def _numbers_or_text(place: Place, key: str, values: list, kind: Kind) -> np.ndarray:
     """A column's values: integers, floats with NaN where there is none, rows of numbers, or text as objects."""
+    values = [value.strip() if isinstance(value, str) else value for value in values]
     if any(isinstance(value, list) for value in values):
         return _lists(place, key, values)
     if all(isinstance(value, bool) for value in values):

@@ -21,7 +21,7 @@ from jax.sharding import PartitionSpec as P
 
 from w2s_jax._core.arrays import Precision, entered, matmul
 from w2s_jax._core.checks import InputError, require_choice, require_number, require_scale, warn_of_float_bits
-from w2s_jax._core.normalize import MANY, Normalize, warn_if_concentrated
+from w2s_jax._core.normalize import MANY, Normalize, participation_ratio, warn_if_concentrated
 from w2s_jax._core.progress import track
 from w2s_jax.devices.mesh import BATCH, MODELS, ROWS, over_models, put, require_mesh, spread
 from w2s_jax.devices.precision import resolved
@@ -278,7 +278,7 @@ def _start(strong: _Strong, models: list[ModelRows], batch: _Batch, work: _Work)
 
 def _warn_of_spectrum(model: ModelRows, values: np.ndarray, work: _Work) -> None:
     """Says so where next to nothing of a strong model is left for its heads."""
-    warn_if_concentrated(model.name, float(values.sum() ** 2 / np.sum(values**2)), model.width, work.normalize)
+    warn_if_concentrated(model.name, participation_ratio(values), model.width, work.normalize)
     cut = float(work.settings.threshold)
     kept = int(np.sum(values > cut * values[0]))
     if cut > 0 and kept <= 2 and model.width >= MANY:

@@ -27,7 +27,7 @@ from w2s_jax.overlap import Side, whitened
 from w2s_jax.ranking import crossfit
 from w2s_jax.ranking.crossfit import ExpectedStrong, Settings, WeakCells, WeakHeads
 from w2s_jax.ranking.folds import Experiments
-from w2s_jax.ranking.prepared import Origin, Preparation, cross_about, pool, prepare, prepared
+from w2s_jax.ranking.prepared import Origin, cross_about, pool, prepare, prepared
 from w2s_jax.spectrum import spectrum
 from w2s_jax.sweep.label_sets import Cells
 
@@ -56,11 +56,6 @@ class Model(NamedTuple):
     vectors: Any
     labels: Any
     rows: Any
-
-    @property
-    def preparation(self) -> Preparation:
-        """What is done to its rows."""
-        return Preparation(self.mean, self.origin, self.factor, self.unit, self.variance)
 
 
 @partial(jax.jit, static_argnames="normalize")

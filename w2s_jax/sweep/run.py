@@ -24,7 +24,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from w2s_jax._core.checks import InputError
-from w2s_jax._core.normalize import warn_if_concentrated
+from w2s_jax._core.normalize import participation_ratio, warn_if_concentrated
 from w2s_jax._core.progress import track
 from w2s_jax.devices.hosts import Hosts
 from w2s_jax.devices.mesh import require_mesh
@@ -209,8 +209,7 @@ def _computed(run: _Run, names: Sequence[str]) -> dict[str, str]:
             raise InputError(f"model {name!r} is too large: its squares overflow {run.inputs.dtype}")
         if not found.variance > 0:
             raise InputError(f"model {name!r} is constant, expected rows that differ")
-        values = np.asarray(found.values[0])
-        directions = float(values.sum() ** 2 / np.sum(values**2))
+        directions = participation_ratio(np.asarray(found.values[0]))
         warn_if_concentrated(f"model {name!r}", directions, run.workers.widths[name], run.config.normalize)
         contents[name] = _keep(run, name, began, content, found)
     return contents
