@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import re
 import resource
 import tracemalloc
 from collections.abc import Callable
@@ -74,6 +75,17 @@ def test_a_key_picks_an_array_of_every_shard(tmp_path, extension):
         assert_same(open_rows(given)[:], WHOLE)
     with refused(rf"from \S+reps/shard2\{extension}:y: it has no array 'y', only .+"):
         open_rows(f"{folder}:y")
+
+
+def test_where_a_key_is_missing_the_folder_is_named(tmp_path):
+    """What is said to be given then gives all rows, not those of the first shard."""
+    folder = tmp_path / "reps"
+    folder.mkdir()
+    for number in range(2):
+        np.savez(folder / f"{number}.npz", a=X, b=X)
+    with refused(rf".+it holds several arrays, name one as {re.escape(str(folder))}:KEY, KEY one of a, b"):
+        open_rows(folder, "weak")
+    assert len(open_rows(f"{folder}:a", "weak")) == 2 * len(X)
 
 
 def test_a_block_within_a_shard_stays_a_memory_map(tmp_path):

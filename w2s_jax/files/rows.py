@@ -74,7 +74,8 @@ class Rows:
 
 
 class Place(NamedTuple):
-    """One array asked for: what messages call it, the path as given, and the file, key and layer that means.
+    """One array asked for: what messages call it, the path as given, and the file, key and layer that means; of a shard also the
+    folder or pattern that it belongs to.
 
     >>> Place("weak", "a.npz:y", "a.npz", "y").error("the file does not exist")
     InputError('cannot read weak from a.npz:y: the file does not exist')
@@ -85,6 +86,7 @@ class Place(NamedTuple):
     file: str
     key: str | None
     layer: Layer | None = None
+    whole: str | None = None
 
     @property
     def extension(self) -> str:
@@ -168,7 +170,7 @@ class Place(NamedTuple):
             raise self.error("it holds no arrays")
         names = listed(sorted(keys))
         if self.key is None:
-            raise self.error(f"it holds several arrays, name one as {self.file}:KEY, KEY one of {names}")
+            raise self.error(f"it holds several arrays, name one as {self.whole or self.file}:KEY, KEY one of {names}")
         raise self.error(f"it has no array {self.key!r}, only {names}")
 
     def of_ids(self) -> Place:

@@ -89,7 +89,7 @@ def open_shards(place: Place, paths: Sequence[str], open_one: Callable[[Place], 
     key = "" if place.key is None else f":{place.key}"
     shards, closed, ids, note, layer = [], [], [], "", place.layer
     for path in paths:
-        shard = place._replace(given=path + key, file=path, layer=layer)
+        shard = place._replace(given=path + key, file=path, layer=layer, whole=place.file)
         try:
             rows = open_one(shard)
         except NoRowsError:
