@@ -47,12 +47,14 @@ from w2s_jax.ranking.crossfit import Score, Settings, WeakCells
 from w2s_jax.ranking.folds import Layout, as_groups, lay_out
 from w2s_jax.ranking.labels import about_mean, checked_labels
 from w2s_jax.ranking.prepared import Origin
+from w2s_jax.ranking.related import GroupSums, Places, Related, group_sums, related_rows
 from w2s_jax.ranking.scores import Shared, Size, prepare_strong, scorer
 from w2s_jax.ranking.table import SupervisorTable
 from w2s_jax.ranking.widths import padded_widths
 
 BATCH_BYTES = 256 << 20  # of a batch of weak models on each device
 _BY_CELL = P(None, ROWS)
+_BY_PLACE = Places(_BY_CELL, P())
 
 
 def rank_supervisors(
@@ -76,9 +78,11 @@ def rank_supervisors(
 ) -> SupervisorTable:
     """Ranks weak models as supervisors of one or several strong models; the first row is the best teacher.
 
-    Without labels the table is sorted by the expected experiment, with labels by the trial. Both are mean squared errors
-    of the weak-to-strong student: the expected one in units of the labels' mean square, over labels that are random
-    linear functions of the strong representation plus noise; the trial's in squared units of y, summed over outputs.
+    Without labels the table is sorted by the expected experiment, with labels by the trial, or by the posterior experiment where
+    labels are fewer than half of the rows that fit a weak head in it. All three are mean squared errors of the weak-to-strong
+    student: the expected one in units of the labels' mean square, over labels that are random linear functions of the strong
+    representation plus noise; the trial's in squared units of y, summed over outputs; and so the posterior's, over what the
+    given labels leave open of all labels.
 
     Args:
         weak: name -> representation (n, d_w) of the same n rows; widths may differ. NumPy or JAX arrays, or anything with
@@ -105,7 +109,7 @@ def rank_supervisors(
 
     Returns:
         A table with columns `expected_error`, `expected_gap`, `gap_op`, `gap_fro` (`||P_s (I - P_w)||`), `cka`, and with labels
-        `trial_error`, `predicted_gap`; each with its standard error over blocks of rows.
+        `trial_error`, `posterior_error`, `predicted_gap`; each with its standard error over blocks of rows.
 
     Raises:
         InputError: representations that do not fit each other, carry other row ids (those of `open_rows`), or hold NaN,
@@ -139,7 +143,8 @@ def rank_supervisors(
         targets = targets if normalize == "none" else about_mean(targets, mask)
     elif labelled_rows is not None:
         raise InputError("labelled_rows says which rows of y may be used and needs y, got y=None")
-    layout = lay_out(n, folds, None if targets is None else mask, as_groups(groups, n), seed)
+    numbered = as_groups(groups, n)
+    layout = lay_out(n, folds, None if targets is None else mask, numbered, seed)
     settings = Settings(*(np.asarray(value, _dtype(weak_rows, strong_rows)) for value in given.values()))
     chosen_precision = resolved(precision, None if mesh is None else mesh.devices.flat[0])
     widths = {name: rows.shape[1] for name, rows in weak_rows.items()}
@@ -147,7 +152,11 @@ def rank_supervisors(
         {name: _model(side, name, rows, settings.noise.dtype, normalize) for name, rows in models.items()}
         for side, models in (("weak", weak_rows), ("strong", strong_rows))
     )
-    work = _Work(RowCells((layout,), targets), settings, normalize, threshold > 0, mesh, chosen_precision)
+    labelled = related_rows(numbered, mask, layout)
+    related = labelled and related_rows(numbered, np.ones(n, bool), layout)
+    work = _Work(
+        RowCells((layout,), targets), settings, normalize, threshold > 0, mesh, chosen_precision, related, labelled
+    )
     pairs: dict[tuple[str, str], dict[str, Score]] = {}
     tasks = [
         (name, batch) for name, model in strong_models.items() for batch in _batches(weak_models, model.width, work)
@@ -170,11 +179,15 @@ def rank_supervisors(
         "rows": n,
         "n_labelled": int(mask.sum()),
     }
-    return _table(pairs, widths, chosen)
+    # Trials on few labels rank teachers of few labels.
+    few = 2 * mask.sum() < np.mean(layout.expected.labelled @ work.rows.counts)
+    main = "expected_error" if targets is None else "posterior_error" if few else "trial_error"
+    return _table(pairs, widths, main, chosen)
 
 
 class _Work(NamedTuple):
-    """What all pairs share: the rows' cells and labels, settings, static choices, devices, the products' precision."""
+    """What all pairs share: the rows' cells and labels, settings, static choices, devices, the products' precision, and which
+    rows, and which of the labelled ones, are related, if that counts."""
 
     rows: RowCells
     settings: Settings
@@ -182,6 +195,8 @@ class _Work(NamedTuple):
     cut: bool
     mesh: Mesh | None
     precision: str
+    related: Related | None
+    labelled: Related | None
 
     @property
     def layout(self) -> Layout:
@@ -193,6 +208,12 @@ class _Work(NamedTuple):
 
     def blocks(self) -> Iterator[RowBlock]:
         return row_blocks(self.rows.layouts, (0, self.rows.n), share=1 if self.mesh is None else self.mesh.shape[ROWS])
+
+    def places(self, related: Related | None, block: RowBlock) -> Places | None:
+        """Where a block's rows stand among groups."""
+        if related is None:
+            return None
+        return Places(on_devices(related.in_block(block), self.mesh, _BY_CELL), np.zeros(related.shape, self.dtype))
 
 
 class _Batch(NamedTuple):
@@ -224,23 +245,28 @@ def _strong_block(model: ModelRows, block: RowBlock, work: _Work) -> Array:
 
 
 def _prepare(model: ModelRows, work: _Work) -> _Strong:
-    sum_up = over_rows(cell_sums, work.mesh, work.precision, (_BY_CELL, _BY_CELL), P(), (ROWS,))
+    specs = _BY_CELL, _BY_CELL, _BY_PLACE
+    sum_up = over_rows(strong_sums, work.mesh, work.precision, specs, P(), (ROWS,))
     blocks, last = list(work.blocks()), None
 
-    def sums_of_blocks() -> Iterator[Sums]:
+    def sums_of_blocks() -> Iterator[tuple[Sums, GroupSums | None]]:
         nonlocal last
         for block in blocks:
             last = _strong_block(model, block, work)
-            yield sum_up((last,), on_devices(labels_of(work.rows, block, work.dtype), work.mesh, _BY_CELL))
+            y = on_devices(labels_of(work.rows, block, work.dtype), work.mesh, _BY_CELL)
+            yield sum_up(last, y, work.places(work.labelled, block))
 
-    sums = work.rows.with_labels(total(sums_of_blocks()))
+    sums, related = total(sums_of_blocks())
+    sums = work.rows.with_labels(sums)
+    if work.labelled and related and work.rows.targets is not None:
+        related = related._replace(y=work.labelled.sums(work.rows.targets).astype(work.dtype))
     if work.mesh is not None:
-        sums = jax.device_put(sums, work.mesh.devices.flat[0])  # one device prepares what all share
+        sums, related = jax.device_put((sums, related), work.mesh.devices.flat[0])  # one prepares what all share
     experiments = work.layout.experiments(work.dtype)
     largest = (work.layout.expected.test @ work.rows.counts).max()
     choices = work.layout.folds, work.normalize, work.cut, min(int(largest), model.width)
     center, shared = prepare_strong(
-        sums, Origin(model.shift[0], work.dtype.type(model.rounding)), experiments, work.settings, *choices
+        sums, Origin(model.shift[0], work.dtype.type(model.rounding)), experiments, work.settings, related, *choices
     )
     largest_value = np.asarray(shared.values)[0]
     if not np.isfinite(largest_value):
@@ -257,14 +283,14 @@ def _start(strong: _Strong, models: list[ModelRows], batch: _Batch, work: _Work)
     """The sizes and scores of a batch of weak models, which the device may still be computing."""
     size = batch.size if work.mesh is None else -(-batch.size // work.mesh.shape[MODELS]) * work.mesh.shape[MODELS]
     by_model = P(MODELS, *_BY_CELL)
-    specs = by_model, P(None, None, ROWS), _BY_CELL
+    specs = by_model, P(None, None, ROWS), _BY_CELL, _BY_PLACE
     sum_up = over_rows(weak_sums, work.mesh, work.precision, specs, P(MODELS), (ROWS,))
 
     def sums_of_blocks() -> Iterator[WeakCells]:
         for block in work.blocks():
             x = on_devices(stacked(models, batch.width, size, block), work.mesh, by_model)[0]
             y = on_devices(labels_of(work.rows, block, work.dtype), work.mesh, _BY_CELL)
-            yield sum_up(x, strong.block(block, work), y)
+            yield sum_up(x, strong.block(block, work), y, work.places(work.related, block))
 
     sums = total(sums_of_blocks())
     filled_up = models + models[-1:] * (size - len(models))
@@ -301,9 +327,18 @@ def _finish(
 
 
 @partial(jax.jit, static_argnames="precision")
-def weak_sums(x: Array, zT: Array, y: ByLayout | None, precision: str) -> WeakCells:
+def strong_sums(x: Array, y: ByLayout | None, places: Places | None, precision: str) -> tuple[Sums, GroupSums | None]:
+    """Sums per cell, and per group of labelled rows if they count."""
+    return cell_sums((x,), y, precision), group_sums(x, places)
+
+
+@partial(jax.jit, static_argnames="precision")
+def weak_sums(x: Array, zT: Array, y: ByLayout | None, places: Places | None, precision: str) -> WeakCells:
     """Sums per model and cell of a batch; the strong side's own products are not computed again."""
-    one = lambda x: WeakCells(cell_sums((x,), y, precision), matmul(zT, x, precision))
+
+    def one(x: Array) -> WeakCells:
+        return WeakCells(cell_sums((x,), y, precision), matmul(zT, x, precision), group_sums(x, places))
+
     return over_models(one, x)
 
 
@@ -382,12 +417,11 @@ def _batches(weak: Mapping[str, ModelRows], d_s: int, work: _Work) -> Iterator[_
         yield from (_Batch(width, size, names[i : i + size]) for i in range(0, len(names), size))
 
 
-def _table(pairs: dict, width: Mapping[str, int], settings: dict) -> SupervisorTable:
+def _table(pairs: dict, width: Mapping[str, int], main: str, settings: dict) -> SupervisorTable:
     keys = list(pairs)
     columns = list(pairs[keys[0]])
     values = {column: np.array([pairs[key][column].value for key in keys], float) for column in columns}
     errors = {column: np.array([pairs[key][column].error for key in keys], float) for column in columns}
     names, strong = tuple(name for _, name in keys), tuple(name for name, _ in keys)
     widths = tuple(width[name] for name in names)
-    main = "trial_error" if "trial_error" in columns else "expected_error"
     return SupervisorTable(names, strong, widths, values, errors, main, settings).sort_by(main)

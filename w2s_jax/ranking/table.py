@@ -14,6 +14,7 @@ from w2s_jax._core.text import aligned
 
 TITLES = {
     "trial_error": "trial error",
+    "posterior_error": "posterior error",
     "predicted_gap": "predicted gap",
     "expected_error": "expected error",
     "expected_gap": "expected gap",
