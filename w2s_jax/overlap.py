@@ -249,7 +249,7 @@ def _warn_of_lost_features(name: str, h: Array, side: Side, bias: bool) -> None:
     rows = np.asarray(h).astype(np.float64)
     squares = np.mean(np.square(rows - rows.mean(0) if bias else rows), 0)
     nothing = np.square(float(jnp.finfo(h.dtype).eps) * np.abs(rows).max(0))
-    level = float(numerically_zero(jnp.full(min(h.shape), squares.max(), side.values.dtype))[0])
+    level = float(numerically_zero(np.full(min(h.shape), squares.max(), side.values.dtype))[0])
     lost = int(np.sum((squares > nothing) & (squares <= level)))
     if lost:
         cure = "scale features" if bias else "bias=True takes features about their means"
@@ -261,7 +261,8 @@ def _warn_of_lost_features(name: str, h: Array, side: Side, bias: bool) -> None:
 
 
 def _has_zeros(side: Side) -> bool:
-    return side.rest is None and bool((side.values <= numerically_zero(side.values)).any())
+    values = np.asarray(side.values)
+    return side.rest is None and bool((values <= numerically_zero(values)).any())
 
 
 def principal_basis(h: Float[Array, "n d"], bias: bool = False, rank: int | None = None) -> tuple[Array, Side]:
