@@ -217,6 +217,16 @@ def normalized(h: np.ndarray, by_feature: bool = False) -> np.ndarray:
     return h / np.sqrt(np.mean(np.sum(h**2, axis=1)))
 
 
+def unit_rows(h: np.ndarray, normalize: str, fit: np.ndarray | None = None) -> np.ndarray:
+    """Rows divided by their norms, centred and scaled before that as the rows `fit` say (by default all); 0 stays 0."""
+    h, fit = _f64(h), _f64(h if fit is None else fit)
+    if normalize != "none":
+        spread = fit.std(axis=0) if normalize == "features" else np.ones(h.shape[1])
+        h = np.where(spread > 0, (h - fit.mean(axis=0)) / np.where(spread > 0, spread, 1), 0)
+    norms = np.linalg.norm(h, axis=1, keepdims=True)
+    return h / np.where(norms > 0, norms, 1)
+
+
 def linear_cka(h_w: np.ndarray, h_s: np.ndarray) -> np.ndarray:
     """||S_sw||_F^2 / (||S_s||_F ||S_w||_F) on centred columns (linear CKA, Kornblith et al. 2019)."""
     m = moments(h_w, h_s, bias=True)

@@ -21,7 +21,15 @@ from jax.sharding import PartitionSpec as P
 
 from w2s_jax._core.arrays import Precision, entered, matmul
 from w2s_jax._core.checks import InputError, require_choice, require_number, require_scale, warn_of_float_bits
-from w2s_jax._core.normalize import MANY, Normalize, participation_ratio, warn_if_concentrated
+from w2s_jax._core.heavy_rows import Watched
+from w2s_jax._core.normalize import (
+    MANY,
+    Normalize,
+    RowNorm,
+    after_unit_rows,
+    participation_ratio,
+    warn_if_concentrated,
+)
 from w2s_jax._core.progress import track
 from w2s_jax.devices.mesh import BATCH, MODELS, ROWS, over_models, put, require_mesh, spread
 from w2s_jax.devices.precision import resolved
@@ -50,6 +58,7 @@ from w2s_jax.ranking.prepared import Origin
 from w2s_jax.ranking.related import GroupSums, Places, Related, group_sums, related_rows
 from w2s_jax.ranking.scores import Shared, Size, prepare_strong, scorer
 from w2s_jax.ranking.table import SupervisorTable
+from w2s_jax.ranking.unit_rows import UnitRows
 from w2s_jax.ranking.widths import padded_widths
 
 BATCH_BYTES = 256 << 20  # of a batch of weak models on each device
@@ -71,6 +80,7 @@ def rank_supervisors(
     noise: float = 1.0,
     folds: int = 3,
     normalize: Normalize = "scale",
+    rows: RowNorm = "given",
     seed: int = 0,
     progress: bool | Callable[[Iterable], Iterable] = False,
     mesh: Mesh | None = None,
@@ -102,6 +112,8 @@ def rank_supervisors(
         normalize: centre every representation, give heads an intercept, and scale to unit mean squared row norm, so that one
             ridge strength means the same for all: "features" each to unit variance first, "scale" all alike. With "none"
             representations are used as they are.
+        rows: "unit": each row is divided by its norm after that, and representations are centred and of one scale again, so
+            that no row is larger than another. Every representation is then read twice.
         seed: of the random folds.
         progress: True for a progress bar, or a function that wraps an iterable.
         mesh: devices that share the work (see `device_mesh`): rows over one axis, weak models over the other.
@@ -133,6 +145,7 @@ def rank_supervisors(
     for name, value in given.items():
         require_number(name, value, 0, 1 if name == "threshold" else None)
     require_choice("normalize", normalize, Normalize)
+    require_choice("rows", rows, RowNorm)
     if not isinstance(seed, int | np.integer) or seed < 0:
         raise InputError(f"seed must be an integer of at least 0, got {seed!r}")
     weak_rows, strong_rows, n = _sources(weak, strong)
@@ -147,16 +160,16 @@ def rank_supervisors(
     layout = lay_out(n, folds, None if targets is None else mask, numbered, seed)
     settings = Settings(*(np.asarray(value, _dtype(weak_rows, strong_rows)) for value in given.values()))
     chosen_precision = resolved(precision, None if mesh is None else mesh.devices.flat[0])
-    widths = {name: rows.shape[1] for name, rows in weak_rows.items()}
+    widths = {name: held.shape[1] for name, held in weak_rows.items()}
     weak_models, strong_models = (
-        {name: _model(side, name, rows, settings.noise.dtype, normalize) for name, rows in models.items()}
+        {name: _model(side, name, held, settings.noise.dtype, normalize, rows) for name, held in models.items()}
         for side, models in (("weak", weak_rows), ("strong", strong_rows))
     )
     labelled = related_rows(numbered, mask, layout)
     related = labelled and related_rows(numbered, np.ones(n, bool), layout)
-    work = _Work(
-        RowCells((layout,), targets), settings, normalize, threshold > 0, mesh, chosen_precision, related, labelled
-    )
+    left = after_unit_rows(normalize, rows)
+    cells = RowCells((layout,), targets)
+    work = _Work(cells, settings, left, threshold > 0, mesh, chosen_precision, related, labelled)
     pairs: dict[tuple[str, str], dict[str, Score]] = {}
     tasks = [
         (name, batch) for name, model in strong_models.items() for batch in _batches(weak_models, model.width, work)
@@ -167,7 +180,7 @@ def rank_supervisors(
         if state is None or state[0] != name:
             state = name, _prepare(strong_models[name], work)
         models = [weak_models[member] for member in batch.members]
-        started.append((name, models, batch.members, _start(state[1], models, batch, work), normalize))
+        started.append((name, models, batch.members, _start(state[1], models, batch, work), left))
         if len(started) > 1:
             pairs |= _finish(*started.pop(0))
     pairs |= _finish(*started.pop())
@@ -175,6 +188,7 @@ def rank_supervisors(
         **given,
         "folds": folds,
         "normalize": normalize,
+        "row_norm": rows,
         "seed": seed,
         "rows": n,
         "n_labelled": int(mask.sum()),
@@ -385,11 +399,15 @@ def _source(name: str, rows: Any) -> Any:
     return rows
 
 
-def _model(side: str, name: str, rows: Any, dtype: Any, normalize: Normalize) -> ModelRows:
+def _model(side: str, name: str, rows: Any, dtype: Any, normalize: Normalize, row_norm: RowNorm) -> ModelRows:
     """The rows, in fewer features if there are more than rows; those of a strong model may be read twice."""
     label = f"{side} representation {name!r}"
     warn_of_float_bits(label, rows)
     require_scale(label, rows, dtype)
+    if row_norm == "unit":
+        rows, normalize = UnitRows(rows, label, dtype, normalize), after_unit_rows(normalize, row_norm)
+    else:
+        rows = Watched(rows, label, normalize)
     if not has_few_rows(rows):
         return about_first_row(label, rows, dtype, normalize)
     return about_first_row(label, CompactRows(rows, label, dtype, normalize, keep=side == "strong"), dtype)

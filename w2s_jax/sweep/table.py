@@ -30,7 +30,7 @@ class Sweep:
 
     `columns` name the entries of each of `rows`; what was not asked for is None. `finished` of `pairs` pairs are in.
     `computed`: pairs that this run computed, the others were there; `changed`: models whose file has changed since the
-    last run.
+    last run; `notes`: lines on how its files were understood.
 
     >>> rows = ("a", "s", 0.5), ("b", "s", 0.25)
     >>> sweep = Sweep(("weak", "strong", "gap_op"), rows, finished=2, pairs=2, output=Path("results"))
@@ -45,6 +45,7 @@ class Sweep:
     output: Path
     computed: int = 0
     changed: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.rows)
