@@ -9,6 +9,7 @@ from w2s_jax.theory.decomposability import (
 from w2s_jax.theory.equivalent import Equivalent, Population, Tail, deterministic_equivalent
 from w2s_jax.theory.equivalent_errors import EquivalentErrors, equivalent_errors, equivalent_errors_from_moments
 from w2s_jax.theory.expected import expected_experiment
+from w2s_jax.theory.figures import plot_spectrum
 from w2s_jax.theory.kappa import effective_ridge, effective_ridge_from_spectrum
 
 __all__ = [
@@ -26,4 +27,5 @@ __all__ = [
     "equivalent_errors",
     "equivalent_errors_from_moments",
     "expected_experiment",
+    "plot_spectrum",
 ]
