@@ -75,7 +75,7 @@ def test_choose_your_teacher_from_files(alone: None, monkeypatch: pytest.MonkeyP
     names, printed = run(TEACHER, capsys)
     assert "from texts.csv" in printed
     assert "MADE UP" not in printed and "RANDOM" not in printed
-    assert "paraphrase-MiniLM-L3-v2:layer2.cls" in names["error"]
+    assert "paraphrase-MiniLM-L3-v2:layer2.max" in names["error"]
 
 
 @pytest.mark.everything
