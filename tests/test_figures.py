@@ -160,6 +160,15 @@ def test_spectra_have_cut_and_gamma(cut: dict[str, Any]):
     np.testing.assert_allclose(gamma[1], 0.1, rtol=1e-6)
 
 
+def test_stand_ins_of_leading_spectra_are_not_drawn():
+    """They count for gamma, but have no place of their own."""
+    h = np.random.default_rng(0).standard_normal((50, 40))
+    spectrum = w2s.spectrum(h.T @ h / 50, n=50, rank=4)
+    handles, labels = plot_spectrum(spectrum, rank=3).get_legend_handles_labels()
+    assert labels[:2] == ["V: 3 directions", "tail: 37 directions"]
+    assert [len(points(handle)[0]) for handle in handles[:2]] == [3, 1]
+
+
 def test_spectra_take_a_report():
     """The rank that `decomposability` chose is the cut."""
     h = np.random.default_rng(0).standard_normal((400, 6)) * np.array([3, 2, 1, 0.1, 0.1, 0.1])

@@ -21,7 +21,6 @@ from w2s_jax.studies.demo import Measured
 from w2s_jax.theory import decomposability
 
 NAME = "<b>net</b> & co"  # of a model
-NAN = np.full(2, np.nan)
 
 
 def table() -> SupervisorTable:

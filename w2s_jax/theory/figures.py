@@ -47,17 +47,20 @@ def plot_spectrum(
     """
     if threshold is not None and rank is not None:
         raise InputError("the cut must be a threshold or a rank, got both")
-    if not isinstance(spectrum, Spectrum) and n is None:
+    if isinstance(spectrum, Spectrum):
+        known, values, n = spectrum.values.shape[0], spectrum.all_values, float(spectrum.n) if n is None else n
+    else:
+        known, values = len(np.asarray(spectrum)), spectrum
+    if n is None:
         raise InputError("n, the number of rows, must be given with eigenvalues alone, got None")
-    values = np.asarray(spectrum.all_values if isinstance(spectrum, Spectrum) else spectrum, float)
-    n = float(spectrum.n) if isinstance(spectrum, Spectrum) and n is None else n
+    values = np.asarray(values, float)
     rank = rank.rank if isinstance(rank, DecomposabilityReport) else rank
     if threshold is not None:
         rank = int(principal_rank(values, "threshold", threshold))
     ax = axes(ax, 5.5, 3.8)
-    _draw_values(ax, values, len(values) if rank is None else rank)
+    _draw_values(ax, values, known, len(values) if rank is None else rank)
     if rank is not None:
-        gamma = float(tail_gamma(values, rank=rank, n=n if n is not None else 1))
+        gamma = float(tail_gamma(values, rank=rank, n=n))
         ax.axvline(rank + 0.5, color=COLOURS[3], linestyle="-.", lw=1.2, label="cut")
         if gamma > 0:
             ax.axhline(gamma, color=GREEN, linestyle="--", lw=1.4, label=f"gamma = {gamma:.3g}")
@@ -70,14 +73,13 @@ def plot_spectrum(
     return ax
 
 
-def _draw_values(ax: Any, values: np.ndarray, rank: int) -> None:
-    """Those of V full, those of the tail empty; zeros have no place on a logarithmic axis."""
-    place = np.arange(1, len(values) + 1)
-    for name, part, face in (("V", slice(0, rank), BLUE), ("tail", slice(rank, None), "none")):
-        seen = values[part] > 0
-        if not seen.any():
+def _draw_values(ax: Any, values: np.ndarray, known: int, rank: int) -> None:
+    """Those of V full, those of the tail empty; zeros have no place on a logarithmic axis, nor have stand-ins beyond the known."""
+    place = np.arange(len(values))
+    for name, part, face in (("V", place < rank, BLUE), ("tail", place >= rank, "none")):
+        count, seen = int(np.sum(part & (values > 0))), part & (values > 0) & (place < known)
+        if not count:
             continue
-        count = int(seen.sum())
         label = f"{name}: {count} direction{'s' * (count != 1)}"
         marks = {"marker": "o", "ms": 4, "markerfacecolor": face, "markeredgecolor": BLUE, "linestyle": ""}
-        ax.plot(place[part][seen], values[part][seen], **marks, label=label)
+        ax.plot(1 + place[seen], values[seen], **marks, label=label)
