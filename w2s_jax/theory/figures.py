@@ -74,7 +74,7 @@ def plot_spectrum(
 
 
 def _draw_values(ax: Any, values: np.ndarray, known: int, rank: int) -> None:
-    """Those of V full, those of the tail empty; zeros have no place on a logarithmic axis, nor have stand-ins beyond the known."""
+    """Those of V full, those of the tail empty; zeros have no place on a logarithmic axis, nor stand-ins beyond the known."""
     place = np.arange(len(values))
     for name, part, face in (("V", place < rank, BLUE), ("tail", place >= rank, "none")):
         count, seen = int(np.sum(part & (values > 0))), part & (values > 0) & (place < known)
