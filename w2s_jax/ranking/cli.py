@@ -94,9 +94,9 @@ def run(args: argparse.Namespace) -> None:
     table = rank_supervisors(weak, strong, y, groups=groups, progress=not args.quiet, mesh=all_devices(), **settings)
     table = table if args.sort is None else table.sort_by(args.sort)
     if args.plot is not None:
-        from w2s_jax.ranking.figures import plot_table
+        from w2s_jax.ranking.figures import draw_table
 
-        plot_table(table, args.plot)
+        draw_table(table, args.plot)
     if args.json is not None:
         write_text_atomically(args.json, table.to_json())
     print(*notes_of((*strong.values(), *weak.values()), {"the labels": classes}), table, sep="\n")

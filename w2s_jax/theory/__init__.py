@@ -10,6 +10,7 @@ from w2s_jax.theory.decomposability import (
 from w2s_jax.theory.equivalent import Equivalent, Population, Tail, deterministic_equivalent
 from w2s_jax.theory.equivalent_errors import EquivalentErrors, equivalent_errors, equivalent_errors_from_moments
 from w2s_jax.theory.expected import expected_experiment
+from w2s_jax.theory.figures import plot_spectrum
 from w2s_jax.theory.kappa import effective_ridge, effective_ridge_from_spectrum
 from w2s_jax.theory.posterior import (
     GroupMoments,
@@ -40,5 +41,6 @@ __all__ = [
     "group_moments",
     "label_posterior",
     "label_posterior_from_moments",
+    "plot_spectrum",
     "posterior_experiment",
 ]
