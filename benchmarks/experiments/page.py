@@ -117,7 +117,7 @@ def _aims(cells: Sequence[Cell]) -> str:
         behind = _mean(correlation(cell, "cka") for cell in own) - means[strong]
         verdicts = [
             f"{'above' if means[strong] > AIM else 'NOT above'} {AIM}",
-            f"{'no' if behind <= BELOW_CKA else 'MORE'} than {BELOW_CKA} below CKA",
+            f"{'not more' if behind <= BELOW_CKA else 'MORE'} than {BELOW_CKA} below CKA",
         ]
         lines.append(f"- {strong}: {means[strong]:.2f}, {', '.join(verdicts)}")
     average = _mean(means.values())

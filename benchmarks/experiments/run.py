@@ -13,7 +13,7 @@ from benchmarks.experiments.scores import label_sets, scores
 from w2s_jax.ranking.folds import deal
 
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1)
-LABELS = (100,)  # label sets beside all of D~
+LABELS = (100,)  # label sets beside all of D~, with the first way of scaling
 DRAWS = 1
 
 
@@ -55,7 +55,7 @@ def run_task(
         students = {name: rows[name] for name in strong}
         found = measured(rows, students, y, splits, ridges, scaling)
         say(f"{folder.name}, {scaling}: scoring")
-        labels = label_sets(splits, LABELS, DRAWS)
+        labels = label_sets(splits, LABELS if scaling == SCALINGS[0] else (), DRAWS)
         said = scores(rows, students, y, labels, groups, ridges, scaling)
         about = {"weak": list(rows), "strong": list(strong), "ridges": ridges, "n": [len(part[0]) for part in splits]}
         _replaced(file, {**about, **found, **{f"score:{name}": values for name, values in said.items()}})
