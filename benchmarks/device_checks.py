@@ -177,7 +177,7 @@ class Ranked(NamedTuple):
     sizes: dict[str, float]
 
 
-SETTINGS: dict[str, Any] = {"weak_ridge": RIDGE, "strong_ridge": RIDGE, "threshold": CUT}
+SETTINGS: dict[str, Any] = {"weak_ridge": RIDGE, "strong_ridge": RIDGE, "threshold": CUT, "normalize": "scale"}
 
 
 @cache

@@ -58,7 +58,7 @@ def few_rows(quick: bool) -> dict[str, Any]:
     strong = [representation(rng, latent, d_s, noise) for noise in (0.1, 0.2)]
     swept, rival = sweep(weak, strong), dense_scripts(weak, strong, latent)
     named = {f"weak{i}": h for i, h in enumerate(weak)}
-    ranking, compiling = timed(lambda: w2s.rank_supervisors(named, strong[0])["gap_op"], 3)
+    ranking, compiling = timed(lambda: w2s.rank_supervisors(named, strong[0], normalize="scale")["gap_op"], 3)
     programs = floor_programs()
     products = eigen = 0.0
     for h in (*weak, *strong):
@@ -84,7 +84,7 @@ def sweep(weak: Sequence[np.ndarray], strong: Sequence[np.ndarray]) -> dict[str,
         config = save_models(folder, weak, strong)
         for output in ("first", "second"):
             started = time.perf_counter()
-            table = w2s.run_sweep({**config, "threshold": 1e-3, "output": f"{folder}/{output}"})
+            table = w2s.run_sweep({**config, "threshold": 1e-3, "normalize": "scale", "output": f"{folder}/{output}"})
             seconds.append(time.perf_counter() - started)
     return {"pairs": table.computed, "sweep s": seconds[1], "compile s": seconds[0] - seconds[1]}
 

@@ -104,7 +104,7 @@ def many_models(quick: bool) -> dict[str, Any]:
     widths = np.linspace(low, high, count).astype(int)
     weak = {f"weak{i}": representation(rng, latent, int(d), 2.0 * (1 - i / count)) for i, d in enumerate(widths)}
     strong = representation(rng, latent, d_s, 0.2)
-    seconds, compiling = timed(lambda: w2s.rank_supervisors(weak, strong)["gap_op"], 3)
+    seconds, compiling = timed(lambda: w2s.rank_supervisors(weak, strong, normalize="scale")["gap_op"], 3)
     scripted = list(weak.values())[:: count // 3 + 1]
     started = time.perf_counter()
     for h in scripted:

@@ -29,6 +29,7 @@ TABLE = {
     "weak": ["[abc].npy"],
     "strong": ["s1.npy", "s2.npy"],
     "labels": {name: f"{name}.npy" for name in LABELS},
+    "normalize": "scale",
     "memory": 0.02,
 }
 LITTLE = {"output": "out", "weak": ["a.npy", "b.npy"], "strong": ["s1.npy"]}

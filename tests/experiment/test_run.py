@@ -16,14 +16,17 @@ from sklearn.linear_model import LogisticRegression
 
 from w2s_jax import InputError, WeakToStrong, moments, moments_from_batches, rank_supervisors
 from w2s_jax.experiment import from_moments, pseudo_labels, run
-from w2s_jax.experiment.from_moments import weak_to_strong_from_moments
 from w2s_jax.experiment.pseudo_labels import cross_fit_pseudo_labels
-from w2s_jax.experiment.run import weak_to_strong, weak_to_strong_splits
 from w2s_jax.experiment.single import experiment
 from w2s_jax.heads.losses import confidence_auxiliary, logistic
 from w2s_jax.heads.ridge import cross_validate_ridge
 from w2s_jax.ranking.folds import deal, lay_out
 
+# Representations as they are: what is done to them before has tests of its own.
+weak_to_strong, weak_to_strong_splits, weak_to_strong_from_moments = (
+    partial(of, normalize="none")
+    for of in (run.weak_to_strong, run.weak_to_strong_splits, from_moments.weak_to_strong_from_moments)
+)
 SIZES = (30, 44, 50)  # D~, D^, test
 RIDGES = {"weak_ridge": 0.02, "strong_ridge": 0.05}
 MEASURED = ("weak_error", "student_error", "ceiling_error", "gap", "misfit", "misfit_in_sample")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,12 +16,14 @@ import pytest
 import reference
 from conftest import computing_in, quickly, relative_error
 
-from w2s_jax import InputError, SupervisorTable, rank_supervisors
+from w2s_jax import InputError, SupervisorTable
 from w2s_jax.devices import mesh
 from w2s_jax.ranking import rank
 from w2s_jax.ranking.folds import lay_out
 from w2s_jax.ranking.scores import scorer
 from w2s_jax.theory.posterior import CORRELATIONS, PRIORS, SHARES
+
+rank_supervisors = partial(rank.rank_supervisors, normalize="scale")
 
 N = 60
 WIDTHS = {"a": 10, "b": 12, "c": 30}  # one bucket; c has more features than a fold has rows

@@ -29,7 +29,7 @@ def weak_to_strong_from_moments(
     weak_ridge: ArrayLike = 1e-3,
     strong_ridge: ArrayLike = 1e-3,
     *,
-    normalize: Normalize = "none",
+    normalize: Normalize = "features",
 ) -> WeakToStrong:
     """The experiment with ridge heads from second moments alone: no second pass over the rows, however many.
 

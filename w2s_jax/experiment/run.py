@@ -43,7 +43,7 @@ def weak_to_strong(
     weak_ridge: Penalty = 1e-3,
     strong_ridge: Penalty = 1e-3,
     bias: bool = True,
-    normalize: Normalize = "none",
+    normalize: Normalize = "features",
     rows: RowNorm = "given",
 ) -> WeakToStrong:
     """Runs one experiment: fits weak head, student and ceiling, and measures them beside what the theory predicts.
@@ -106,7 +106,7 @@ def weak_to_strong_splits(
     weak_ridge: Penalty = 1e-3,
     strong_ridge: Penalty = 1e-3,
     bias: bool = True,
-    normalize: Normalize = "none",
+    normalize: Normalize = "features",
     rows: RowNorm = "given",
 ) -> WeakToStrong:
     """`weak_to_strong` over random splits of the same rows, in one compiled program: fields have the shape (repeats,).

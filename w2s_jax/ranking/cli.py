@@ -56,7 +56,7 @@ def add_rank(commands: Any) -> argparse.ArgumentParser:
     rank.add_argument("--noise", type=float, default=1.0, metavar="NU", help="label noise over label variance")
     rank.add_argument("--folds", type=int, default=3, metavar="K", help="blocks of rows for cross-fitting and errors")
     rank.add_argument("--seed", type=int, default=0, help="of the folds")
-    rank.add_argument("--normalize", choices=get_args(Normalize), default="scale", help=NORMALIZE_HELP)
+    rank.add_argument("--normalize", choices=get_args(Normalize), default="features", help=NORMALIZE_HELP)
     rank.add_argument("--rows", choices=get_args(RowNorm), default="given", help=ROWS_HELP)
     rank.add_argument("--precision", default="float32", metavar="NAME", help=PRECISION_HELP)
     rank.add_argument("--sort", metavar="COLUMN", help="sort by this column")

@@ -79,7 +79,7 @@ def rank_supervisors(
     prior: float = 2.0,
     noise: float = 1.0,
     folds: int = 3,
-    normalize: Normalize = "scale",
+    normalize: Normalize = "features",
     rows: RowNorm = "given",
     seed: int = 0,
     progress: bool | Callable[[Iterable], Iterable] = False,
