@@ -8,8 +8,10 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 
+from benchmarks.experiments import results, run
+from benchmarks.experiments.molecules import __main__ as command
 from benchmarks.experiments.molecules import fingerprints, rows
-from benchmarks.experiments.molecules.representations import heavy_rows, representations
+from benchmarks.experiments.molecules.representations import representations, stray_rows
 from benchmarks.experiments.molecules.transformer import TOKEN, albert
 from w2s_jax import InputError
 from w2s_jax.extract import extract_model
@@ -18,8 +20,8 @@ SMILES = ["CCO", "c1ccccc1Br", "ClC(=O)N", "C[N+](C)(C)C", "C%10CC%10", "CCO", "
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "C", "c", "O", "N", "(", ")", "=", "1", "Cl", "Br", "%10", "[N+]"]
 
 
-def tiny_albert(layers: int = 2):
-    """A random ALBERT by the names that transformers has for its weights."""
+def tiny_weights():
+    """Of a random ALBERT, by the names that transformers has for them."""
     rng = np.random.default_rng(0)
     layer = "encoder.albert_layer_groups.0.albert_layers.0."
     shapes = {
@@ -38,13 +40,15 @@ def tiny_albert(layers: int = 2):
     for name, shape in shapes.items():
         weights[f"albert.{name}.weight"] = rng.standard_normal(shape).astype(np.float32)
         weights[f"albert.{name}.bias"] = rng.standard_normal(shape[:1]).astype(np.float32)
-    config = {
-        "num_hidden_layers": layers,
-        "num_attention_heads": 2,
-        "layer_norm_eps": 1e-12,
-        "max_position_embeddings": 32,
-    }
-    return albert("tiny", weights, config, VOCABULARY)
+    return weights
+
+
+CONFIG = {"num_hidden_layers": 2, "num_attention_heads": 2, "layer_norm_eps": 1e-12, "max_position_embeddings": 32}
+TINY = tiny_weights(), CONFIG, VOCABULARY
+
+
+def tiny_albert():
+    return albert("rxnmapper", *TINY)
 
 
 def test_tokens_are_atoms_bonds_and_ring_numbers():
@@ -118,11 +122,49 @@ def test_representations_are_made_once(tmp_path):
         np.testing.assert_array_equal(array, again[name])
 
 
-def test_a_row_of_extremes_is_heavy():
+def test_the_command_goes_from_rows_to_results(tmp_path, monkeypatch, capsys):
+    rng = np.random.default_rng(0)
+    smiles = ["".join(rng.choice(VOCABULARY[4:], 7)) for _ in range(60)]
+    task = rows.Molecules("tiny", smiles, smiles, rng.standard_normal(60), np.arange(60) // 2)
+
+    def network(texts):
+        found = fingerprints.ngrams(texts, 2, 8) + rng.standard_normal((len(texts), 8))
+        found[:, 0] *= 1e-9
+        found[4, 0] = 1
+        return found
+
+    monkeypatch.setattr(rows, "load", lambda name, *_: task._replace(name=name))
+    for name, value in {
+        "makers": lambda: {"ngrams:1-8": lambda texts: fingerprints.ngrams(texts, 1, 8)},
+        "minimol": network,
+        "open_transformer": tiny_albert,
+        "SIZES": run.Sizes(splits=2),
+        "RIDGES": (1e-2,),
+    }.items():
+        monkeypatch.setattr(command, name, value)
+    monkeypatch.setattr(run, "LABELS", ())
+    for module in (run, results):
+        monkeypatch.setattr(module, "SCALINGS", ("features",))
+    file = tmp_path / "results.csv.gz"
+    command.main(["--work", str(tmp_path / "work"), "--tasks", "ESOL", "--out", str(file)])
+    assert f"set apart by one feature: {{{smiles[4]!r}: 0}}" in capsys.readouterr().out
+    cells = results.read_results(file)
+    assert [(cell.task, cell.strong) for cell in cells] == [
+        (task, strong) for task in ("ESOL", "ESOL-trimmed") for strong in command.STRONG
+    ]
+    assert cells[0].teachers == ["ngrams:1-8", "rxnmapper:layer0", "rxnmapper:layer1", "rxnmapper:layer2"]
+    assert cells[1].teachers == ["ngrams:1-8", command.MINIMOL]
+    assert all(np.isfinite(cell.scores["expected_error"]).all() for cell in cells)
+
+
+def test_a_row_that_brings_a_dead_feature_to_life_is_found():
     x = np.random.default_rng(0).standard_normal((200, 8))
-    assert not len(heavy_rows(x))
-    x[3] = 1e3
-    assert heavy_rows(x).tolist() == [3]
+    x[3] = 50  # far out, but no feature is without the row what it is not with it
+    x[:, 2] = np.where(np.arange(200) == 4, 1, 0)  # the same for all others
+    assert stray_rows(x) == {}
+    x[:, 6] *= 1e-9
+    x[5, 6] = 1e-4
+    assert stray_rows(x) == {5: 6}
 
 
 @pytest.mark.skipif(find_spec("rdkit") is None, reason="rdkit is not installed")

@@ -49,16 +49,22 @@ def _made(file: Path, maker: Maker, smiles: Sequence[str]) -> np.ndarray:
     return np.load(file)
 
 
-def heavy_rows(rows: np.ndarray, times: float = 30) -> np.ndarray:
-    """Numbers of the rows whose squared norm, with all features on one scale, is so many times the mean; heaviest first.
+def stray_rows(rows: np.ndarray, times: float = 1e3) -> dict[int, int]:
+    """Rows that some feature alone sets apart, and which: so many times the other rows' standard deviation away from them.
+
+    A feature that is the same for all other rows does not count: where such a row is not among those that a head is trained
+    on, the feature is dead there.
 
     >>> rows = np.random.default_rng(0).standard_normal((100, 8))
-    >>> rows[7] *= 100
-    >>> heavy_rows(rows).tolist()
-    [7]
+    >>> rows[:, 5] *= 1e-9
+    >>> rows[7, 5] = 1e-4
+    >>> stray_rows(rows)
+    {7: 5}
     """
-    deviations = rows - rows.mean(0)
-    scale = deviations.std(0)
-    squares = np.sum(np.square(deviations / np.where(scale > 0, scale, np.inf)), 1)
-    order = np.argsort(-squares)
-    return order[squares[order] > times * squares.mean()]
+    found: dict[int, int] = {}
+    for feature, values in enumerate(rows.T.astype(np.float64)):
+        row = int(np.argmax(np.abs(values - values.mean())))
+        others = np.delete(values, row)
+        if others.std() > 0 and abs(values[row] - others.mean()) > times * others.std():
+            found.setdefault(row, feature)
+    return found
