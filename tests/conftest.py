@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # two thirds of the tests' time is compilation
+os.environ["MPLBACKEND"] = "agg"  # figures open no window
 
 import jax
 import jaxtyping

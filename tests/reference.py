@@ -4,6 +4,7 @@ Eigenvalues are those of K/n with K = H H^T, in descending order. A filter is a 
 outside the principal subspace. Labels are (n,) or (n, c); per-output results are 0-d or (c,) arrays.
 """
 
+import itertools
 from collections.abc import Callable
 
 import numpy as np
@@ -216,6 +217,16 @@ def normalized(h: np.ndarray, by_feature: bool = False) -> np.ndarray:
     return h / np.sqrt(np.mean(np.sum(h**2, axis=1)))
 
 
+def unit_rows(h: np.ndarray, normalize: str, fit: np.ndarray | None = None) -> np.ndarray:
+    """Rows divided by their norms, centred and scaled before that as the rows `fit` say (by default all); 0 stays 0."""
+    h, fit = _f64(h), _f64(h if fit is None else fit)
+    if normalize != "none":
+        spread = fit.std(axis=0) if normalize == "features" else np.ones(h.shape[1])
+        h = np.where(spread > 0, (h - fit.mean(axis=0)) / np.where(spread > 0, spread, 1), 0)
+    norms = np.linalg.norm(h, axis=1, keepdims=True)
+    return h / np.where(norms > 0, norms, 1)
+
+
 def linear_cka(h_w: np.ndarray, h_s: np.ndarray) -> np.ndarray:
     """||S_sw||_F^2 / (||S_s||_F ||S_w||_F) on centred columns (linear CKA, Kornblith et al. 2019)."""
     m = moments(h_w, h_s, bias=True)
@@ -277,6 +288,62 @@ def expected_experiment(
     error = np.linalg.norm(root @ (q - gamma_sqrt), "fro") ** 2
     gap = np.linalg.norm(root @ (q - r), "fro") ** 2
     return np.asarray(error + noise), np.asarray(gap + noise)
+
+
+def group_projection(groups: np.ndarray) -> np.ndarray:
+    """Projection (n, n) on the means of groups of more than one row."""
+    same = np.equal.outer(groups, groups)
+    sizes = same.sum(1)
+    return np.where(same & (sizes > 1), 1 / sizes, 0.0)
+
+
+def label_posterior(
+    h_all: np.ndarray, h: np.ndarray, y: np.ndarray, grid: tuple, groups: np.ndarray | None = None
+) -> list[tuple]:
+    """(weight, mean, covariance, noise variance, c) for every output and point (p, R, c) of a grid, from m x m solves."""
+    h_all, h, y = _f64(h_all), _f64(h), _f64(y).reshape(len(h), -1)
+    lam, v = np.linalg.eigh(h_all.T @ h_all / len(h_all))
+    kept = lam > NUMERICALLY_ZERO * lam[-1]
+    related = np.zeros((len(h), len(h))) if groups is None else group_projection(groups)
+    points = []
+    for t in y.T:
+        found = []
+        for p, share, c in itertools.product(*grid):
+            power = np.where(kept, np.where(kept, lam, 1) ** (p - 1), p == 1)
+            gamma = v * (power / np.sum(power * lam)) @ v.T
+            kernel = share * h @ gamma @ h.T + (1 - share) * (np.eye(len(h)) + c * related)
+            solved, back = np.linalg.solve(kernel, t), np.linalg.solve(kernel, h @ gamma)
+            size = t @ solved / len(h)
+            likelihood = -len(h) / 2 * np.log(size) - np.linalg.slogdet(kernel)[1] / 2
+            covariance = size * (share * gamma - share**2 * gamma @ h.T @ back)
+            found.append((likelihood, share * gamma @ h.T @ solved, covariance, size * (1 - share), c))
+        weights = np.exp([point[0] - max(found, key=lambda x: x[0])[0] for point in found])
+        points += [(w / weights.sum(), *point[1:]) for w, point in zip(weights, found, strict=True)]
+    return points
+
+
+def posterior_experiment(
+    h_w_blocks: Blocks,
+    h_s_blocks: Blocks,
+    beta_w: float,
+    beta_s: float,
+    points: list[tuple],
+    groups: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """(E Err_w2s, E PredGap) given labels: `tr M (mu mu^T + Sigma) + v (1 - R) N` averaged over a posterior's points."""
+    (w_A, w_B, _), (s_A, s_B, s_C) = (map(_f64, blocks) for blocks in (h_w_blocks, h_s_blocks))
+    related = np.zeros((len(w_A), len(w_A))) if groups is None else group_projection(groups)
+    weak = np.linalg.solve(w_A.T @ w_A / len(w_A) + beta_w * np.eye(w_A.shape[1]), w_A.T / len(w_A))
+    strong = np.linalg.solve(s_B.T @ s_B / len(s_B) + beta_s * np.eye(s_B.shape[1]), s_B.T / len(s_B))
+    heads = strong @ w_B @ weak  # of labels on A
+    result = np.zeros(2)
+    for weight, mean, covariance, noise, c in points:
+        second = np.outer(mean, mean) + covariance
+        response = np.sum((s_C @ heads) @ (np.eye(len(w_A)) + c * related) * (s_C @ heads)) / len(s_C)
+        for i, target in enumerate((np.eye(s_A.shape[1]), strong @ s_B)):
+            away = s_C @ (heads @ s_A - target)
+            result[i] += weight * (np.sum(away @ second * away) / len(s_C) + noise * response)
+    return np.asarray(result[0]), np.asarray(result[1])
 
 
 # The two-stage deterministic equivalent

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from functools import partial
 from itertools import product
 
@@ -360,3 +361,39 @@ def test_bad_pairs_are_named(fault):
     function, arguments, message = BAD[fault]
     with pytest.raises(InputError, match=message):
         function(*arguments)
+
+
+def test_features_lost_beside_a_massive_one_are_counted():
+    """Single precision does not see 23 of 24 directions beside a mean of 800: it says so, and is right about the means."""
+    rng = np.random.default_rng(0)
+    h_w, h_s = rng.standard_normal((400, 8)), rng.standard_normal((400, 24))
+    h_s[:, 5] = 60 * h_s[:, 5] + 800
+    h_w, h_s = h_w.astype(np.float32), h_s.astype(np.float32)
+    heads = [ridge(1e-3), ridge(1e-3)]
+    dense = [reference.ridge(1e-3, 0.0)] * 2
+    said = r"^strong representations: 23 of 24 features are lost in float32 beside one of mean square 6.\d+e\+05: bias=True"
+    with pytest.warns(UserWarning, match=said):
+        assert gap_norm(overlap(h_w, h_s), *heads, "fro") < 0.5 * reference.gap_norm(h_w, h_s, *dense, "fro")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = gap_norm(overlap(h_w, h_s, bias=True), *heads, "fro")
+        overlap(h_w, h_s[:, [0, 0, 1]])  # of a rank that is no accident
+    about_mean = [np.float64(h) - np.float64(h).mean(0) for h in (h_w, h_s)]
+    assert relative_error(found, reference.gap_norm(*about_mean, *dense, "fro")) < 1e-4
+    with pytest.warns(
+        UserWarning, match=r"8 of 10 features are lost in float32 .*: scale features, or compute in float64"
+    ):
+        overlap(h_w, h_s[:, :10] * np.float32([1e4, *[1] * 9]), bias=True)
+
+
+def test_rows_whose_squares_are_lost_are_refused():
+    """1e-15 is right, as the README promises, and 1e-18 is one sentence, of moments too."""
+    h_w, h_s = np.float32(H_W), np.float32(H_S)
+    want = gap_norm(overlap(h_w, h_s), ridge(0.0), ridge(0.0), "fro")
+    tiny = gap_norm(overlap(1e-15 * h_w, 1e-15 * h_s), ridge(0.0), ridge(0.0), "fro")
+    assert relative_error(tiny, want) < 1e-4
+    for call in (overlap, moments):
+        with pytest.raises(
+            InputError, match=r"strong representations must have entries of at least 1e-16, got none above"
+        ):
+            call(h_w, 1e-18 * h_s)

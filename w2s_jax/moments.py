@@ -34,6 +34,7 @@ from w2s_jax._core.arrays import (
     matmul,
     outer,
     require_same_rows,
+    require_size,
 )
 from w2s_jax._core.checks import InputError
 from w2s_jax._core.cpu import from_host, gram, host_zeros
@@ -289,6 +290,7 @@ def model_moments(
     Source: Xue et al. 2025, the kernel on one split, through its sufficient moments.
     """
     h = as_matrix("representations", h)
+    require_size("representations", h)
     y = None if y is None else as_labels("labels", y, h.shape[0])
     weights = None if weights is None else as_weights(weights, h.shape[0])
     rows = (h, y, weights)
@@ -319,7 +321,7 @@ def moments(
 
     Raises:
         InputError: shapes that do not fit, a precision that the platform does not have, or (outside jit) NaN or infinite
-            entries, named with the first row.
+            entries, named with the first row, or such that are too small to be squared.
 
     >>> moments([[1.0], [3.0]], [[2.0, 0.0], [0.0, 2.0]], bias=True).sw.tolist()
     [[-1.0], [1.0]]
@@ -328,6 +330,8 @@ def moments(
     """
     h_w, h_s = as_matrix("weak representations", h_w), as_matrix("strong representations", h_s)
     require_same_rows(h_w, h_s)
+    for name, h in (("weak", h_w), ("strong", h_s)):
+        require_size(f"{name} representations", h)
     y = None if y is None else as_labels("labels", y, h_w.shape[0])
     weights = None if weights is None else as_weights(weights, h_w.shape[0])
     rows = (h_w, h_s, y, weights)

@@ -18,7 +18,7 @@ import pytest
 from conftest import relative_error
 
 from w2s_jax import InputError, moments
-from w2s_jax.devices import connected_hosts, hosts
+from w2s_jax.devices import connected_hosts, hosts, watch
 from w2s_jax.devices.hosts import Hosts
 from w2s_jax.sweep import store
 from w2s_jax.sweep.table import read_sweep
@@ -275,6 +275,23 @@ def test_a_lost_process_stops_the_others_and_a_restart_goes_on(tmp_path, victim)
     found, expected = read_sweep(tmp_path / "out"), read_sweep(tmp_path / "whole")
     for column in NUMBERS:
         assert relative_error(found[column], expected[column]) <= 1e-9, column
+
+
+@pytest.mark.everything
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_stopped_process_ends_the_others(tmp_path, victim):
+    """It has not died and keeps its connections: the other says that it was lost, and aborts with no stack."""
+    write_models(tmp_path, weak=60)
+    impatient = "import sys; from w2s_jax import cli; from w2s_jax.devices import watch; watch.SILENT_SECONDS = 3.0"
+    running = start(tmp_path, "out", 2, program=("-c", f"{impatient}; sys.exit(cli.main())"))
+    wait_for_moments(tmp_path / "out" / "sweep.sqlite", 5)
+    running[victim].send_signal(signal.SIGSTOP)
+    try:
+        _, said = running[1 - victim].communicate(timeout=60)
+    finally:
+        running[victim].kill()
+    assert (running[1 - victim].returncode, said) == (2, f"{watch.LOST}\n")
+    finish(running[victim : victim + 1])
 
 
 def stored(database: Path) -> dict[str, int]:

@@ -51,11 +51,27 @@ def test_an_experiment_is_that_of_scaled_rows(x64, normalize):
     assert ((over.ceiling_error < 0.2) == (normalize == "features")).all()
 
 
-def test_no_row_of_the_test_split_is_seen(x64):
+@pytest.mark.parametrize("normalize", ["none", "scale", "features"])
+def test_rows_of_unit_norm_are_divided_after_scaling(x64, normalize):
+    """About the means and by the scales of D~ and D^; then all are of one scale again."""
+    a, b, c = splits()
+    seen = [
+        (reference.unit_rows(h_w, normalize, a[0]), reference.unit_rows(h_s, normalize, b[1]), y)
+        for h_w, h_s, y in (a, b, c)
+    ]
+    common = "none" if normalize == "none" else "scale"
+    want = weak_to_strong(*seen, **RIDGES, normalize=common)
+    found = weak_to_strong(a, b, c, **RIDGES, normalize=normalize, rows="unit")
+    for name in MEASURED:
+        assert relative_error(getattr(found, name), getattr(want, name)) < 1e-8, name
+
+
+@pytest.mark.parametrize("rows", ["given", "unit"])
+def test_no_row_of_the_test_split_is_seen(x64, rows):
     """Whatever the test rows are, heads and all that is said of the other two splits stay."""
     a, b, c = splits()
     other = tuple(x * 50 + 9 for x in c)
-    first, second = (weak_to_strong(a, b, test, **RIDGES, normalize="features") for test in (c, other))
+    first, second = (weak_to_strong(a, b, test, **RIDGES, normalize="features", rows=rows) for test in (c, other))
     assert first.student_error != second.student_error
     for name in ("misfit_in_sample", "theorem_gap"):
         assert getattr(first, name) == getattr(second, name)
@@ -86,3 +102,5 @@ def test_the_choice_is_named(unchecked):
     a, b, c = splits()
     with pytest.raises(InputError, match="normalize must be 'features', 'scale' or 'none', got 'each'"):
         weak_to_strong(a, b, c, normalize="each")
+    with pytest.raises(InputError, match="rows must be 'given' or 'unit', got 'norm'"):
+        weak_to_strong(a, b, c, rows="norm")

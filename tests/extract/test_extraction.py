@@ -42,6 +42,19 @@ def test_rows_are_the_references_in_order(folder):
             assert entrywise_error(found[f"layer{layer}.{pool}"][row], expected[pool][layer]) < 1e-5
 
 
+def test_bfloat16_states_are_pooled_in_float32(folder):
+    """A mean over many tokens has float32's digits, not those of its terms, and ranks as states in float32 do."""
+    table = jnp.asarray(np.random.default_rng(0).standard_normal((20, 8)) + 3, jnp.bfloat16)
+    tokenize = lambda texts, _: [[len(word) for word in text.split()] for text in texts]
+    model = LanguageModel("half", tokenize, lambda weights, tokens, mask: [weights[tokens]], table)
+    tokens = np.random.default_rng(1).integers(1, 9, 400)
+    (found,) = extract_model(model, [" ".join("x" * n for n in tokens)]).values()
+    assert found.dtype == np.float32
+    assert entrywise_error(found[0], np.asarray(table, np.float64)[tokens].mean(0)) < 1e-6
+    half, single = (list(extract_model(folder, TEXTS, dtype=dtype).values()) for dtype in ("bfloat16", "float32"))
+    assert 1e-4 < max(entrywise_error(a, b) for a, b in zip(half, single, strict=True)) < 0.05
+
+
 def test_a_folder_holds_what_memory_holds(folder, tmp_path):
     """With ids, integers or text, and facts beside them; a finished extraction is not repeated."""
     memory = extract_model(folder, TEXTS, layers=[0, -1], prefix="w1 ")

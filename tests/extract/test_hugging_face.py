@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,6 +22,7 @@ from w2s_jax.extract.batches import token_batches
 from w2s_jax.extract.hugging_face import open_transformers
 
 pytestmark = pytest.mark.usefixtures("unchecked")
+MODELS = os.environ.get("W2S_MODELS")
 MISSING = [name for name in ("torch", "transformers", "torchax") if find_spec(name) is None]
 with_torch = pytest.mark.skipif(bool(MISSING), reason=f"needs {', '.join(MISSING)}: pip install 'w2s_jax[hf]'")
 
@@ -90,6 +92,25 @@ def test_hidden_states_are_those_of_transformers(tmp_path, kind):
     for row, place in enumerate(batch.places):
         expected = states_in_torch(folder, tokens[place])
         assert entrywise_error(states[:, row, : len(tokens[place])], expected) < 2e-5
+
+
+@with_torch
+@pytest.mark.skipif(not MODELS, reason="needs W2S_MODELS, a folder of Hugging Face models such as all-MiniLM-L6-v2")
+def test_hidden_states_of_real_models():
+    """Every layer of each model in the folder, in one padded batch against each text alone."""
+    texts = ["A plain sentence.", "Short", " ".join(["It was, all in all, a film of 2 hours and 7 minutes;"] * 5)]
+    folders = [path for path in sorted(Path(str(MODELS)).iterdir()) if (path / "config.json").is_file()]
+    assert folders
+    for folder in folders:
+        model = open_model(folder)
+        tokens = model.tokenize(texts, None)
+        (batch,) = token_batches(tokens, 10**4)
+        states = jax.jit(model.apply)(model.weights, batch.tokens, batch.mask)
+        for row, place in enumerate(batch.places):
+            expected = states_in_torch(folder, tokens[place])
+            for layer, state in enumerate(states):
+                error = entrywise_error(np.asarray(state)[row, : len(tokens[place])], expected[layer])
+                assert error < 5e-5, (folder.name, layer)
 
 
 @with_torch

@@ -9,6 +9,7 @@ import pytest
 from saving import assert_same, refused
 
 from w2s_jax.files.opening import open_rows
+from w2s_jax.files.rows import _WholeLayer
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 
@@ -50,6 +51,20 @@ def test_a_layer_is_rows(tmp_path, form, axis):
         assert_same(rows[:], ALL[2])
         assert_same(rows[7:31], ALL[2, 7:31])
         assert (rows.ids is not None) == (form == "npz")
+
+
+def test_a_layer_before_rows_is_read_once_for_all_its_blocks():
+    """It comes whole, and is let go with its last row."""
+    calls: list[tuple[int, int]] = []
+
+    def read(start: int, stop: int) -> np.ndarray:
+        calls.append((start, stop))
+        return ALL[start:stop]
+
+    layer = _WholeLayer(read, 1)
+    for _ in range(2):
+        assert_same(np.concatenate([layer(start, min(start + 7, N)) for start in range(0, N, 7)]), ALL[1])
+    assert calls == [(1, 2)] * 2
 
 
 def test_layers_of_shards(tmp_path):

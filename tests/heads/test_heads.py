@@ -24,6 +24,7 @@ from w2s_jax.heads.trained import train_probe
 
 FITS = {
     "ridge": lambda h, y, beta, weights: ridge_probe(h, y, beta, weights=weights)(h),
+    "features": lambda h, y, beta, weights: ridge_probe(h, y, beta, normalize="features", weights=weights)(h),
     "path": lambda h, y, beta, weights: jax.vmap(lambda probe: probe(h))(
         ridge_probe_path(h, y, jnp.stack([beta, 2 * beta]), weights=weights)
     ),
@@ -42,6 +43,7 @@ FITS = {
     [
         *(pytest.param(name, (10, 14), marks=pytest.mark.everything) for name in FITS),
         ("ridge", (14, 5)),
+        ("features", (14, 5)),
         ("logistic", (14, 5)),
     ],
 )
@@ -69,6 +71,10 @@ def test_fits_export_for_every_platform():
 
 BAD = {
     "rows": (lambda: ridge_probe(H, Y[:3], 0.1), r"labels must have shape \(4,\) or \(4, outputs\), got \(3,\)"),
+    "scaling": (
+        lambda: train_probe(H, Y, normalize="each"),
+        "normalize must be 'features', 'scale' or 'none', got 'each'",
+    ),
     "penalty": (lambda: ridge_probe(H, Y, -0.1), "ridge must be at least 0, got -0.1"),
     "NaN": (lambda: ridge_probe(H * np.nan, Y, 0.1), "representations contain 12 NaN or infinite values"),
     "weights": (lambda: ridge_probe(H, Y, 0.1, weights=-Y), "weights must be at least 0, got -3"),

@@ -76,6 +76,33 @@ def test_a_dominant_mean_costs_no_digits():
     )
 
 
+@pytest.mark.parametrize("normalize", ["scale", "features"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_head_of_scaled_features_takes_rows_as_they_are(shape, normalize, x64):
+    """In closed form, on a path, by gradients and by folds: the head of scaled rows, with the weights' statistics."""
+    h, y = rows(*shape)
+    h = h * np.logspace(-2, 3, shape[1])
+    h[:, 2] = 7
+    weights = np.resize([1.0, 1.0, 0.0, 1.0], shape[0])
+    there = weights > 0
+    seen = reference.normalized(h[there], normalize == "features")
+    want = ridge_probe(seen, y[there], 0.1)(seen)
+    options = {"normalize": normalize, "weights": weights}
+    path = jax.tree.map(lambda x: x[1], ridge_probe_path(h, y, np.array([0.5, 0.1]), **options))
+    start = ridge_probe(h, y, 0.3, **options)
+    found = ridge_probe(h, y, 0.1, **options), path, train_probe(h, y, 0.1, start=start, **options).probe
+    for probe in found:
+        assert entrywise_error(probe(h[there]), want) < 1e-8
+        assert normalize == "scale" or not np.any(probe.kernel[2])
+    if normalize == "features":
+        spread = h[there].std(0)
+        scaled = h * np.where(spread > 0, 1 / np.where(spread > 0, spread, 1), 0) / np.sqrt((spread > 0).sum())
+        plain = ridge_probe(scaled, y, 0.1, bias=False, weights=weights)(scaled)
+        assert entrywise_error(ridge_probe(h, y, 0.1, bias=False, **options)(h), plain) < 1e-8
+    errors = [cross_validate_ridge(x, y, np.array([0.1]), normalize=normalize).errors for x in (h, 1e3 * h + 9)]
+    assert entrywise_error(*errors) < 1e-8
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_weights_are_repeated_and_left_out_rows(shape, dtype):
     """Weight 0 leaves a row out and weight 2 counts it twice, in closed form, on a path and by gradients."""

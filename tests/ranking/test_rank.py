@@ -21,13 +21,14 @@ from w2s_jax.devices import mesh
 from w2s_jax.ranking import rank
 from w2s_jax.ranking.folds import lay_out
 from w2s_jax.ranking.scores import scorer
+from w2s_jax.theory.posterior import CORRELATIONS, PRIORS, SHARES
 
 N = 60
 WIDTHS = {"a": 10, "b": 12, "c": 30}  # one bucket; c has more features than a fold has rows
 STRONG_WIDTH = 24
 RIDGES = {"weak_ridge": 1e-2, "strong_ridge": 2e-2}
 UNLABELLED = ("expected_error", "expected_gap", "gap_op", "gap_fro", "cka")
-LABELLED = ("trial_error", "predicted_gap")
+LABELLED = ("trial_error", "posterior_error", "predicted_gap")
 
 
 class Data(NamedTuple):
@@ -117,6 +118,7 @@ class Folded(NamedTuple):
     expected_error: list[float]
     expected_gap: list[float]
     trial_error: list[float]
+    posterior_error: list[float]
 
 
 @cache
@@ -132,8 +134,13 @@ def folded(case: Case, name: str) -> Folded:
     values = np.maximum(values, 0)
     root = vectors * values ** ((case.prior - 1) / 2)
     root /= np.sqrt(np.sum(values**case.prior))
-    result = Folded([], [], [])
+    result = Folded([], [], [], [])
     betas = tuple(RIDGES.values())
+    points = []
+    if y is not None:
+        about = y[mask] - (0 if case.normalize == "none" else y[mask].mean(0))
+        grid = PRIORS, SHARES, (0.0,) if groups is None else CORRELATIONS
+        points = reference.label_posterior(s, s[mask], about, grid, None if groups is None else groups[mask])
     for test in range(case.folds):
         turn = (fold - test) % case.folds
         A, B, C = (turn > 0) & (turn <= case.folds // 2), turn > case.folds // 2, turn == 0
@@ -143,6 +150,10 @@ def folded(case: Case, name: str) -> Folded:
         result.expected_gap.append(float(gap))
         if y is None:
             continue
+        error, _ = reference.posterior_experiment(
+            *map(tuple, blocks), *betas, points, None if groups is None else groups[A]
+        )
+        result.posterior_error.append(float(error) + sum(weight * noise for weight, _, _, noise, _ in points))
         plays = [(A, B, C), (B, A, C)]
         if mixed:
             plays = [(mask & (turn > 0), ~mask & (turn > 0) if groups is not None else ~mask, mask & (turn == 0))]
@@ -526,9 +537,11 @@ def test_related_rows_leak_unless_grouped(grouped):
 
 
 def test_the_trial_sorts_where_there_are_labels():
-    """The first row has the smallest trial error with labels and the smallest expected error without."""
-    for labels, column in (("all", "trial_error"), ("none", "expected_error")):
-        table = ranked(Case(labels, dtype="float32"))
+    """The first row has the smallest trial error with labels, posterior error with few, and expected error without."""
+    weak, strong, y = data()
+    few = rank_supervisors(weak, strong, y, labelled_rows=np.arange(N) % 7 == 0, **RIDGES)
+    tables = few, ranked(Case("all", dtype="float32")), ranked(Case("none", dtype="float32"))
+    for table, column in zip(tables, ("posterior_error", "trial_error", "expected_error"), strict=True):
         assert table.sorted_by == column
         assert np.all(np.diff(table[column]) >= 0)
 

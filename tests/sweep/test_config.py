@@ -98,6 +98,7 @@ FAULTS: dict[str, tuple[dict, str]] = {
     "folds": ({"folds": 2}, "folds must be an integer of at least 3"),
     "folds text": ({"folds": "3"}, "folds must be an integer"),
     "normalize": ({"normalize": 1}, r"normalize must be 'features', 'scale' or 'none', got 1"),
+    "unit rows": ({"rows": "both"}, r"rows must be 'given' or 'unit', got 'both'"),
     "output": ({"output": 3}, "output must be a path"),
     "precision": ({"precision": 3}, "precision must be a name, got 3"),
     "labels short": ({"labels": {"x": "short.npy"}}, "'x' must have shape"),

@@ -55,10 +55,12 @@ def by_features(monkeypatch: pytest.MonkeyPatch, config: dict) -> Sweep:
         return run_sweep({**config, "output": "features"})
 
 
-@pytest.mark.parametrize("normalize", ["scale", "features", "none"])
-def test_the_numbers_are_those_of_all_features(x64, monkeypatch, rows, normalize):
+@pytest.mark.parametrize(
+    ("normalize", "norm"), [("scale", "given"), ("features", "given"), ("features", "unit"), ("none", "given")]
+)
+def test_the_numbers_are_those_of_all_features(x64, monkeypatch, rows, normalize, norm):
     """Of every pair, setting and label set, for models and cuts of several widths; CKA is also that of its definition."""
-    config = {**WIDE, "normalize": normalize, "memory": 1}
+    config = {**WIDE, "normalize": normalize, "rows": norm, "memory": 1}
     want = by_features(monkeypatch, config)
     monkeypatch.setattr(workers, "cross_sums", None)
     table = run_sweep(config)

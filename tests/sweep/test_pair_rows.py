@@ -21,16 +21,18 @@ RANKED = ("gap_op", "gap_fro", "cka", "predicted_gap", "expected_error", "expect
 
 
 @pytest.mark.parametrize(
-    ("weak", "normalize", "threshold", "labels", "groups"),
+    ("weak", "normalize", "rows", "threshold", "labels", "groups"),
     [
-        ("ab", "scale", 0.0, "some", None),
-        ("ab", "features", 0.0, "all", None),
-        ("d", "none", 0.05, "one", np.arange(N) // 2),
+        ("ab", "scale", "given", 0.0, "some", None),
+        ("ab", "features", "given", 0.0, "all", None),
+        ("ab", "features", "unit", 0.0, "some", None),
+        ("d", "none", "given", 0.05, "one", np.arange(N) // 2),
     ],
 )
-def test_the_columns_are_those_of_the_ranking(x64, weak, normalize, threshold, labels, groups):
+def test_the_columns_are_those_of_the_ranking(x64, weak, normalize, rows, threshold, labels, groups):
     """Every column that the ranking has too is the same, standard errors included, whatever other label sets there are."""
-    setting = {"folds": 3, "normalize": normalize, "weak_ridge": 0.01, "strong_ridge": 0.1, "threshold": threshold}
+    setting = {"normalize": normalize, "rows": rows, "weak_ridge": 0.01, "strong_ridge": 0.1, "threshold": threshold}
+    setting |= {"folds": 3}
     more = {} if groups is None else {"groups": "groups.npy"}
     table = run_sweep({**TABLE, "weak": [f"[{weak}].npy"], "strong": ["s1.npy"], **setting, **more})
     assert len(table) == len(weak) * 3

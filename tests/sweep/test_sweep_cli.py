@@ -48,6 +48,23 @@ def test_flags_are_keys():
     assert set(read_sweep("third")["weak_threshold"]) == {0.1}
 
 
+def test_classes_and_rows_without_a_label(capsys):
+    """Text is classes, which are printed; the mark of rows that have none is a key and an option."""
+    names = np.where(np.arange(90) % 5 < 3, np.where(LATENT[:, 0] > 0, "dog", "cat"), "?")
+    Path("y.csv").write_text("\n".join(["label", *names]) + "\n")
+    np.save("hot.npy", np.where(names[:, None] == "?", np.nan, names[:, None] == ["cat", "dog"]))
+    models = ["--weak", "a.npy", "--strong", "s1.npy", "--quiet"]
+    assert main(["sweep", *models, "--output", "o", "--labels", "y=y.csv", "--unlabelled", "?"]) == 0
+    assert capsys.readouterr().out == f"classes of labels 'y': 0 = cat, 1 = dog\n{read_sweep(Path('o').absolute())}\n"
+    want = run_sweep({**LITTLE, "weak": "a.npy", "labels": {"y": "hot.npy"}})
+    assert read_sweep("o")["predicted_gap"] == want["predicted_gap"]
+    np.save("k.npy", np.where(np.arange(90) % 5 < 3, LATENT[:, 0] > 0, -100))
+    marked = run_sweep({**LITTLE, "labels": {"y": "k.npy"}, "unlabelled": -100, "output": "marked"})
+    assert set(marked["n_labelled"]) == {54}
+    assert main(["sweep", *models, "--output", "o", "--labels", "k.npy"]) == 2
+    assert "labels 'k' are -100 in 36 rows" in capsys.readouterr().err
+
+
 def test_label_sets_of_the_command_line(capsys):
     """Named by their files and keys, or as they are told to be; no set takes another's place."""
     np.savez("two.npz", a=Y, b=LATENT[:, 0])

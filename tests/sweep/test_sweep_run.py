@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from sweeping import LITTLE, RNG, ROWS, TABLE, Y
 
-from w2s_jax import run_sweep
+from w2s_jax import InputError, run_sweep
 from w2s_jax.cli import main
 from w2s_jax.devices import precision, supported_precisions
-from w2s_jax.sweep import run, store
+from w2s_jax.devices.hosts import Hosts
+from w2s_jax.sweep import run, store, sweep_config
+from w2s_jax.sweep.inputs import open_inputs
 from w2s_jax.sweep.table import read_sweep
 
 pytestmark = pytest.mark.usefixtures("folder")
@@ -121,6 +123,19 @@ def test_a_run_that_ends_among_the_moments_says_what_is_missing(units, capsys):
     assert (read_sweep("out").pairs, read_sweep("out").finished, len(read_sweep("out"))) == (6, 0, 0)
     assert main(["sweep", "export", "out", "--to", "table.csv"]) == 0
     assert capsys.readouterr().out == "0 rows in table.csv; 0 of 6 pairs are finished\n"
+
+
+def test_rows_of_unit_norm_are_another_computation(units):
+    """Kept under the hash of the files' own rows, and known again by it; a process that has not all rows is refused."""
+    first = run_sweep({**LITTLE, "normalize": "features"})
+    unit = {**LITTLE, "normalize": "features", "rows": "unit"}
+    units.take()
+    second = run_sweep(unit)
+    assert (second.changed, second.computed, (first["gap_op"] != second["gap_op"]).all()) == ((), 2, True)
+    assert len(units.take()[0]) == 3
+    assert (run_sweep(unit).computed, units.take()) == (0, ([], 0))
+    with pytest.raises(InputError, match="rows 'unit' needs all rows of a model in every process, got files of each"):
+        open_inputs(sweep_config(unit), Hosts(0, 2), process_local=True)
 
 
 def test_other_labels_are_noticed(units):

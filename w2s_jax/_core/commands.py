@@ -27,10 +27,20 @@ def require_figure(path: str | None) -> None:
         require_figure_path(path)
 
 
+def number_or_text(given: str | None) -> float | str | None:
+    """A label as it is given on the command line."""
+    try:
+        return None if given is None else float(given)
+    except ValueError:
+        return given
+
+
 NORMALIZE_HELP = (
     "what is done to representations: scale (default; centred, one factor for all features), features (each to unit variance "
     "first) or none"
 )
+ROWS_HELP = "as given (default), or unit: each row is divided by its norm after that, for which files are read twice"
+UNLABELLED_HELP = "the label, such as -100, of rows that have none"
 PRECISION_HELP = (
     "of products over rows: float32 (default), a split one that the device has, or fastest, which is measured"
 )

@@ -23,3 +23,12 @@ def needed(module: str, what: str, extra: str) -> Any:
         package = module.split(".")[0]
         why = "" if isinstance(error, ModuleNotFoundError) and error.name == package else f" ({error})"
         raise InputError(f"{what} needs the {package} package{why}: pip install 'w2s_jax[{extra}]'") from error
+
+
+def data_frame(rows: Any) -> Any:
+    """A pandas DataFrame of rows or columns.
+
+    Raises:
+        InputError: pandas is not installed.
+    """
+    return needed("pandas", "a DataFrame", "pandas").DataFrame(rows)

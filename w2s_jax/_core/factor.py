@@ -5,6 +5,8 @@ Under `vmap` a CPU takes the matrices one after another (cpu.py says why); accel
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -59,8 +61,8 @@ def qr(matrix: Array) -> tuple[Array, Array]:
     return q, r
 
 
-def numerically_zero(values: Array) -> Array:
-    """The eigenvalue below which a (k,) spectrum is rounding: 4 eps sqrt(k) of the largest."""
+def numerically_zero(values: Any) -> Any:
+    """The eigenvalue below which a (k,) spectrum, of JAX or NumPy, is rounding: 4 eps sqrt(k) of the largest."""
     return 4 * jnp.finfo(values.dtype).eps * values.shape[-1] ** 0.5 * values[:1]
 
 

@@ -2,7 +2,8 @@
 
 "features": every feature to unit variance, then all to unit mean squared row norm. A language model has channels hundreds of
 times larger than the rest, which would otherwise be all that a head sees. "scale": all by one number, to unit mean squared row
-norm. Both take variances about the mean. "none": as they are; in rankings and sweeps heads then have no bias.
+norm. Both take variances about the mean. "none": as they are; in rankings and sweeps heads then have no bias. With
+rows="unit" each row is divided by its norm after that, so that none is larger than another.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 from jax import Array
 
 Normalize = Literal["features", "scale", "none"]
+RowNorm = Literal["given", "unit"]
 FEW, MANY = 2.5, 16  # directions that hold the variance, of how many features at least: worth a warning
 COMMON = -1.0  # in the place of a relative rounding: one factor for all features
 
@@ -24,6 +26,11 @@ def rounding_of(dtype: Any, normalize: Normalize) -> float:
     if normalize != "features":
         return COMMON
     return float(jnp.finfo(dtype).eps) if jnp.issubdtype(dtype, jnp.floating) else 0.0
+
+
+def after_unit_rows(normalize: Normalize, rows: RowNorm) -> Normalize:
+    """What is left to do to rows that are of unit norm when they are read: their features have been scaled before that."""
+    return "scale" if rows == "unit" and normalize == "features" else normalize
 
 
 def feature_factors(variances: Any, means: Any, rounding: Any, xp: Any = jnp) -> tuple[Any, Any]:

@@ -6,7 +6,8 @@ Derivatives never divide by an eigengap: `coupling`, which is zero, carries the 
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import jax
@@ -32,6 +33,20 @@ class OnNonzero:
 
     def kept(self, values: Array) -> Array:
         return values > numerically_zero(values)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Power:
+    """`lambda^exponent` on eigenvalues that are not numerically zero, 1 on all for the exponent 0."""
+
+    exponent: Array
+
+    def kept(self, values: Array) -> Array:
+        return (values > numerically_zero(values)) | (self.exponent == 0)
+
+    def curve(self, values: Array, n: Array) -> Callable[[Array], Array]:
+        return lambda mu: jnp.where(mu > 0, mu, 1) ** self.exponent
 
 
 def apply_response(response: Response, side: Any, x: Array) -> Array:

@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax._src.distributed import global_state  # the client is public nowhere
 from jax.experimental.multihost_utils import broadcast_one_to_all, process_allgather
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -28,9 +29,10 @@ from jax.typing import ArrayLike
 
 from w2s_jax._core.arrays import bucket
 from w2s_jax._core.checks import InputError
+from w2s_jax.devices.watch import LOST, Watch
 
 _START_SECONDS = 120  # in which all processes must have come
-_HEARTBEAT_SECONDS = 20  # a process that has said nothing for so long is lost
+_HEARTBEAT_SECONDS = 60  # in which JAX's runtime aborts; before that watch.py has ended the process
 T = TypeVar("T")
 
 
@@ -148,7 +150,7 @@ def connected_hosts(
 
     Raises:
         InputError: no cluster was found, the address is none, or process 0 does not answer there within two minutes. If others do
-            not come, JAX ends the process.
+            not come, JAX ends the process; if one is later heard of no more, this ends the process with one sentence.
 
     >>> with connected_hosts("localhost", processes=2, process=0) as hosts:
     ...     hosts.index
@@ -167,7 +169,13 @@ def connected_hosts(
     except (ValueError, RuntimeError) as error:
         where = "no cluster was recognised" if coordinator is None else f"cannot join {coordinator}"
         raise InputError(f"{where}: {str(error).splitlines()[0]}") from error
-    yield Hosts(jax.process_index(), jax.process_count())
+    watch, done = Watch(global_state.client, jax.process_index()), False
+    watch.start()
+    try:
+        yield Hosts(jax.process_index(), jax.process_count())
+        done = True
+    finally:
+        watch.end(done)
     jax.distributed.shutdown()
 
 
@@ -193,9 +201,7 @@ def _among_all() -> Iterator[None]:
     try:
         yield
     except (jax.errors.JaxRuntimeError, ValueError) as error:  # either is raised for the same failure
-        raise LostError(
-            "another process of this run was lost: start all of them again, finished work is kept"
-        ) from error
+        raise LostError(LOST) from error
 
 
 def _padded(data: bytes, length: int) -> np.ndarray:

@@ -22,7 +22,8 @@ from jax.sharding import SingleDeviceSharding
 
 from w2s_jax._core.arrays import PRECISIONS, Precision, matmul
 from w2s_jax._core.checks import InputError
-from w2s_jax._core.text import aligned
+from w2s_jax._core.extras import data_frame
+from w2s_jax._core.text import Printed
 
 UNSPLIT = ("cpu",)  # computes the bfloat16 presets as plain float32 products: the same numbers in the same time
 FASTEST = "fastest"  # the precision that is measured
@@ -60,7 +61,25 @@ class PrecisionReport:
     width: int
     measured: tuple[MeasuredPrecision, ...]
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers and names, `measured` as a list of dicts."""
+        return vars(self) | {"measured": [m._asdict() for m in self.measured]}
+
+    def to_pandas(self) -> Any:
+        """What was measured as a pandas DataFrame, a precision a row.
+
+        Raises:
+            InputError: pandas is not installed.
+        """
+        return data_frame(self.to_dict()["measured"])
+
     def __str__(self) -> str:
+        return str(self._printed())
+
+    def _repr_html_(self) -> str:
+        return self._printed()._repr_html_()
+
+    def _printed(self) -> Printed:
         header = ["precision", "error", "over float32's", "seconds", "times as fast"]
         full = self.measured[0].seconds
         body = [
@@ -68,7 +87,7 @@ class PrecisionReport:
             for m in self.measured
         ]
         title = f"products of {self.rows} x {self.width} rows on {self.device}: {self.chosen}"
-        return f"{title}\n{aligned(header, body, left=1)}"
+        return Printed(header, body, left=1, title=title)
 
 
 def supported_precisions(device: Any = None) -> tuple[Precision, ...]:

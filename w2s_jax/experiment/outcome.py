@@ -14,6 +14,8 @@ from jax.typing import ArrayLike
 from scipy.special import stdtrit
 
 from w2s_jax._core.checks import InputError, require_range
+from w2s_jax._core.extras import data_frame
+from w2s_jax._core.text import Printed, interval, number
 
 
 class Predicted(NamedTuple):
@@ -110,10 +112,28 @@ class WeakToStrong:
         found |= {"pgr": self.pgr, "accuracy_pgr": self.accuracy_pgr}
         return jax.tree.map(lambda x: np.asarray(x).tolist(), {k: v for k, v in found.items() if v is not None})
 
+    def to_pandas(self) -> Any:
+        """A pandas DataFrame with a row per split and a column per quantity, `predicted_student_error` and so on among them.
+
+        Raises:
+            InputError: pandas is not installed.
+        """
+        found = self.to_dict()
+        found |= {f"predicted_{name}": x for name, x in found.pop("predicted", {}).items()}
+        return data_frame({name: np.atleast_1d(x) for name, x in found.items()})
+
     def __repr__(self) -> str:
-        if not isinstance(self.gap, Array | np.ndarray | np.generic) or isinstance(self.gap, Tracer):
+        if not self._is_concrete:
             return "WeakToStrong(...)"
-        return "\n".join(_report(self))
+        text = lambda line: f"{line[0]:<24}{line[1]:>12}{line[2]:>26}{line[3]:>12}".rstrip()
+        return "\n".join(map(text, [_HEADER, *_lines(self)]))
+
+    def _repr_html_(self) -> str | None:
+        return Printed(_HEADER, _lines(self), left=1)._repr_html_() if self._is_concrete else None
+
+    @property
+    def _is_concrete(self) -> bool:
+        return isinstance(self.gap, Array | np.ndarray | np.generic) and not isinstance(self.gap, Tracer)
 
 
 def beyond_rounding(error: Array, unit: ArrayLike) -> Array:
@@ -126,20 +146,21 @@ def t_quantile(level: float, freedom: int) -> float:
     return float(stdtrit(freedom, (1 + level) / 2))
 
 
-def _report(outcome: WeakToStrong) -> list[str]:
+_HEADER = "", "measured", "95% interval", "predicted"
+
+
+def _lines(outcome: WeakToStrong) -> list[tuple[str, str, str, str]]:
     """A line per quantity: measured with its confidence interval, and what was predicted of it."""
     names = [field.name for field in fields(outcome) if field.name not in ("predicted", "theorem_gap", "converged")]
-    names += ["pgr", "accuracy_pgr"]
-    lines = [f"{'':<24}{'measured':>12}{'95% interval':>26}{'predicted':>12}"]
-    for name in names:
+    lines = []
+    for name in [*names, "pgr", "accuracy_pgr"]:
         value = getattr(outcome, name)
         if value is None:
             continue
-        low, high = outcome.interval(name)
-        interval = f"[{low:.4g}, {high:.4g}]" if low == low else ""
         predicted = getattr(outcome.predicted, name, None)
-        told = "" if predicted is None else f"{float(jnp.mean(predicted)):.4g}"
-        lines.append(f"{name.replace('_', ' '):<24}{float(jnp.mean(value)):>12.4g}{interval:>26}{told:>12}".rstrip())
+        told = "" if predicted is None else number(float(jnp.mean(predicted)))
+        measured = number(float(jnp.mean(value))), interval(*outcome.interval(name))
+        lines.append((name.replace("_", " "), *measured, told))
     if outcome.theorem_gap is not None:
-        lines.append(f"{'theorem gap':<24}{'':>38}{float(jnp.mean(outcome.theorem_gap)):>12.4g}")
+        lines.append(("theorem gap", "", "", number(float(jnp.mean(outcome.theorem_gap)))))
     return lines

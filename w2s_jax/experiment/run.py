@@ -20,7 +20,8 @@ from jaxtyping import Float
 
 from w2s_jax._core.arrays import as_labels, as_matrix, require_same_rows
 from w2s_jax._core.checks import InputError, require_choice, require_integer, require_number
-from w2s_jax._core.normalize import Normalize
+from w2s_jax._core.heavy_rows import warn_of_heavy_rows
+from w2s_jax._core.normalize import Normalize, RowNorm
 from w2s_jax.experiment.outcome import WeakToStrong
 from w2s_jax.experiment.single import CheckedRows, Losses, Setup, experiment
 from w2s_jax.heads.losses import Loss, LossName, as_loss, squared
@@ -43,6 +44,7 @@ def weak_to_strong(
     strong_ridge: Penalty = 1e-3,
     bias: bool = True,
     normalize: Normalize = "none",
+    rows: RowNorm = "given",
 ) -> WeakToStrong:
     """Runs one experiment: fits weak head, student and ceiling, and measures them beside what the theory predicts.
 
@@ -59,6 +61,8 @@ def weak_to_strong(
         normalize: "scale" for representations of unit mean squared row norm, "features" for features of unit variance before
             that, both by what the rows say that a head is trained on (D~ of the weak model, D^ of the strong one), so that one
             penalty means the same for all models; "none" for representations as they are.
+        rows: "unit": each row is divided by its norm after that, about the mean and with the scale of the same rows, and then
+            all are of one scale again.
 
     Raises:
         InputError: splits that do not fit each other, NaN or infinite entries, an unknown option, "cv" with another
@@ -73,11 +77,16 @@ def weak_to_strong(
     Source: Xue et al. 2025, the three predictors; Burns et al. 2023 for PGR.
     """
     named = (("labelled", labelled), ("student", student), ("test", test))
-    rows = [_rows(f"the {name} split", split, strong=name != "labelled") for name, split in named]
-    _require_same_widths(rows)
-    labels, code = [y for *_, y in rows], _class_code([split[2] for _, split in named])
-    setup, losses = _setup(labels, code, loss, student_loss, pseudo_labels, bias, normalize, weak_ridge, strong_ridge)
-    return experiment(*rows, _numbers(weak_ridge, strong_ridge), losses, setup)
+    splits = [_rows(f"the {name} split", split, strong=name != "labelled") for name, split in named]
+    _require_same_widths(splits)
+    if rows == "given":
+        warn_of_heavy_rows("weak representations of the labelled split", splits[0][0], normalize)
+        warn_of_heavy_rows("strong representations of the student split", splits[1][1], normalize)
+    labels, code = [y for *_, y in splits], _class_code([split[2] for _, split in named])
+    setup, losses = _setup(
+        labels, code, loss, student_loss, pseudo_labels, bias, normalize, rows, weak_ridge, strong_ridge
+    )
+    return experiment(*splits, _numbers(weak_ridge, strong_ridge), losses, setup)
 
 
 def weak_to_strong_splits(
@@ -98,6 +107,7 @@ def weak_to_strong_splits(
     strong_ridge: Penalty = 1e-3,
     bias: bool = True,
     normalize: Normalize = "none",
+    rows: RowNorm = "given",
 ) -> WeakToStrong:
     """`weak_to_strong` over random splits of the same rows, in one compiled program: fields have the shape (repeats,).
 
@@ -108,7 +118,7 @@ def weak_to_strong_splits(
         groups: group of each row (n,); a group is dealt to one split, sizes are then met as nearly as groups allow, and
             rows that do not fit are left out.
         seed: of the splits.
-        loss, student_loss, pseudo_labels, weak_ridge, strong_ridge, bias, normalize: as in `weak_to_strong`.
+        loss, student_loss, pseudo_labels, weak_ridge, strong_ridge, bias, normalize, rows: as in `weak_to_strong`.
 
     Raises:
         InputError: as `weak_to_strong`, or sizes that do not fit the rows.
@@ -120,8 +130,10 @@ def weak_to_strong_splits(
 
     Source: as `weak_to_strong`.
     """
-    rows = _rows("all rows", (h_w, h_s, y))
-    n = rows[0].shape[0]
+    given_rows = _rows("all rows", (h_w, h_s, y))
+    n = given_rows[0].shape[0]
+    for side, h in zip(("weak", "strong"), given_rows[: 2 * (rows == "given")], strict=False):
+        warn_of_heavy_rows(f"{side} representations of all rows", h, normalize)
     given = {"n_labelled": n_labelled, "n_test": n_test, "repeats": repeats}
     given |= {} if n_student is None else {"n_student": n_student}
     for name, value in given.items():
@@ -131,11 +143,12 @@ def weak_to_strong_splits(
     if min(sizes) < 1 or sum(sizes) > n:
         named = "n_labelled={}, n_student={}, n_test={}".format(*sizes)
         raise InputError(f"splits must have at least one row each and at most {n} together, got {named}")
+    code = _class_code([y])
     setup, losses = _setup(
-        [rows[2]], _class_code([y]), loss, student_loss, pseudo_labels, bias, normalize, weak_ridge, strong_ridge
+        [given_rows[2]], code, loss, student_loss, pseudo_labels, bias, normalize, rows, weak_ridge, strong_ridge
     )
     splits = deal(n, sizes, repeats, as_groups(groups, n), seed)
-    return _experiments(*rows, splits, _numbers(weak_ridge, strong_ridge), losses, setup)
+    return _experiments(*given_rows, splits, _numbers(weak_ridge, strong_ridge), losses, setup)
 
 
 def _setup(
@@ -146,12 +159,14 @@ def _setup(
     pseudo_labels: PseudoLabels,
     bias: bool,
     normalize: Normalize,
+    rows: RowNorm,
     weak_ridge: Penalty,
     strong_ridge: Penalty,
 ) -> tuple[Setup, Losses]:
     losses = Losses(as_loss(loss), as_loss(loss if student_loss is None else student_loss))
     require_choice("pseudo_labels", pseudo_labels, PseudoLabels)
     require_choice("normalize", normalize, Normalize)
+    require_choice("rows", rows, RowNorm)
     if pseudo_labels == "hard" and code is None:
         raise InputError("hard pseudo-labels need labels that are classes, not traced: +-1, 0 and 1, or one-hot rows")
     if pseudo_labels == "soft" and isinstance(losses.teacher, squared) and not isinstance(losses.student, squared):
@@ -169,7 +184,7 @@ def _setup(
     for y in labels:
         for one in losses:
             one.check(y)
-    return Setup(bias, normalize, pseudo_labels == "hard", code, (choose[0], choose[1])), losses
+    return Setup(bias, normalize, rows, pseudo_labels == "hard", code, (choose[0], choose[1])), losses
 
 
 def _class_code(given: list[ArrayLike]) -> tuple[float, float] | None:

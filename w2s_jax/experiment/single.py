@@ -16,13 +16,13 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from w2s_jax._core.arrays import accumulation_dtype
-from w2s_jax._core.normalize import Normalize
+from w2s_jax._core.normalize import Normalize, RowNorm
 from w2s_jax.experiment.outcome import Predicted, WeakToStrong, beyond_rounding
 from w2s_jax.filters import ridge
 from w2s_jax.gap import prediction_gap
 from w2s_jax.heads.losses import Loss, logistic, softmax, squared
 from w2s_jax.heads.ridge import LinearProbe, cross_validate_ridge, ridge_probe
-from w2s_jax.heads.scaling import factors_of_rows
+from w2s_jax.heads.scaling import scaling_of
 from w2s_jax.heads.trained import train_probe
 from w2s_jax.overlap import overlap
 from w2s_jax.theory.equivalent_errors import EquivalentErrors, equivalent_errors, fresh_error
@@ -33,11 +33,12 @@ CheckedRows = tuple[Array, Any, Array]  # (h_w, h_s, y); the labelled split may 
 
 
 class Setup(NamedTuple):
-    """The choices that make another program: intercepts, what is done to features, hard pseudo-labels, how classes are coded,
-    which penalties are "cv"."""
+    """The choices that make another program: intercepts, what is done to features and to rows, hard pseudo-labels, how classes
+    are coded, which penalties are "cv"."""
 
     bias: bool
     normalize: Normalize
+    rows: RowNorm
     hard: bool
     code: tuple[float, float] | None
     choose: tuple[bool, bool]
@@ -56,9 +57,9 @@ def experiment(
 ) -> WeakToStrong:
     """`weak_to_strong` of checked splits; `ridges`: the weak and the strong penalty, not used where `setup` chooses them."""
     (h_a, _, y_a), (h_b, z_b, y_b), (h_c, z_c, y_c) = labelled, student, test
-    if setup.normalize != "none":  # from the rows that the head in question is trained on
-        f_w, f_s = factors_of_rows(h_a, setup.normalize), factors_of_rows(z_b, setup.normalize)
-        (h_a, h_b, h_c), (z_b, z_c) = (h * f_w for h in (h_a, h_b, h_c)), (z * f_s for z in (z_b, z_c))
+    if (setup.normalize, setup.rows) != ("none", "given"):  # by the rows that the head in question is trained on
+        see_w, see_s = (scaling_of(fit, setup.normalize, setup.rows) for fit in (h_a, z_b))
+        (h_a, h_b, h_c), (z_b, z_c) = map(see_w, (h_a, h_b, h_c)), map(see_s, (z_b, z_c))
     label = partial(_pseudo_labels, losses.teacher, setup)
     weak_ridge = _penalty(h_a, y_a, ridges[0], setup, 0)
     weak, done_w = fit_head(h_a, y_a, weak_ridge, losses.teacher, setup.bias)

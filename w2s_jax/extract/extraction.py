@@ -27,6 +27,7 @@ from w2s_jax.extract.batches import length_bucket, token_batches
 from w2s_jax.extract.models import Forward, LanguageModel
 from w2s_jax.extract.opening import open_model
 from w2s_jax.extract.pooling import Pool, array_name, as_pools, pooled
+from w2s_jax.extract.representations import Representations
 from w2s_jax.extract.storing import open_storage
 from w2s_jax.extract.texts import Texts, open_texts, texts_of
 
@@ -57,7 +58,7 @@ def extract_model(
     shard_rows: int | None = None,
     mesh: Mesh | None = None,
     progress: bool = False,
-) -> dict[str, Any]:
+) -> Representations:
     """A language model's representations of texts: for each layer and pooling float32 rows (n, d), in the texts' order.
 
     With `out` they are written to `out/NAME`, NAME the model's, as shards with the texts' ids and an `extraction.json` that
@@ -129,7 +130,7 @@ def extract_model(
                 storage.keep(found, ids, cut=cut)
         storage.finish()
         _say_cut(sum(shard["cut"] for shard in storage.kept), len(source), limit)
-    return storage.read()
+    return Representations(storage.read())
 
 
 class _Extractor:

@@ -17,6 +17,7 @@ from jax import Array
 from w2s_jax._core.checks import InputError, require_integer
 from w2s_jax._core.progress import counted
 from w2s_jax.extract.pooling import Pool, array_name, as_pools, pooled
+from w2s_jax.extract.representations import Representations
 from w2s_jax.extract.storing import open_storage
 
 _pooled = jax.jit(pooled, static_argnames="pool")
@@ -32,7 +33,7 @@ def extract(
     settings: Mapping[str, Any] | None = None,
     shard_rows: int = 4096,
     progress: bool = False,
-) -> dict[str, Any]:
+) -> Representations:
     """Representations out of any JAX or Flax function: rows (n, d) of all batches, by name, written as `extract_model` does.
 
     Args:
@@ -94,7 +95,7 @@ def extract(
     if not number:
         raise InputError("batches must hold at least one row, got none")
     storage.finish()
-    return storage.read()
+    return Representations(storage.read())
 
 
 class _Shard:

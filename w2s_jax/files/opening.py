@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -117,6 +118,15 @@ def _one_hot(rows: Rows, text: np.ndarray, unlabelled: float | str | None) -> tu
     labels = np.full((len(text), len(classes)), np.nan)
     labels[there] = np.eye(len(classes))[code]
     return labels, tuple(classes.tolist())
+
+
+def notes_of(rows: Iterable[Any], classes: Mapping[str, Sequence[str]]) -> list[str]:
+    """Lines that say how files were understood that could be otherwise, and the class of each column of label sets by name."""
+    found = [f"{one.label}: {one.note}" for one in rows if getattr(one, "note", "")]
+    for name, names in classes.items():
+        if names:
+            found.append(f"classes of {name}: " + ", ".join(f"{i} = {text}" for i, text in enumerate(names)))
+    return found
 
 
 def read_groups(path: str | os.PathLike, name: str = "groups") -> np.ndarray:

@@ -148,10 +148,7 @@ class Place(NamedTuple):
         if not -layers <= index < layers:
             raise self.error(f"expected one of the {layers} layers along axis {axis} of its shape {shape}, got {index}")
         index %= layers
-        if axis == 0:
-            of_layer = lambda start, stop: read(index, index + 1)[0][start:stop]
-        else:
-            of_layer = lambda start, stop: read(start, stop)[:, index]
+        of_layer = _WholeLayer(read, index) if axis == 0 else lambda start, stop: read(start, stop)[:, index]
         note = f"layer {index} of the {layers} along axis {axis} of the shape {shape}"
         return replace(rows, shape=(shape[1 - axis], shape[2]), _read=of_layer, note=note, layer=Layer(index, axis))
 
@@ -218,6 +215,20 @@ class Place(NamedTuple):
         reals = "real numbers of at most 64 bits"
         expected = {"groups": "integers or text", "labels": f"{reals} or text", "numeric": reals}[kind]
         return self.error(f"expected {expected}, got {came}")
+
+
+class _WholeLayer:
+    """Reads rows of one layer of an array (layers, n, d): whole when rows are first asked for, and let go with the last one."""
+
+    def __init__(self, read: Callable[[int, int], np.ndarray], index: int) -> None:
+        self._read, self._index = read, index
+        self._held: np.ndarray | None = None
+
+    def __call__(self, start: int, stop: int) -> np.ndarray:
+        held = self._held
+        layer = self._read(self._index, self._index + 1)[0] if held is None else held
+        self._held = None if stop == len(layer) else layer
+        return layer[start:stop]
 
 
 def listed(names: Sequence[str]) -> str:

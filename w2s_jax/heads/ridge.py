@@ -21,9 +21,11 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from w2s_jax._core.arrays import accumulation_dtype, as_labels, as_matrix, as_weights, label_products, matmul
-from w2s_jax._core.checks import InputError, require_integer, require_number, require_range
+from w2s_jax._core.checks import InputError, require_choice, require_integer, require_number, require_range
+from w2s_jax._core.normalize import Normalize
 from w2s_jax._core.response import OnNonzero, apply_response
 from w2s_jax._core.ridge_solve import ridge_solver
+from w2s_jax.heads.scaling import factors_of_rows
 from w2s_jax.moments import ModelMoments
 from w2s_jax.spectrum import spectrum
 
@@ -64,6 +66,7 @@ def ridge_probe(
     ridge: ArrayLike,
     *,
     bias: bool = True,
+    normalize: Normalize = "none",
     weights: Float[ArrayLike, " n"] | None = None,
 ) -> LinearProbe:
     """The ridge head `argmin 1/n sum ||theta^T h_i + bias - y_i||^2 + ridge ||theta||^2` in closed form.
@@ -76,6 +79,8 @@ def ridge_probe(
         y: labels (n,) or (n, c); the kernel is (d,) or (d, c).
         ridge: penalty; scikit-learn's `alpha` is `n * ridge`.
         bias: with an intercept, not penalised.
+        normalize: the penalty is that of a head on features of one scale, each to unit variance and all to unit mean squared row
+            norm ("features") or by one number ("scale"), as these rows and weights say. The probe takes rows as they are.
         weights: weight of each row (n,) in the mean; 0 leaves a row out (padding, folds), default all 1.
 
     Raises:
@@ -88,7 +93,8 @@ def ridge_probe(
     Source: Xue et al. 2025, heads of the setting.
     """
     require_number("ridge", ridge, 0)
-    return _ridge(*checked_rows(h, y, weights), ridge, bias)
+    require_choice("normalize", normalize, Normalize)
+    return _ridge(*checked_rows(h, y, weights), ridge, bias, normalize)
 
 
 def ridge_probe_from_moments(m: ModelMoments, ridge: ArrayLike) -> LinearProbe:
@@ -122,6 +128,7 @@ def ridge_probe_path(
     ridges: Float[ArrayLike, " b"],
     *,
     bias: bool = True,
+    normalize: Normalize = "none",
     weights: Float[ArrayLike, " n"] | None = None,
 ) -> LinearProbe:
     """Ridge heads for many penalties (b,) from one eigendecomposition: a `LinearProbe` with a leading axis b.
@@ -135,7 +142,8 @@ def ridge_probe_path(
 
     Source: Xue et al. 2025, heads of the setting, `theta = V (lambda + ridge)^{-1} V^T h^T y / n`.
     """
-    return _path(*checked_rows(h, y, weights), _checked_penalties(ridges), bias)
+    require_choice("normalize", normalize, Normalize)
+    return _path(*checked_rows(h, y, weights), _checked_penalties(ridges), bias, normalize)
 
 
 class RidgeChoice(NamedTuple):
@@ -157,6 +165,7 @@ def cross_validate_ridge(
     *,
     folds: int = 5,
     bias: bool = True,
+    normalize: Normalize = "none",
     weights: Float[ArrayLike, " n"] | None = None,
     seed: ArrayLike = 0,
 ) -> RidgeChoice:
@@ -165,7 +174,7 @@ def cross_validate_ridge(
     Only the given labels are used: a student's penalty is chosen with its weak labels. Outputs add up.
 
     Args:
-        h, y, weights: as in `ridge_probe`.
+        h, y, normalize, weights: as in `ridge_probe`; the scale of features is that of the folds that a head is fitted on.
         ridges: candidate penalties (b,); the first one wins a tie.
         folds: number of folds, of equal size up to one row, in random order.
         seed: number that fixes the folds.
@@ -182,47 +191,59 @@ def cross_validate_ridge(
     require_integer("folds", folds, 2)
     if not 2 <= folds <= data[0].shape[0]:
         raise InputError(f"folds must be between 2 and the number of rows ({data[0].shape[0]}), got {folds}")
-    return _cross_validate(*data, _checked_penalties(ridges), seed, folds, bias)
+    require_choice("normalize", normalize, Normalize)
+    return _cross_validate(*data, _checked_penalties(ridges), seed, folds, bias, normalize)
 
 
-@partial(jax.jit, static_argnames="bias")
-def _ridge(h: Array, y: Array, weights: Array | None, ridge: ArrayLike, bias: bool) -> LinearProbe:
-    h, y, mean = _weighted(as_rows(h, y, weights), bias)
+@partial(jax.jit, static_argnames=("bias", "normalize"))
+def _ridge(
+    h: Array, y: Array, weights: Array | None, ridge: ArrayLike, bias: bool, normalize: Normalize
+) -> LinearProbe:
+    rows, factors = on_one_scale(h, y, weights, normalize)
+    h, y, mean = _weighted(rows, bias)
     ridge = jnp.asarray(ridge, h.dtype)
     # A second solve, for what the rows say is left, takes back the rounding of the matrix.
     if h.shape[1] <= h.shape[0]:
         solve = ridge_solver(matmul(h.T, h), ridge)
         kernel = solve(label_products(h, y))
         kernel = kernel + solve(label_products(h, y - matmul(h, kernel)) - ridge * kernel)
-        return probe_through(kernel, mean)
+        return probe_through(kernel, mean, factors)
     solve = ridge_solver(matmul(h, h.T), ridge)
     dual = solve(y)
     dual = dual + solve(y - matmul(h, matmul(h.T, dual)) - ridge * dual)
-    return probe_through(matmul(h.T, dual), mean)
+    return probe_through(matmul(h.T, dual), mean, factors)
 
 
-@partial(jax.jit, static_argnames="bias")
-def _path(h: Array, y: Array, weights: Array | None, ridges: Array, bias: bool) -> LinearProbe:
-    h, y, mean = _weighted(as_rows(h, y, weights), bias)
+@partial(jax.jit, static_argnames=("bias", "normalize"))
+def _path(h: Array, y: Array, weights: Array | None, ridges: Array, bias: bool, normalize: Normalize) -> LinearProbe:
+    rows, factors = on_one_scale(h, y, weights, normalize)
+    h, y, mean = _weighted(rows, bias)
     primal = h.shape[1] <= h.shape[0]
     side = spectrum(matmul(h.T, h) if primal else matmul(h, h.T), h.shape[0])
     target = label_products(h, y) if primal else y
     columns = matmul(side.vectors.T, target.reshape(target.shape[0], -1))
     solutions = apply_response(_Resolvent(ridges.astype(h.dtype)), side, columns)
     kernels = matmul(side.vectors if primal else matmul(h.T, side.vectors), solutions)
-    return jax.vmap(lambda kernel: probe_through(kernel, mean))(kernels.reshape(-1, h.shape[1], *y.shape[1:]))
+    return jax.vmap(lambda kernel: probe_through(kernel, mean, factors))(kernels.reshape(-1, h.shape[1], *y.shape[1:]))
 
 
-@partial(jax.jit, static_argnames=("folds", "bias"))
+@partial(jax.jit, static_argnames=("folds", "bias", "normalize"))
 def _cross_validate(
-    h: Array, y: Array, weights: Array | None, ridges: Array, seed: ArrayLike, folds: int, bias: bool
+    h: Array,
+    y: Array,
+    weights: Array | None,
+    ridges: Array,
+    seed: ArrayLike,
+    folds: int,
+    bias: bool,
+    normalize: Normalize,
 ) -> RidgeChoice:
     rows = as_rows(h, y, weights)
     fold = jax.random.permutation(jax.random.key(seed), h.shape[0]) % folds
 
     def squares(k: Array) -> Array:
         """The fold's share (b,) of each candidate's mean squared error."""
-        probes = _path(rows.h, rows.y, jnp.where(fold == k, 0, rows.weights), ridges, bias)
+        probes = _path(h, rows.y, jnp.where(fold == k, 0, rows.weights), ridges, bias, normalize)
         errors = jax.vmap(lambda probe: jnp.square(probe(rows.h) - rows.y).reshape(h.shape[0], -1).sum(1))(probes)
         return matmul(errors, jnp.where(fold == k, rows.weights, 0))
 
@@ -272,6 +293,15 @@ def as_rows(h: Array, y: Array, weights: Array | None) -> WeightedRows:
     return WeightedRows(h.astype(dtype), y.astype(dtype), weights / jnp.sum(weights))
 
 
+def on_one_scale(h: Array, y: Array, weights: Array | None, normalize: Normalize) -> tuple[WeightedRows, Array | None]:
+    """Rows for a head, and what their features have been multiplied by (d,), if by anything."""
+    rows = as_rows(h, y, weights)
+    if normalize == "none":
+        return rows, None
+    factors = factors_of_rows(h, normalize, rows.weights)
+    return rows._replace(h=rows.h * factors), factors
+
+
 def _weighted(rows: WeightedRows, bias: bool) -> tuple[Array, Array, tuple[Array, Array] | None]:
     """Rows and labels, with a bias about their means, times the roots of the weights; and the means."""
     h, y, weights = rows
@@ -289,6 +319,8 @@ def probe_from_moments(m: ModelMoments, solve: Callable[[Array], Array]) -> Line
     return probe_through(kernel, None if m.shift is None else (m.mean, jnp.asarray(m.label_mean)))
 
 
-def probe_through(kernel: Array, through: tuple[Array, Array] | None) -> LinearProbe:
-    """The probe of this kernel whose outputs pass through a point (rows, outputs), or without bias."""
-    return LinearProbe(kernel, None if through is None else through[1] - matmul(through[0], kernel))
+def probe_through(kernel: Array, through: tuple[Array, Array] | None, factors: Array | None = None) -> LinearProbe:
+    """The probe of this kernel whose outputs pass through a point (rows, outputs), or without bias; of features that have been
+    multiplied by `factors` (d,), for rows as they were."""
+    bias = None if through is None else through[1] - matmul(through[0], kernel)
+    return LinearProbe(kernel if factors is None else weigh(factors, kernel), bias)

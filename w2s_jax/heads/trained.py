@@ -19,10 +19,11 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from w2s_jax._core.arrays import matmul, outer
-from w2s_jax._core.checks import require_range
+from w2s_jax._core.checks import require_choice, require_range
 from w2s_jax._core.factor import inverse_factor, qr
+from w2s_jax._core.normalize import Normalize
 from w2s_jax.heads.losses import Loss, LossName, as_loss
-from w2s_jax.heads.ridge import LinearProbe, WeightedRows, as_rows, checked_rows, probe_through, weigh
+from w2s_jax.heads.ridge import LinearProbe, WeightedRows, checked_rows, on_one_scale, probe_through, weigh
 
 LBFGS_STEPS = 500
 FIRST_ORDER_STEPS = 1000
@@ -55,6 +56,7 @@ def train_probe(
     loss: LossName | Loss = "squared",
     *,
     bias: bool = True,
+    normalize: Normalize = "none",
     weights: Float[ArrayLike, " n"] | None = None,
     optimizer: optax.GradientTransformation | None = None,
     tolerance: ArrayLike | None = None,
@@ -76,6 +78,7 @@ def train_probe(
         loss: "squared", "logistic", "softmax" or a `Loss`; one with a moving target (`confidence_auxiliary`) takes all
             `max_steps` and `optax.adam(1e-2)` if no optimiser is given.
         bias: with an intercept, not penalised.
+        normalize: as in `ridge_probe`: penalty and steps are those of a head on features of one scale.
         weights: weight of each row (n,) in the mean; 0 leaves a row out, default all 1.
         optimizer: optax optimiser instead of L-BFGS; each new object compiles once.
         tolerance: gradient norm to reach, relative to that of a zero kernel with the best constant (default 1e-6, in
@@ -97,13 +100,14 @@ def train_probe(
     loss = as_loss(loss)
     h, y, weights = checked_rows(h, y, weights)
     loss.check(y)
+    require_choice("normalize", normalize, Normalize)
     for name, value in (("ridge", ridge), ("tolerance", tolerance), ("max_steps", max_steps)):
         require_range(name, value, 0)
     if loss.moving and optimizer is None:
         optimizer = optax.adam(1e-2)
     if max_steps is None:
         max_steps = LBFGS_STEPS if optimizer is None else FIRST_ORDER_STEPS
-    return _train(h, y, weights, ridge, loss, start, tolerance, max_steps, bias, optimizer)
+    return _train(h, y, weights, ridge, loss, start, tolerance, max_steps, bias, normalize, optimizer)
 
 
 class _Head(NamedTuple):
@@ -127,7 +131,7 @@ class _Report(NamedTuple):
     steps: Array
 
 
-@partial(jax.jit, static_argnames=("bias", "optimizer"))
+@partial(jax.jit, static_argnames=("bias", "normalize", "optimizer"))
 def _train(
     h: Array,
     y: Array,
@@ -138,9 +142,10 @@ def _train(
     tolerance: ArrayLike | None,
     max_steps: ArrayLike,
     bias: bool,
+    normalize: Normalize,
     optimizer: optax.GradientTransformation | None,
 ) -> TrainedProbe:
-    rows = as_rows(h, y, weights)
+    rows, factors = on_one_scale(h, y, weights, normalize)
     # The shift is the same for all weights: rows shared by an ensemble stay shared.
     shift = jnp.mean(rows.h, 0) if bias else jnp.zeros_like(rows.h[0])
     rows = rows._replace(h=rows.h - shift)
@@ -150,13 +155,13 @@ def _train(
     zero = _Head(
         jnp.zeros((h.shape[1], *y.shape[1:]), rows.h.dtype), loss.link(matmul(rows.weights, rows.y)) if bias else None
     )
-    first = zero if start is None else _about_mean(start, shift, mean)
+    first = zero if start is None else _about_mean(start, shift, mean, factors)
     if optimizer is None:
         head, report = _minimum(problem, zero, first, tolerance, max_steps)
     else:
         head, report = _follow(problem, zero, first, tolerance, max_steps, optimizer)
     value = _objective(problem, head, _targets(problem, head, report.steps))
-    probe = probe_through(head.kernel, None if mean is None else (shift + mean, head.bias))
+    probe = probe_through(head.kernel, None if mean is None else (shift + mean, head.bias), factors)
     return TrainedProbe(probe, report.gradient_norm <= tolerance, *report, value)
 
 
@@ -374,8 +379,10 @@ def _norm(a: Any) -> Array:
     return jnp.sqrt(_inner(a, a))
 
 
-def _about_mean(probe: LinearProbe, shift: Array, mean: Array | None) -> _Head:
+def _about_mean(probe: LinearProbe, shift: Array, mean: Array | None, factors: Array | None) -> _Head:
     kernel = probe.kernel[...].astype(shift.dtype)
+    if factors is not None:
+        kernel = weigh(jnp.where(factors > 0, 1 / jnp.where(factors > 0, factors, 1), 0), kernel)
     if mean is None:
         return _Head(kernel, None)
     bias = 0 if probe.bias is None else probe.bias[...]

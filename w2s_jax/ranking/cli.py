@@ -7,10 +7,18 @@ from collections.abc import Sequence
 from typing import Any, get_args
 
 from w2s_jax._core.checks import InputError
-from w2s_jax._core.commands import NORMALIZE_HELP, PRECISION_HELP, require_figure, require_writable
-from w2s_jax._core.normalize import Normalize
+from w2s_jax._core.commands import (
+    NORMALIZE_HELP,
+    PRECISION_HELP,
+    ROWS_HELP,
+    UNLABELLED_HELP,
+    number_or_text,
+    require_figure,
+    require_writable,
+)
+from w2s_jax._core.normalize import Normalize, RowNorm
 
-_SETTINGS = ("threshold", "prior", "noise", "folds", "seed", "normalize", "precision")
+_SETTINGS = ("threshold", "prior", "noise", "folds", "seed", "normalize", "rows", "precision")
 
 
 def add_rank(commands: Any) -> argparse.ArgumentParser:
@@ -36,7 +44,7 @@ def add_rank(commands: Any) -> argparse.ArgumentParser:
         help="labels (n,) or (n, outputs), one-hot or text for classes, also FILE:COLUMN of a .csv, .tsv or .jsonl file; NaN "
         "rows are unlabelled",
     )
-    rank.add_argument("--unlabelled", metavar="LABEL", help="the label, such as -100, of rows that have none")
+    rank.add_argument("--unlabelled", metavar="LABEL", help=UNLABELLED_HELP)
     rank.add_argument("--groups", metavar="FILE", help="group of each row (n,): related rows stay in one fold")
     rank.add_argument(
         "--ridge", nargs="+", type=float, default=[1e-3], metavar="BETA", help="of both heads, or weak strong"
@@ -49,6 +57,7 @@ def add_rank(commands: Any) -> argparse.ArgumentParser:
     rank.add_argument("--folds", type=int, default=3, metavar="K", help="blocks of rows for cross-fitting and errors")
     rank.add_argument("--seed", type=int, default=0, help="of the folds")
     rank.add_argument("--normalize", choices=get_args(Normalize), default="scale", help=NORMALIZE_HELP)
+    rank.add_argument("--rows", choices=get_args(RowNorm), default="given", help=ROWS_HELP)
     rank.add_argument("--precision", default="float32", metavar="NAME", help=PRECISION_HELP)
     rank.add_argument("--sort", metavar="COLUMN", help="sort by this column")
     rank.add_argument("--json", metavar="FILE", help="also write the table as JSON")
@@ -60,14 +69,14 @@ def run(args: argparse.Namespace) -> None:
     """Ranks; raises InputError with one sentence."""
     from w2s_jax._core.writing import write_text_atomically
     from w2s_jax.files.ids import require_same_ids
-    from w2s_jax.files.opening import open_rows, read_groups, read_labels_and_classes
+    from w2s_jax.files.opening import notes_of, open_rows, read_groups, read_labels_and_classes
 
     if len(args.ridge) > 2:
         raise InputError(f"--ridge takes one strength or two (weak strong), got {len(args.ridge)}")
     strong, weak = ({n: open_rows(p, n) for n, p in _named(paths).items()} for paths in (args.strong, args.weak))
     y, classes = None, ()
     if args.labels is not None:
-        y, classes = read_labels_and_classes(args.labels, unlabelled=_number_or_text(args.unlabelled))
+        y, classes = read_labels_and_classes(args.labels, unlabelled=number_or_text(args.unlabelled))
     groups = None if args.groups is None else read_groups(args.groups)
     carriers = {f"strong representation {name!r}": rows for name, rows in strong.items()}  # weak ones: rank_supervisors
     carriers |= {} if args.labels is None else {"labels": open_rows(args.labels, "labels", kind="labels")}
@@ -85,25 +94,12 @@ def run(args: argparse.Namespace) -> None:
     table = rank_supervisors(weak, strong, y, groups=groups, progress=not args.quiet, mesh=all_devices(), **settings)
     table = table if args.sort is None else table.sort_by(args.sort)
     if args.plot is not None:
-        from w2s_jax.ranking.figures import plot_table
+        from w2s_jax.ranking.figures import draw_table
 
-        plot_table(table, args.plot)
+        draw_table(table, args.plot)
     if args.json is not None:
         write_text_atomically(args.json, table.to_json())
-    for rows in (*strong.values(), *weak.values()):
-        if rows.note:
-            print(f"{rows.label}: {rows.note}")
-    if classes:
-        print("classes of the labels: " + ", ".join(f"{i} = {name}" for i, name in enumerate(classes)))
-    print(table)
-
-
-def _number_or_text(given: str | None) -> float | str | None:
-    """A label as it is given on the command line."""
-    try:
-        return None if given is None else float(given)
-    except ValueError:
-        return given
+    print(*notes_of((*strong.values(), *weak.values()), {"the labels": classes}), table, sep="\n")
 
 
 def _named(paths: Sequence[str]) -> dict[str, str]:

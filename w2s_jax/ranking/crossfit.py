@@ -21,14 +21,18 @@ from w2s_jax.heads.from_moments import mean_square, ridge_heads
 from w2s_jax.moments import Moments, Shift, Sums, moved
 from w2s_jax.ranking.folds import Experiments, Roles
 from w2s_jax.ranking.prepared import pool
+from w2s_jax.ranking.related import GroupSums, of_means
 from w2s_jax.spectrum import spectrum
+from w2s_jax.theory.posterior import LabelPosterior
 
 
 class WeakCells(NamedTuple):
-    """A weak model's sums per cell (J, ...), and those of strong times weak features, cross (J, d_s, d_w)."""
+    """A weak model's sums per cell (J, ...), those of strong times weak features, cross (J, d_s, d_w), and those of groups of
+    related rows, if they count."""
 
     own: Sums
     cross: Array
+    related: GroupSums | None = None
 
 
 class Settings(NamedTuple):
@@ -72,8 +76,8 @@ def weak_heads(weak: Sums, fits: Array, ridge: Array) -> WeakHeads:
 def prepare_expected(
     cells: Sums, values: Array, roles: Roles, settings: Settings, test_rows: int | None = None
 ) -> ExpectedStrong:
-    """The strong model's part of `expected_errors`: `(S^C)^{1/2}` times the student's map, itself, and times the ceiling's,
-    and the prior's variances (d_s,).
+    """The strong model's part of `students` and of their errors: `(S^C)^{1/2}` times the student's map, itself, and times the
+    ceiling's, and the prior's variances (d_s,).
 
     `values` (d_s,): eigenvalues of the pooled second moment. The prior is `theta ~ N(0, S_s^{p-1})`, scaled so that the
     labels `h_s^T theta` have mean square 1. `test_rows`: no more than so many eigenvalues of `S^C` are not zero.
@@ -95,25 +99,57 @@ def prepare_expected(
     return ExpectedStrong(student, target, ceiling, prior / jnp.sum(prior * values))
 
 
-def expected_errors(
-    strong: ExpectedStrong, weak: WeakCells, heads: WeakHeads, roles: Roles, noise: Array
-) -> tuple[Score, Score]:
-    """Expected student error and prediction gap over random labels: no labels are used.
+class Students(NamedTuple):
+    """Random labels' students per experiment: `(S^C)^{1/2}` times the map of the target (K, k, d_s), and their response to label
+    noise of variance 1 (K,), and to that which groups of related rows share, if they count."""
 
-    Labels are `h_s^T theta`, of mean square 1, plus noise of variance `noise`. On cells A (weak head),
-    B (student), C (test): `T = (S_w^A + beta_w)^{-1} S_ws^A G` are the weak heads, `Q = (S_s^B + beta_s)^{-1} S_sw^B T` the
-    students, `||(S_s^C)^{1/2} (Q - G)||_F^2` the error and `||(S_s^C)^{1/2} (Q - R)||_F^2` the gap, R the ceiling, each plus
-    the response to the noise that the weak heads pick up. Errors are in units of the labels' mean square. The first of
-    `heads` are those of `roles.labelled`.
+    taught: Array
+    response: Array
+    shared: Array | None
+
+
+def students(strong: ExpectedStrong, weak: WeakCells, heads: WeakHeads, roles: Roles) -> Students:
+    """The students of weak heads, whatever the labels; the first of `heads` are those of `roles.labelled`.
+
+    On cells A (weak head), B (student), C (test) a target theta is learned as
+    `(S_s^B + beta_s)^{-1} S_sw^B (S_w^A + beta_w)^{-1} S_ws^A theta`.
     """
     n = weak.own.n
     uncarried = matmul(strong.student, pool(roles.student, weak.cross, n))
     carried = matmul(uncarried, heads.inverse[: len(roles.labelled)])
     taught = matmul(carried, jnp.swapaxes(pool(roles.labelled, weak.cross, n), 1, 2))
     # `S_w (S_w + beta_w)^{-1} = I - beta_w (S_w + beta_w)^{-1}`.
-    picked_up = noise / matmul(roles.labelled, n) * jnp.sum((uncarried - heads.ridge * carried) * carried, (1, 2))
-    away = lambda x: matmul(jnp.sum(jnp.square(taught - x), 1), strong.prior)
-    return _over_blocks(away(strong.target) + picked_up), _over_blocks(away(strong.ceiling) + picked_up)
+    response = jnp.sum((uncarried - heads.ridge * carried) * carried, (1, 2))
+    rows = matmul(roles.labelled, n)
+    if weak.related is None:
+        return Students(taught, response / rows, None)
+    of_folds = of_means(weak.related.h, weak.related.h, weak.related.n)
+    of_groups = jnp.tensordot(roles.labelled[:, : len(of_folds)] / rows[:, None], of_folds, 1, precision="highest")
+    return Students(taught, response / rows, jnp.sum(matmul(carried, of_groups) * carried, (1, 2)) / rows)
+
+
+def expected_errors(strong: ExpectedStrong, of: Students, noise: Array) -> tuple[Score, Score]:
+    """Expected student error and prediction gap over random labels: no labels are used.
+
+    Labels are `h_s^T theta`, of mean square 1, plus noise of variance `noise`. With the students' map Q and that of the
+    ceiling, R, and `G G^T` the prior, `||(S_s^C)^{1/2} (Q - 1) G||_F^2` is the error and `||(S_s^C)^{1/2} (Q - R) G||_F^2` the
+    gap, each plus the response to the noise that the weak heads pick up. Errors are in units of the labels' mean square.
+    """
+    away = lambda x: matmul(jnp.sum(jnp.square(of.taught - x), 1), strong.prior) + noise * of.response
+    return _over_blocks(away(strong.target)), _over_blocks(away(strong.ceiling))
+
+
+def posterior_error(strong: ExpectedStrong, of: Students, posterior: LabelPosterior) -> Score:
+    """Expected student error given some labels (theory/posterior.py), in squared label units and against labels with their noise.
+
+    `posterior` is in the strong moment's eigenbasis. The standard error is over blocks; it does not know how well the posterior
+    fits.
+    """
+    away = of.taught - strong.target
+    error = jnp.sum(matmul(away, posterior.second) * away, (1, 2)) + posterior.noise * of.response
+    if of.shared is not None:
+        error += posterior.shared * of.shared
+    return _over_blocks(error + posterior.noise)
 
 
 def prepare_trial(cells: Sums, roles: Roles, settings: Settings) -> Array:

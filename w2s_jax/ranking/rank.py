@@ -21,7 +21,15 @@ from jax.sharding import PartitionSpec as P
 
 from w2s_jax._core.arrays import Precision, entered, matmul
 from w2s_jax._core.checks import InputError, require_choice, require_number, require_scale, warn_of_float_bits
-from w2s_jax._core.normalize import MANY, Normalize, participation_ratio, warn_if_concentrated
+from w2s_jax._core.heavy_rows import Watched
+from w2s_jax._core.normalize import (
+    MANY,
+    Normalize,
+    RowNorm,
+    after_unit_rows,
+    participation_ratio,
+    warn_if_concentrated,
+)
 from w2s_jax._core.progress import track
 from w2s_jax.devices.mesh import BATCH, MODELS, ROWS, over_models, put, require_mesh, spread
 from w2s_jax.devices.precision import resolved
@@ -47,12 +55,15 @@ from w2s_jax.ranking.crossfit import Score, Settings, WeakCells
 from w2s_jax.ranking.folds import Layout, as_groups, lay_out
 from w2s_jax.ranking.labels import about_mean, checked_labels
 from w2s_jax.ranking.prepared import Origin
+from w2s_jax.ranking.related import GroupSums, Places, Related, group_sums, related_rows
 from w2s_jax.ranking.scores import Shared, Size, prepare_strong, scorer
 from w2s_jax.ranking.table import SupervisorTable
+from w2s_jax.ranking.unit_rows import UnitRows
 from w2s_jax.ranking.widths import padded_widths
 
 BATCH_BYTES = 256 << 20  # of a batch of weak models on each device
 _BY_CELL = P(None, ROWS)
+_BY_PLACE = Places(_BY_CELL, P())
 
 
 def rank_supervisors(
@@ -69,6 +80,7 @@ def rank_supervisors(
     noise: float = 1.0,
     folds: int = 3,
     normalize: Normalize = "scale",
+    rows: RowNorm = "given",
     seed: int = 0,
     progress: bool | Callable[[Iterable], Iterable] = False,
     mesh: Mesh | None = None,
@@ -76,9 +88,11 @@ def rank_supervisors(
 ) -> SupervisorTable:
     """Ranks weak models as supervisors of one or several strong models; the first row is the best teacher.
 
-    Without labels the table is sorted by the expected experiment, with labels by the trial. Both are mean squared errors
-    of the weak-to-strong student: the expected one in units of the labels' mean square, over labels that are random
-    linear functions of the strong representation plus noise; the trial's in squared units of y, summed over outputs.
+    Without labels the table is sorted by the expected experiment, with labels by the trial, or by the posterior experiment where
+    labels are fewer than half of the rows that fit a weak head in it. All three are mean squared errors of the weak-to-strong
+    student: the expected one in units of the labels' mean square, over labels that are random linear functions of the strong
+    representation plus noise; the trial's in squared units of y, summed over outputs; and so the posterior's, over what the
+    given labels leave open of all labels.
 
     Args:
         weak: name -> representation (n, d_w) of the same n rows; widths may differ. NumPy or JAX arrays, or anything with
@@ -98,6 +112,8 @@ def rank_supervisors(
         normalize: centre every representation, give heads an intercept, and scale to unit mean squared row norm, so that one
             ridge strength means the same for all: "features" each to unit variance first, "scale" all alike. With "none"
             representations are used as they are.
+        rows: "unit": each row is divided by its norm after that, and representations are centred and of one scale again, so
+            that no row is larger than another. Every representation is then read twice.
         seed: of the random folds.
         progress: True for a progress bar, or a function that wraps an iterable.
         mesh: devices that share the work (see `device_mesh`): rows over one axis, weak models over the other.
@@ -105,7 +121,7 @@ def rank_supervisors(
 
     Returns:
         A table with columns `expected_error`, `expected_gap`, `gap_op`, `gap_fro` (`||P_s (I - P_w)||`), `cka`, and with labels
-        `trial_error`, `predicted_gap`; each with its standard error over blocks of rows.
+        `trial_error`, `posterior_error`, `predicted_gap`; each with its standard error over blocks of rows.
 
     Raises:
         InputError: representations that do not fit each other, carry other row ids (those of `open_rows`), or hold NaN,
@@ -129,6 +145,7 @@ def rank_supervisors(
     for name, value in given.items():
         require_number(name, value, 0, 1 if name == "threshold" else None)
     require_choice("normalize", normalize, Normalize)
+    require_choice("rows", rows, RowNorm)
     if not isinstance(seed, int | np.integer) or seed < 0:
         raise InputError(f"seed must be an integer of at least 0, got {seed!r}")
     weak_rows, strong_rows, n = _sources(weak, strong)
@@ -139,15 +156,20 @@ def rank_supervisors(
         targets = targets if normalize == "none" else about_mean(targets, mask)
     elif labelled_rows is not None:
         raise InputError("labelled_rows says which rows of y may be used and needs y, got y=None")
-    layout = lay_out(n, folds, None if targets is None else mask, as_groups(groups, n), seed)
+    numbered = as_groups(groups, n)
+    layout = lay_out(n, folds, None if targets is None else mask, numbered, seed)
     settings = Settings(*(np.asarray(value, _dtype(weak_rows, strong_rows)) for value in given.values()))
     chosen_precision = resolved(precision, None if mesh is None else mesh.devices.flat[0])
-    widths = {name: rows.shape[1] for name, rows in weak_rows.items()}
+    widths = {name: held.shape[1] for name, held in weak_rows.items()}
     weak_models, strong_models = (
-        {name: _model(side, name, rows, settings.noise.dtype, normalize) for name, rows in models.items()}
+        {name: _model(side, name, held, settings.noise.dtype, normalize, rows) for name, held in models.items()}
         for side, models in (("weak", weak_rows), ("strong", strong_rows))
     )
-    work = _Work(RowCells((layout,), targets), settings, normalize, threshold > 0, mesh, chosen_precision)
+    labelled = related_rows(numbered, mask, layout)
+    related = labelled and related_rows(numbered, np.ones(n, bool), layout)
+    left = after_unit_rows(normalize, rows)
+    cells = RowCells((layout,), targets)
+    work = _Work(cells, settings, left, threshold > 0, mesh, chosen_precision, related, labelled)
     pairs: dict[tuple[str, str], dict[str, Score]] = {}
     tasks = [
         (name, batch) for name, model in strong_models.items() for batch in _batches(weak_models, model.width, work)
@@ -158,7 +180,7 @@ def rank_supervisors(
         if state is None or state[0] != name:
             state = name, _prepare(strong_models[name], work)
         models = [weak_models[member] for member in batch.members]
-        started.append((name, models, batch.members, _start(state[1], models, batch, work), normalize))
+        started.append((name, models, batch.members, _start(state[1], models, batch, work), left))
         if len(started) > 1:
             pairs |= _finish(*started.pop(0))
     pairs |= _finish(*started.pop())
@@ -166,15 +188,20 @@ def rank_supervisors(
         **given,
         "folds": folds,
         "normalize": normalize,
+        "row_norm": rows,
         "seed": seed,
         "rows": n,
         "n_labelled": int(mask.sum()),
     }
-    return _table(pairs, widths, chosen)
+    # Trials on few labels rank teachers of few labels.
+    few = 2 * mask.sum() < np.mean(layout.expected.labelled @ work.rows.counts)
+    main = "expected_error" if targets is None else "posterior_error" if few else "trial_error"
+    return _table(pairs, widths, main, chosen)
 
 
 class _Work(NamedTuple):
-    """What all pairs share: the rows' cells and labels, settings, static choices, devices, the products' precision."""
+    """What all pairs share: the rows' cells and labels, settings, static choices, devices, the products' precision, and which
+    rows, and which of the labelled ones, are related, if that counts."""
 
     rows: RowCells
     settings: Settings
@@ -182,6 +209,8 @@ class _Work(NamedTuple):
     cut: bool
     mesh: Mesh | None
     precision: str
+    related: Related | None
+    labelled: Related | None
 
     @property
     def layout(self) -> Layout:
@@ -193,6 +222,12 @@ class _Work(NamedTuple):
 
     def blocks(self) -> Iterator[RowBlock]:
         return row_blocks(self.rows.layouts, (0, self.rows.n), share=1 if self.mesh is None else self.mesh.shape[ROWS])
+
+    def places(self, related: Related | None, block: RowBlock) -> Places | None:
+        """Where a block's rows stand among groups."""
+        if related is None:
+            return None
+        return Places(on_devices(related.in_block(block), self.mesh, _BY_CELL), np.zeros(related.shape, self.dtype))
 
 
 class _Batch(NamedTuple):
@@ -224,23 +259,28 @@ def _strong_block(model: ModelRows, block: RowBlock, work: _Work) -> Array:
 
 
 def _prepare(model: ModelRows, work: _Work) -> _Strong:
-    sum_up = over_rows(cell_sums, work.mesh, work.precision, (_BY_CELL, _BY_CELL), P(), (ROWS,))
+    specs = _BY_CELL, _BY_CELL, _BY_PLACE
+    sum_up = over_rows(strong_sums, work.mesh, work.precision, specs, P(), (ROWS,))
     blocks, last = list(work.blocks()), None
 
-    def sums_of_blocks() -> Iterator[Sums]:
+    def sums_of_blocks() -> Iterator[tuple[Sums, GroupSums | None]]:
         nonlocal last
         for block in blocks:
             last = _strong_block(model, block, work)
-            yield sum_up((last,), on_devices(labels_of(work.rows, block, work.dtype), work.mesh, _BY_CELL))
+            y = on_devices(labels_of(work.rows, block, work.dtype), work.mesh, _BY_CELL)
+            yield sum_up(last, y, work.places(work.labelled, block))
 
-    sums = work.rows.with_labels(total(sums_of_blocks()))
+    sums, related = total(sums_of_blocks())
+    sums = work.rows.with_labels(sums)
+    if work.labelled and related and work.rows.targets is not None:
+        related = related._replace(y=work.labelled.sums(work.rows.targets).astype(work.dtype))
     if work.mesh is not None:
-        sums = jax.device_put(sums, work.mesh.devices.flat[0])  # one device prepares what all share
+        sums, related = jax.device_put((sums, related), work.mesh.devices.flat[0])  # one prepares what all share
     experiments = work.layout.experiments(work.dtype)
     largest = (work.layout.expected.test @ work.rows.counts).max()
     choices = work.layout.folds, work.normalize, work.cut, min(int(largest), model.width)
     center, shared = prepare_strong(
-        sums, Origin(model.shift[0], work.dtype.type(model.rounding)), experiments, work.settings, *choices
+        sums, Origin(model.shift[0], work.dtype.type(model.rounding)), experiments, work.settings, related, *choices
     )
     largest_value = np.asarray(shared.values)[0]
     if not np.isfinite(largest_value):
@@ -257,14 +297,14 @@ def _start(strong: _Strong, models: list[ModelRows], batch: _Batch, work: _Work)
     """The sizes and scores of a batch of weak models, which the device may still be computing."""
     size = batch.size if work.mesh is None else -(-batch.size // work.mesh.shape[MODELS]) * work.mesh.shape[MODELS]
     by_model = P(MODELS, *_BY_CELL)
-    specs = by_model, P(None, None, ROWS), _BY_CELL
+    specs = by_model, P(None, None, ROWS), _BY_CELL, _BY_PLACE
     sum_up = over_rows(weak_sums, work.mesh, work.precision, specs, P(MODELS), (ROWS,))
 
     def sums_of_blocks() -> Iterator[WeakCells]:
         for block in work.blocks():
             x = on_devices(stacked(models, batch.width, size, block), work.mesh, by_model)[0]
             y = on_devices(labels_of(work.rows, block, work.dtype), work.mesh, _BY_CELL)
-            yield sum_up(x, strong.block(block, work), y)
+            yield sum_up(x, strong.block(block, work), y, work.places(work.related, block))
 
     sums = total(sums_of_blocks())
     filled_up = models + models[-1:] * (size - len(models))
@@ -301,9 +341,18 @@ def _finish(
 
 
 @partial(jax.jit, static_argnames="precision")
-def weak_sums(x: Array, zT: Array, y: ByLayout | None, precision: str) -> WeakCells:
+def strong_sums(x: Array, y: ByLayout | None, places: Places | None, precision: str) -> tuple[Sums, GroupSums | None]:
+    """Sums per cell, and per group of labelled rows if they count."""
+    return cell_sums((x,), y, precision), group_sums(x, places)
+
+
+@partial(jax.jit, static_argnames="precision")
+def weak_sums(x: Array, zT: Array, y: ByLayout | None, places: Places | None, precision: str) -> WeakCells:
     """Sums per model and cell of a batch; the strong side's own products are not computed again."""
-    one = lambda x: WeakCells(cell_sums((x,), y, precision), matmul(zT, x, precision))
+
+    def one(x: Array) -> WeakCells:
+        return WeakCells(cell_sums((x,), y, precision), matmul(zT, x, precision), group_sums(x, places))
+
     return over_models(one, x)
 
 
@@ -350,11 +399,15 @@ def _source(name: str, rows: Any) -> Any:
     return rows
 
 
-def _model(side: str, name: str, rows: Any, dtype: Any, normalize: Normalize) -> ModelRows:
+def _model(side: str, name: str, rows: Any, dtype: Any, normalize: Normalize, row_norm: RowNorm) -> ModelRows:
     """The rows, in fewer features if there are more than rows; those of a strong model may be read twice."""
     label = f"{side} representation {name!r}"
     warn_of_float_bits(label, rows)
     require_scale(label, rows, dtype)
+    if row_norm == "unit":
+        rows, normalize = UnitRows(rows, label, dtype, normalize), after_unit_rows(normalize, row_norm)
+    else:
+        rows = Watched(rows, label, normalize)
     if not has_few_rows(rows):
         return about_first_row(label, rows, dtype, normalize)
     return about_first_row(label, CompactRows(rows, label, dtype, normalize, keep=side == "strong"), dtype)
@@ -382,12 +435,11 @@ def _batches(weak: Mapping[str, ModelRows], d_s: int, work: _Work) -> Iterator[_
         yield from (_Batch(width, size, names[i : i + size]) for i in range(0, len(names), size))
 
 
-def _table(pairs: dict, width: Mapping[str, int], settings: dict) -> SupervisorTable:
+def _table(pairs: dict, width: Mapping[str, int], main: str, settings: dict) -> SupervisorTable:
     keys = list(pairs)
     columns = list(pairs[keys[0]])
     values = {column: np.array([pairs[key][column].value for key in keys], float) for column in columns}
     errors = {column: np.array([pairs[key][column].error for key in keys], float) for column in columns}
     names, strong = tuple(name for _, name in keys), tuple(name for name, _ in keys)
     widths = tuple(width[name] for name in names)
-    main = "trial_error" if "trial_error" in columns else "expected_error"
     return SupervisorTable(names, strong, widths, values, errors, main, settings).sort_by(main)

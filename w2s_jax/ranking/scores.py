@@ -26,12 +26,14 @@ from w2s_jax.ranking.crossfit import Score, Settings, WeakCells
 from w2s_jax.ranking.folds import Experiments
 from w2s_jax.ranking.insample import PairMoments, StrongBlocks
 from w2s_jax.ranking.prepared import Origin, about, cross_about, pool, prepare, prepared
+from w2s_jax.ranking.related import GroupSums, of_means, prepared_groups
 from w2s_jax.spectrum import Spectrum, spectrum
+from w2s_jax.theory.posterior import CORRELATIONS, PRIORS, SHARES, LabelPosterior, LabelSums, grid_of, posterior_of_sums
 
 
 class Shared(NamedTuple):
-    """What is computed once per strong model: its cells in the eigenbasis `rotation`, eigenvalues, ridge solves, and blocks of
-    all rows, of all rows about their means and of the labelled rows."""
+    """What is computed once per strong model: its cells in the eigenbasis `rotation`, eigenvalues, ridge solves, blocks of all
+    rows, of all rows about their means and of the labelled rows, and what those say of all labels."""
 
     rotation: Array
     cells: Sums
@@ -42,6 +44,7 @@ class Shared(NamedTuple):
     norms: norms.RidgeNorms
     inverses: Array | None
     labelled: Labelled | None
+    posterior: LabelPosterior | None
 
 
 class Labelled(NamedTuple):
@@ -58,6 +61,7 @@ def prepare_strong(
     origin: Origin,
     experiments: Experiments,
     settings: Settings,
+    related: GroupSums | None,
     folds: int,
     normalize: Normalize,
     cut: bool,
@@ -65,7 +69,7 @@ def prepare_strong(
 ) -> tuple[Array, Shared]:
     """What rows about their shift are taken about (d_s,) before they are rotated, and what weak models share, from sums per cell.
 
-    `test_rows`: the most rows that test together.
+    `related`: those of groups of labelled rows, if they count; `test_rows`: the most rows that test together.
     """
     n, total, every_cell = sums.n, jnp.sum(sums.n), jnp.ones_like(sums.n)
     of, centred_sums = prepare(sums, origin, every_cell, normalize)
@@ -84,10 +88,14 @@ def prepare_strong(
         centred = insample.strong_blocks(unit, n, every, False)
     of_norms = norms.prepare_norms(blocks, settings)
     rotation = of.factor[:, None] * eigen.vectors
-    shared = Shared(rotation, cells, eigen.values, expected, blocks, centred, of_norms, None, None)
+    shared = Shared(rotation, cells, eigen.values, expected, blocks, centred, of_norms, None, None, None)
     if experiments.trial is not None:
         inverses = crossfit.prepare_trial(cells, experiments.trial, settings)
-        shared = shared._replace(inverses=inverses, labelled=_labelled(cells, settings, folds, normalize, cut))
+        shared = shared._replace(
+            inverses=inverses,
+            labelled=_labelled(cells, settings, folds, normalize, cut),
+            posterior=_posterior(eigen, cells, related and prepared_groups(related, of), folds),
+        )
     return of.mean - of.origin, shared
 
 
@@ -102,6 +110,19 @@ def _labelled(cells: Sums, settings: Settings, folds: int, normalize: Normalize,
     basis = spectrum(blocks.pooled, jnp.sum(cells.n)).vectors
     rotated = jax.vmap(lambda s: matmul(matmul(basis.T, s), basis))(cells.hh)
     return Labelled(insample.strong_blocks(rotated, cells.n, members, unit_trace), basis, inverted)
+
+
+def _posterior(eigen: Spectrum, cells: Sums, related: GroupSums | None, folds: int) -> LabelPosterior:
+    """What the labels of labelled rows, in the strong moment's eigenbasis, say of all rows' (theory/posterior.py)."""
+    with_labels = jnp.sum(_members(len(cells.n), folds, with_labels=True), 0)
+    add = lambda x: jnp.tensordot(with_labels, x, 1, precision="highest")
+    own = LabelSums(*(add(x) for x in (cells.n, cells.hh, cells.hy, cells.yy)))
+    if related is None:
+        return posterior_of_sums(eigen, own, None, grid_of(PRIORS, SHARES, (0.0,), cells.hh.dtype))
+    z, n, y = matmul(related.h, eigen.vectors), related.n, jnp.asarray(related.y)
+    hh, hy = (jnp.sum(of_means(z, x, n), 0) for x in (z, y))
+    of_groups = LabelSums(jnp.sum(n > 0), hh, hy, jnp.sum(y * y / jnp.maximum(n, 1)[..., None], (0, 1)))
+    return posterior_of_sums(eigen, own, of_groups, grid_of(PRIORS, SHARES, CORRELATIONS, cells.hh.dtype))
 
 
 def _members(cells: int, folds: int, with_labels: bool) -> Array:
@@ -195,9 +216,12 @@ def _score_one(
         if shared.labelled is not None and len(cells.n) > folds:
             fits.append(jnp.sum(_members(len(cells.n), folds, with_labels=True), 0)[None])
     heads = crossfit.weak_heads(weak.own, jnp.concatenate(fits), settings.weak_ridge)
+    students = crossfit.students(shared.expected, weak, heads, experiments.expected)
     scores["expected_error"], scores["expected_gap"] = crossfit.expected_errors(
-        shared.expected, weak, heads, experiments.expected, settings.noise
+        shared.expected, students, settings.noise
     )
+    if shared.posterior is not None:
+        scores["posterior_error"] = crossfit.posterior_error(shared.expected, students, shared.posterior)
     if cut:
         scores["gap_op"], scores["gap_fro"] = insample.norms_by_spectrum(blocks, eigen[0], settings)
     else:
@@ -251,7 +275,8 @@ def _prepared(sums: WeakCells, origin: Origin, cells: Sums, normalize: Normalize
     of, centred = prepare(own, origin, jnp.ones_like(cells.n), normalize)
     cross = cross_about(sums.cross, cells, own, None, of.mean)
     seen = cross_about(sums.cross, cells, own, None, -origin.shift) if normalize == "none" else cross * of.factor
-    return WeakCells(prepared(centred, of, normalize), seen), WeakCells(centred, cross), of.variance
+    related = None if sums.related is None else prepared_groups(sums.related, of)
+    return WeakCells(prepared(centred, of, normalize), seen, related), WeakCells(centred, cross), of.variance
 
 
 def _mean(cells: Sums) -> Array:

@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 
 from w2s_jax._core.checks import InputError
-from w2s_jax._core.text import aligned
+from w2s_jax._core.extras import data_frame
+from w2s_jax._core.text import Printed, number
 
 TITLES = {
     "trial_error": "trial error",
+    "posterior_error": "posterior error",
     "predicted_gap": "predicted gap",
     "expected_error": "expected error",
     "expected_gap": "expected gap",
@@ -22,15 +24,6 @@ TITLES = {
     "cka": "linear CKA",
 }
 LARGER_IS_BETTER = frozenset({"cka"})
-
-
-def imported_pandas() -> Any:
-    """The package; raises InputError if it is not installed."""
-    try:
-        import pandas  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        raise InputError("a DataFrame needs the pandas package: pip install 'w2s_jax[pandas]'") from error
-    return pandas
 
 
 @dataclass(frozen=True)
@@ -98,7 +91,7 @@ class SupervisorTable:
         Raises:
             InputError: pandas is not installed.
         """
-        return imported_pandas().DataFrame(self.to_dict()["rows"])
+        return data_frame(self.to_dict()["rows"])
 
     def to_json(self) -> str:
         """`to_dict` as JSON text; a score that is not finite is null."""
@@ -108,6 +101,14 @@ class SupervisorTable:
         return json.dumps(table, indent=2, allow_nan=False) + "\n"
 
     def __str__(self) -> str:
+        return str(self._printed())
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return self._printed()._repr_html_()
+
+    def _printed(self) -> Printed:
         order = [self.sorted_by, *(column for column in self.columns if column != self.sorted_by)]
         several = len(set(self.strong)) > 1
         header = ["", "supervisor", *(["strong"] if several else []), "width"]
@@ -117,9 +118,7 @@ class SupervisorTable:
             place = place + 1 if i and self.strong[i] == self.strong[i - 1] else 1
             scores = [_with_error(self.values[c][i], self.errors[c][i]) for c in order]
             body.append([str(place), name, *([self.strong[i]] if several else []), str(self.widths[i]), *scores])
-        return aligned(header, body, left=2 + several)
-
-    __repr__ = __str__
+        return Printed(header, body, left=2 + several)
 
     def _known(self, column: str) -> str:
         if column not in self.values:
@@ -134,4 +133,4 @@ class SupervisorTable:
 
 
 def _with_error(value: float, error: float) -> str:
-    return f"{value:.4g} ±{error:.1g}" if np.isfinite(error) else f"{value:.4g}"
+    return f"{value:.4g} ±{error:.1g}" if np.isfinite(error) else number(value)

@@ -47,13 +47,13 @@ def _verify(args: argparse.Namespace) -> None:
     require_figure(args.plot)
     from w2s_jax.devices.programs import cache_compiled_programs
     from w2s_jax.studies.verify import SCENARIOS, run_verify
-    from w2s_jax.studies.verify_figure import plot_verification
+    from w2s_jax.studies.verify_figure import draw_verification
 
     cache_compiled_programs()
     scenarios = list(SCENARIOS) if args.scenarios is None else args.scenarios
     numbers = {"largest": args.largest, "effort": args.effort, "seed": args.seed}
     found = run_verify(scenarios=scenarios, out=args.out, progress=not args.quiet, **numbers)
-    plot_verification(found, args.plot)
+    draw_verification(found, args.plot)
     if args.json is not None:
         write_text_atomically(args.json, json.dumps(found.to_dict(), indent=1) + "\n")
     print(found)

@@ -23,9 +23,11 @@ from jax import Array
 from jaxtyping import Float, Int
 
 from w2s_jax._core.checks import InputError, require_integer
-from w2s_jax._core.figures import new_figure, save_figure
+from w2s_jax._core.extras import data_frame
+from w2s_jax._core.figures import ink, new_figure, paper, quiet_grid, save_figure
 from w2s_jax._core.progress import track
-from w2s_jax._core.text import aligned
+from w2s_jax._core.ranks import spearman
+from w2s_jax._core.text import Printed, html_of
 from w2s_jax.experiment.run import weak_to_strong
 from w2s_jax.ranking.rank import rank_supervisors
 from w2s_jax.ranking.table import SupervisorTable
@@ -145,9 +147,22 @@ class DemoResult:
             "correlations": {row.score: row._asdict() for row in free + labelled},
         }
 
+    def to_pandas(self) -> Any:
+        """A pandas DataFrame with a row per weak model: its scores, what was measured with standard errors, and its PGR.
+
+        Raises:
+            InputError: pandas is not installed.
+        """
+        errors = {f"{name}_se": values for name, values in self.se._asdict().items()}
+        scores = {column: self.score(column)[0] for column in self.columns}
+        return data_frame({"supervisor": list(self.names), **scores, **self.mean._asdict(), **errors, "pgr": self.pgr})
+
     def report(self) -> str:
         """Predicted and measured for every weak model, then the rank correlations; fits 100 columns."""
-        return "\n\n".join(part(self) for part in (_heading, _models, _scores, _correlations, _choices))
+        return "\n\n".join(map(str, _parts(self)))
+
+    def _repr_html_(self) -> str:
+        return html_of(_parts(self))
 
     def figure(self, path: str | PathLike[str]) -> None:
         """Writes predicted against measured as a figure; the path's ending chooses the format.
@@ -321,14 +336,12 @@ def _train_family(
 # Report
 
 
-def _spearman(a: np.ndarray, b: np.ndarray) -> float:
-    from scipy.stats import rankdata  # takes a second to import, and nothing else here needs it
-
-    return float(np.corrcoef(rankdata(a), rankdata(b))[0, 1])
-
-
 def _correlation(name: str, values: np.ndarray, mean: Measured) -> Correlation:
-    return Correlation(name, _spearman(values, mean.student_error), _spearman(values, mean.gap))
+    return Correlation(name, spearman(values, mean.student_error), spearman(values, mean.gap))
+
+
+def _parts(result: DemoResult) -> tuple[str | Printed, ...]:
+    return tuple(part(result) for part in (_heading, _models, _scores, _correlations, _choices))
 
 
 def _heading(result: DemoResult) -> str:
@@ -348,7 +361,7 @@ def _heading(result: DemoResult) -> str:
     return "\n".join(lines)
 
 
-def _models(result: DemoResult) -> str:
+def _models(result: DemoResult) -> Printed:
     """A line per weak model: what was predicted, and what was measured; the best expected error first."""
     mean, student = result.mean, (result.mean.student_error, result.se.student_error)
     expected, trial = result.score("expected_error"), result.score("trial_error")
@@ -361,12 +374,11 @@ def _models(result: DemoResult) -> str:
 
     header = "Predicted", "expected error", "trial error", "|", "measured", "weak", "", "weak, student", ""
     second = "", "no labels", "labels of D~", "|", "student error", "error", "gap", "accuracy", "PGR"
-    table = aligned(header, [second, *map(line, np.argsort(expected[0]).tolist())], 1)
     note = "(The expected error averages over tasks that the strong model could be given: its order counts.)"
-    return f"{table}\n{note}"
+    return Printed(header, [second, *map(line, np.argsort(expected[0]).tolist())], 1, note=note)
 
 
-def _scores(result: DemoResult) -> str:
+def _scores(result: DemoResult) -> Printed:
     """Every score of every model beside the measured error and gap, the best expected error first."""
     columns = {column: result.score(column)[0] for column in result.columns}
     first, second = zip(*([*column.split("_"), ""][:2] for column in columns), strict=True)
@@ -377,22 +389,21 @@ def _scores(result: DemoResult) -> str:
         return [result.names[i], *scores, "|", *errors]
 
     lines = [["", *second, "|", "error", "gap"], *map(line, np.argsort(columns["expected_error"]).tolist())]
-    return aligned(["Every score", *first, "|", "measured", ""], lines, 1)
+    return Printed(["Every score", *first, "|", "measured", ""], lines, 1)
 
 
-def _correlations(result: DemoResult) -> str:
+def _correlations(result: DemoResult) -> Printed:
     free, labelled = result.correlations()
     weak = _correlation("measured weak error", result.mean.weak_error, result.mean)
     groups = {"no labels": free, "labels of D~": labelled, "test labels": [weak]}
     rows = [(row, needs) for needs, found in groups.items() for row in found]
     body = [[row.score, needs, f"{row.with_error:.2f}", f"{row.with_gap:.2f}"] for row, needs in rows]
     title = f"Spearman correlation, over the {len(result.names)} weak models, with the measured"
-    table = aligned(("", "needs", "student error", "gap"), body, 2)
     note = "(cka is a similarity: good teachers have a large one, so a good correlation is negative.)"
-    return f"{title}\n{table}\n{note}"
+    return Printed(("", "needs", "student error", "gap"), body, 2, title, note)
 
 
-def _choices(result: DemoResult) -> str:
+def _choices(result: DemoResult) -> Printed:
     """What following each prediction would have given."""
     student = result.mean.student_error
     rules = {
@@ -403,7 +414,7 @@ def _choices(result: DemoResult) -> str:
     picks = {rule: int(np.argmin(score)) for rule, score in rules.items()}
     lines = [(rule, f"{student[pick]:.4f}", result.names[pick]) for rule, pick in picks.items()]
     lines.append(("chance (mean over all)", f"{student.mean():.4f}", ""))
-    return aligned(("Teacher chosen by", "error of its student", "teacher"), lines, 3)
+    return Printed(("Teacher chosen by", "error of its student", "teacher"), lines, 3)
 
 
 # Figure
@@ -421,9 +432,9 @@ def _scatter(ax: Any, result: DemoResult, column: str, label: str) -> None:
         colour, marker = _style(result, name)
         x, y = score[i], result.mean.student_error[i]
         bars = {"xerr": score_se[i], "yerr": result.se.student_error[i], "elinewidth": 0.8}
-        marks = {"markersize": 7, "markeredgecolor": "white", "markeredgewidth": 0.6, "alpha": 0.85}
+        marks = {"markersize": 7, "markeredgecolor": paper(), "markeredgewidth": 0.6, "alpha": 0.85}
         ax.errorbar(x, y, **bars, **marks, fmt=marker, color=colour)
-    rho = _spearman(score, result.mean.student_error)
+    rho = spearman(score, result.mean.student_error)
     ax.set(xlabel=label, ylabel="Measured student error", title=f"Spearman {rho:.2f}")
     _clean(ax)
 
@@ -431,24 +442,23 @@ def _scatter(ax: Any, result: DemoResult, column: str, label: str) -> None:
 def _ladder(ax: Any, result: DemoResult) -> None:
     """Weak error, student error and ceiling of every model, the best student on top."""
     mean, order = result.mean, np.argsort(-result.mean.student_error)
-    ax.axvline(mean.ceiling_error[0], color="0.3", linestyle="--", linewidth=1, label="strong ceiling")
+    ax.axvline(mean.ceiling_error[0], color=ink(), linestyle="--", linewidth=1, label="strong ceiling")
     for place, i in enumerate(order):
         colour, marker = _style(result, result.names[i])
         ax.hlines(place, mean.weak_error[i], mean.student_error[i], color=colour, linewidth=1, zorder=1)
-        ax.plot(mean.weak_error[i], place, marker, color=colour, markerfacecolor="white", markersize=6)
+        ax.plot(mean.weak_error[i], place, marker, color=colour, markerfacecolor=paper(), markersize=6)
         ax.plot(mean.student_error[i], place, marker, color=colour, markersize=6)
-    ax.plot([], [], "o", color="0.3", markerfacecolor="white", label="weak model")
-    ax.plot([], [], "o", color="0.3", label="its student")
+    ax.plot([], [], "o", color=ink(), markerfacecolor=paper(), label="weak model")
+    ax.plot([], [], "o", color=ink(), label="its student")
     ax.set_yticks(range(len(order)), [result.names[i] for i in order])
     ax.set(xlabel="Measured error", title="Student against teacher")
-    ax.legend(loc="upper right", facecolor="white", edgecolor="none", framealpha=1)
+    ax.legend(loc="upper right", facecolor=paper(), edgecolor="none", framealpha=1)
     _clean(ax)
 
 
 def _clean(ax: Any) -> None:
     ax.spines[["top", "right"]].set_visible(False)
-    ax.grid(color="0.92")
-    ax.set_axisbelow(True)
+    quiet_grid(ax)
 
 
 def _legend(result: DemoResult) -> list[Any]:
@@ -456,7 +466,7 @@ def _legend(result: DemoResult) -> list[Any]:
 
     colours = {width: COLOURS[i % len(COLOURS)] for i, width in enumerate(result.config.widths)}
     lines = [Line2D([], [], color=c, linewidth=5, label=f"width {width}") for width, c in colours.items()]
-    return lines + [Line2D([], [], color="0.3", linestyle="", marker=m, label=name) for name, m in MARKERS.items()]
+    return lines + [Line2D([], [], color=ink(), linestyle="", marker=m, label=name) for name, m in MARKERS.items()]
 
 
 def _extra(module: str) -> ModuleType:

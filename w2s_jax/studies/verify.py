@@ -23,7 +23,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from w2s_jax._core.checks import InputError, require_range
+from w2s_jax._core.extras import data_frame
 from w2s_jax._core.progress import track
+from w2s_jax._core.text import Printed
 from w2s_jax.experiment.outcome import t_quantile
 from w2s_jax.studies import synthetic
 from w2s_jax.studies.simulation import simulate
@@ -142,8 +144,35 @@ class Verification:
         cells = [{**vars(cell), "bias": cell.bias, "noise": cell.noise} for cell in self.cells]
         return {"cells": cells, "rates": self.rates, "broken": self.broken}
 
+    def to_pandas(self) -> Any:
+        """A pandas DataFrame with a row per scenario and n: trials, and of each quantity mean, s.e., equivalent, bias and noise.
+
+        Raises:
+            InputError: pandas is not installed.
+        """
+        kinds = ("mean", "se", "equivalent", "bias", "noise")
+        return data_frame(
+            [
+                {"scenario": cell.scenario, "n": cell.n, "trials": cell.trials}
+                | {f"{name}_{kind}": getattr(cell, kind)[name] for name in MEASURED for kind in kinds}
+                | {"theorem": cell.theorem[0], "without_gamma": cell.without_gamma[0]}
+                for cell in self.cells
+            ]
+        )
+
     def __str__(self) -> str:
         return "\n".join(_report(self))
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        header = "", "n", "trials", "gap", "theorem", "95% band", "no gamma", "equivalent", "worst of four"
+        body = []
+        for name in self.rates:
+            titles = [SCENARIOS[name].title, *[""] * len(self.of(name))]
+            body += [(title, *_numbers(cell)) for title, cell in zip(titles, self.of(name), strict=False)]
+        note = "\n".join(_judgement(self, name) for name in self.rates)
+        return Printed(header, body, left=1, title=" ".join(_LEGEND), note=note)._repr_html_()
 
 
 def run_verify(
@@ -282,30 +311,43 @@ def _broken(scenario: str, n: int = 1000) -> tuple[int, ...]:
     return decomposability(train.h_s, student.h_s, train.y, student.y, **principal).broken
 
 
+_LEGEND = (
+    "Prediction gap: simulated mean, and how far predictions are off: the theorem (median over trials, 95% band), the",
+    "theorem without gamma, and the deterministic equivalent (against the mean; ± twice the mean's standard error).",
+)
+
+
 def _report(found: Verification) -> list[str]:
-    lines = [
-        "Prediction gap: simulated mean, and how far predictions are off: the theorem (median over trials, 95% band), the",
-        "theorem without gamma, and the deterministic equivalent (against the mean; ± twice the mean's standard error).",
-        f"{'':>8}{'trials':>8}{'gap':>10}{'theorem':>22}{'no gamma':>10}{'equivalent':>18}{'worst of four':>15}",
-    ]
+    header = f"{'':>8}{'trials':>8}{'gap':>10}{'theorem':>22}{'no gamma':>10}{'equivalent':>18}{'worst of four':>15}"
+    lines = [*_LEGEND, header]
     for name in found.rates:
-        slope, error = found.rates[name]
-        spread = error * t_quantile(0.95, max(1, len(found.of(name)) - 2))
-        rate = f"theorem's error ~ n^{slope:.2f} ± {spread:.2f}; " if slope == slope else ""
-        broken = ", ".join(map(str, found.broken[name]))
-        conditions = f"condition{'s' * (', ' in broken)} {broken} broken" if broken else "conditions hold"
-        lines += ["", f"{SCENARIOS[name].title}: {rate}{conditions} at n = 1,000"]
-        lines += map(_line, found.of(name))
+        lines += ["", _judgement(found, name), *map(_line, found.of(name))]
     return lines
 
 
-def _line(cell: Cell) -> str:
+def _judgement(found: Verification, name: str) -> str:
+    """A scenario in words: the rate of the theorem's error, and which conditions are broken."""
+    slope, error = found.rates[name]
+    spread = error * t_quantile(0.95, max(1, len(found.of(name)) - 2))
+    rate = f"theorem's error ~ n^{slope:.2f} ± {spread:.2f}; " if slope == slope else ""
+    broken = ", ".join(map(str, found.broken[name]))
+    conditions = f"condition{'s' * (', ' in broken)} {broken} broken" if broken else "conditions hold"
+    return f"{SCENARIOS[name].title}: {rate}{conditions} at n = 1,000"
+
+
+def _numbers(cell: Cell) -> tuple[str, ...]:
+    """n, trials, gap, the theorem's error with its band, that without gamma, the equivalent's, and its worst."""
     median, low, high = cell.theorem
-    band = f"{median:>8.1%} [{low:.1%}, {high:.1%}]"
     equivalent = f"{cell.bias['gap']:+.2%} ± {cell.noise['gap']:.2%}"
+    errors = f"{median:.1%}", f"[{low:.1%}, {high:.1%}]", f"{cell.without_gamma[0]:.1%}"
     worst = max(cell.bias.values(), key=abs)
-    numbers = f"{cell.mean['gap']:>10.4g}{band:>22}{cell.without_gamma[0]:>10.1%}{equivalent:>18}{worst:>+15.2%}"
-    return f"n ={cell.n:>6}{cell.trials:>7}{numbers}"
+    return f"{cell.n}", f"{cell.trials}", f"{cell.mean['gap']:.4g}", *errors, equivalent, f"{worst:+.2%}"
+
+
+def _line(cell: Cell) -> str:
+    n, trials, gap, median, band, without, equivalent, worst = _numbers(cell)
+    both = f"{median:>8} {band}"
+    return f"n ={n:>6}{trials:>7}{gap:>10}{both:>22}{without:>10}{equivalent:>18}{worst:>15}"
 
 
 def phase_diagram(points: int = 61) -> tuple[np.ndarray, Equivalent]:

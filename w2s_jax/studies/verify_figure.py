@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from w2s_jax._core.figures import BLUE, GREEN, ORANGE, new_figure, save_figure
+from w2s_jax._core.checks import InputError
+from w2s_jax._core.figures import BLUE, COLOURS, GREEN, ORANGE, axes, new_figure, quiet_grid, save_figure
 from w2s_jax.studies.verify import SCENARIOS, Verification, phase_diagram
 
 
-def plot_verification(found: Verification, path: str | os.PathLike) -> None:
+def draw_verification(found: Verification, path: str | os.PathLike) -> None:
     """Writes a panel per scenario, relative errors of the predictions over n, and the phase diagram of the equivalent.
 
     Raises:
@@ -23,12 +24,43 @@ def plot_verification(found: Verification, path: str | os.PathLike) -> None:
     panels = figure.subplots(rows, 4, squeeze=False).reshape(-1)
     for panel, name in zip(panels, names, strict=False):
         _errors_over_n(panel, found, name)
+        panel.title.set_fontsize(8.5)
+        panel.tick_params(labelsize=7)
     lines = {label: line for panel in panels for line, label in zip(*panel.get_legend_handles_labels(), strict=True)}
     figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=4, frameon=False)
     _phases(figure, panels[len(names) : len(names) + 2])
     for panel in panels[len(names) + 2 :]:
         panel.set_axis_off()
     save_figure(figure, path)
+
+
+def plot_verification(found: Verification, name: str, ax: Any = None) -> Any:
+    """Draws a scenario: how far predictions of the gap are off, over n; both axes are logarithmic.
+
+    Args:
+        found: of `run_verify`.
+        name: one of its scenarios.
+        ax: axes to draw on, by default those of a new figure.
+
+    Returns:
+        The axes.
+
+    Raises:
+        InputError: a scenario that was not run, or matplotlib is not installed.
+
+    >>> from w2s_jax.studies import Cell
+    >>> errors = dict.fromkeys(("weak_error", "student_error", "ceiling_error", "gap"), 1.0)
+    >>> cells = [Cell("low", n, 100, errors, errors, errors, (0.1, 0.09, 0.11), (0.1, 0.09, 0.11)) for n in (250, 500)]
+    >>> plot_verification(Verification(tuple(cells), {"low": (-0.5, 0.1)}, {"low": ()}), "low").get_title()
+    'low dimension, no tail'
+    """
+    if not found.of(name):
+        raise InputError(f"name must be one of {', '.join(found.rates)}, got {name!r}")
+    ax = axes(ax, 6, 4)
+    _errors_over_n(ax, found, name)
+    ax.set(xlabel="n", ylabel="relative error of the predicted gap")
+    ax.legend(frameon=False, fontsize="small")
+    return ax
 
 
 def _errors_over_n(panel: Any, found: Verification, name: str) -> None:
@@ -49,11 +81,10 @@ def _errors_over_n(panel: Any, found: Verification, name: str) -> None:
     panel.set(xscale="log", yscale="log", ylim=(1e-4, 3), title=SCENARIOS[name].title)
     panel.set_xticks(n, [f"{x:,}" for x in n], rotation=45)
     panel.xaxis.set_minor_locator(NullLocator())
-    panel.title.set_fontsize(8.5)
-    panel.title.set_color("black" if SCENARIOS[name].within else "#A03000")
+    if not SCENARIOS[name].within:
+        panel.title.set_color(COLOURS[1])
     panel.yaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{100 * x:g}%"))
-    panel.tick_params(labelsize=7)
-    panel.grid(lw=0.3)
+    quiet_grid(panel)
 
 
 def _phases(figure: Any, panels: Any) -> None:

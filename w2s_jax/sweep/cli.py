@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any, get_args
 
 from w2s_jax._core.checks import InputError
-from w2s_jax._core.commands import NORMALIZE_HELP, PRECISION_HELP
-from w2s_jax._core.normalize import Normalize
+from w2s_jax._core.commands import NORMALIZE_HELP, PRECISION_HELP, ROWS_HELP, UNLABELLED_HELP, number_or_text
+from w2s_jax._core.normalize import Normalize, RowNorm
 
 _LISTS = ("weak", "strong")
 _NUMBERS = ("threshold", "weak_threshold", "strong_threshold", "weak_ridge", "strong_ridge")
-_SINGLE = ("folds", "seed", "prior", "noise", "memory", "normalize", "precision")
+_SINGLE = ("folds", "seed", "prior", "noise", "memory", "normalize", "rows", "precision")
 _USAGE = (
     "w2s sweep CONFIG.toml, w2s sweep --weak FILE ... --strong FILE ... --output FOLDER, "
     "or w2s sweep export FOLDER --to FILE"
@@ -36,6 +36,7 @@ def add_sweep(commands: Any) -> argparse.ArgumentParser:
     for side in _LISTS:
         sweep.add_argument(f"--{side}", nargs="+", metavar="FILE", help=f"{side} models: files or globs")
     sweep.add_argument("--labels", nargs="+", metavar="NAME=FILE", help="label sets; NaN rows are unlabelled")
+    sweep.add_argument("--unlabelled", metavar="LABEL", help=UNLABELLED_HELP)
     sweep.add_argument("--groups", metavar="FILE", help="group of each row (n,): related rows stay in one fold")
     sweep.add_argument("--output", metavar="FOLDER", help="where results are kept and a stopped sweep goes on")
     for name in _NUMBERS:
@@ -46,6 +47,7 @@ def add_sweep(commands: Any) -> argparse.ArgumentParser:
     sweep.add_argument("--prior", type=float, metavar="P", help="label prior of the expected error")
     sweep.add_argument("--noise", type=float, metavar="NU", help="label noise of the expected error")
     sweep.add_argument("--normalize", choices=get_args(Normalize), help=NORMALIZE_HELP)
+    sweep.add_argument("--rows", choices=get_args(RowNorm), help=ROWS_HELP)
     sweep.add_argument(
         "--memory", type=float, metavar="MIB", help="for the sums or kernels of a group of pairs (default: 256)"
     )
@@ -100,7 +102,7 @@ def run(args: argparse.Namespace) -> None:
             return
     if sweep.changed:
         print(f"changed since the last run: {', '.join(sweep.changed)}", file=sys.stderr)
-    print(sweep)
+    print(*sweep.notes, sweep, sep="\n")
 
 
 @contextmanager
@@ -142,6 +144,7 @@ def _with_options(table: dict[str, Any], args: argparse.Namespace, folder: Path)
     options = {name: getattr(args, name) for name in (*_NUMBERS, *_SINGLE)}
     options |= {name: None if (given := getattr(args, name)) is None else [here(p) for p in given] for name in _LISTS}
     options |= {name: None if (given := getattr(args, name)) is None else here(given) for name in ("output", "groups")}
+    options |= {"unlabelled": number_or_text(args.unlabelled)}
     options |= {"labels": None if args.labels is None else _label_sets(args.labels, here)}
     given = {name: value for name, value in options.items() if value is not None}
     cuts = {"threshold", "weak_threshold", "strong_threshold"}

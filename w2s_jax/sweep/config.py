@@ -18,11 +18,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from w2s_jax._core.checks import InputError, require_choice, require_range
-from w2s_jax._core.normalize import Normalize
+from w2s_jax._core.normalize import Normalize, RowNorm
 from w2s_jax.files.paths import matching, short_name
 
 KEYS = (
-    *("output", "weak", "strong", "labels", "groups", "normalize", "memory"),
+    *("output", "weak", "strong", "labels", "unlabelled", "groups", "normalize", "rows", "memory"),
     *("threshold", "weak_threshold", "strong_threshold", "weak_ridge", "strong_ridge"),
     *("folds", "seed", "prior", "noise", "precision"),
 )
@@ -45,9 +45,10 @@ class Setting(NamedTuple):
 class SweepConfig:
     """A checked sweep. `weak`, `strong`: model name -> file; `labels`: label set -> file; `grid`: all settings.
 
-    `groups`: file of row groups that stay in one fold; `folds`: 0, or blocks of rows for the cross-fitted columns, drawn
-    with `seed`, for label prior `prior` and noise `noise`; `memory`: MiB for the sums or kernels of a group of pairs;
-    `precision`: of the products of features, as in `moments`.
+    `unlabelled`: the label of rows that have none, beside NaN; `groups`: file of row groups that stay in one fold; `normalize`,
+    `rows`: as in `rank_supervisors`; `folds`: 0, or blocks of rows for the cross-fitted columns, drawn with `seed`, for label
+    prior `prior` and noise `noise`; `memory`: MiB for the sums or kernels of a group of pairs; `precision`: of the products of
+    features, as in `moments`.
 
     >>> table = {"output": "results", "weak": {"a": "a.npy"}, "strong": {"b": "b.npy"}}
     >>> config = sweep_config(table | {"threshold": [0.0, 0.1]})
@@ -59,9 +60,11 @@ class SweepConfig:
     weak: Mapping[str, str]
     strong: Mapping[str, str]
     labels: Mapping[str, str]
+    unlabelled: float | str | None
     grid: tuple[Setting, ...]
     groups: str | None
     normalize: Normalize
+    rows: RowNorm
     folds: int
     seed: int
     prior: float
@@ -111,9 +114,9 @@ def sweep_config(table: Mapping[str, Any], folder: str | os.PathLike = ".") -> S
 
     Args:
         table: `output` (folder), `weak` and `strong` (file or glob, list of them, or name -> file), and optionally `labels`
-            (name -> file), `groups` (file), `threshold` or `weak_threshold` and `strong_threshold`, `weak_ridge`,
-            `strong_ridge` (numbers or lists of them, all combinations), `normalize`, `folds`, `seed`, `prior`, `noise`,
-            `memory`, `precision`.
+            (name -> file), `unlabelled`, `groups` (file), `threshold` or `weak_threshold` and `strong_threshold`, `weak_ridge`,
+            `strong_ridge` (numbers or lists of them, all combinations), `normalize`, `rows`, `folds`, `seed`, `prior`,
+            `noise`, `memory`, `precision`.
         folder: what relative paths are relative to.
 
     Raises:
@@ -143,9 +146,11 @@ def sweep_config(table: Mapping[str, Any], folder: str | os.PathLike = ".") -> S
         weak=weak,
         strong=strong,
         labels=_named_files("labels", table.get("labels") or {}, folder),
+        unlabelled=_label(table.get("unlabelled")),
         grid=_grid(table),
         groups=None if groups is None else _place("groups", groups, folder),
-        normalize=_normalize(table.get("normalize", "scale")),
+        normalize=_choice("normalize", table.get("normalize", "scale"), Normalize),
+        rows=_choice("rows", table.get("rows", "given"), RowNorm),
         folds=_integer("folds", table.get("folds", 0)),
         seed=_integer("seed", table.get("seed", 0)),
         prior=_number("prior", table.get("prior", 2.0)),
@@ -197,8 +202,15 @@ def _integer(key: str, value: Any) -> int:
     return int(value)
 
 
-def _normalize(value: Any) -> Normalize:
-    require_choice("normalize", value, Normalize)
+def _label(value: Any) -> float | str | None:
+    value = value.item() if isinstance(value, np.generic) else value
+    if isinstance(value, bool) or not isinstance(value, int | float | str | None):
+        raise InputError(f"unlabelled must be a number or text, got {value!r}")
+    return float(value) if isinstance(value, int) else value
+
+
+def _choice(key: str, value: Any, choices: Any) -> Any:
+    require_choice(key, value, choices)
     return value
 
 

@@ -21,8 +21,9 @@ from w2s_jax._core.checks import InputError, require_scale, warn_of_float_bits
 from w2s_jax._core.normalize import rounding_of
 from w2s_jax.devices.hosts import Hosts
 from w2s_jax.files.ids import require_same_ids
-from w2s_jax.files.opening import open_rows, read_labels
+from w2s_jax.files.opening import notes_of, open_rows, read_labels_and_classes
 from w2s_jax.ranking.cells import ModelRows, about_first_row
+from w2s_jax.ranking.unit_rows import UnitRows
 from w2s_jax.sweep.config import SweepConfig
 from w2s_jax.sweep.label_sets import SweepRows, sweep_rows
 from w2s_jax.sweep.row_digest import chunk_rows
@@ -34,7 +35,7 @@ class Inputs:
     """The models' rows, their cells, the hash of all that is in those, and the rows `span` that this process reads.
 
     `ends`: where each process's own files end among all rows, () if all have the same; `stamps`: of every process's own
-    files. `paths`, `opened`: this process's files, and their stamps when they were opened.
+    files. `paths`, `opened`: this process's files, and their stamps when they were opened; `notes`: how they were understood.
     """
 
     sources: Mapping[str, ModelRows]
@@ -45,6 +46,7 @@ class Inputs:
     stamps: Mapping[str, str]
     paths: Mapping[str, str]
     opened: Mapping[str, str]
+    notes: tuple[str, ...]
 
     @property
     def dtype(self) -> np.dtype:
@@ -58,13 +60,14 @@ class Inputs:
 
 
 class _Files(NamedTuple):
-    """n rows of every model, and of what is read at once: the models' first rows (1, d), labels and groups."""
+    """n rows of every model, and of what is read at once: the models' first rows (1, d), labels, their classes and groups."""
 
     n: int
     models: dict[str, Any]
     stamps: dict[str, str]
     first: dict[str, np.ndarray]
     labels: dict[str, np.ndarray]
+    classes: dict[str, tuple[str, ...]]
     groups: np.ndarray | None
 
 
@@ -92,8 +95,11 @@ def open_inputs(config: SweepConfig, hosts: Hosts, process_local: bool) -> Input
     """Opens the files of a sweep; with `process_local` they hold this process's own rows alone.
 
     Raises:
-        InputError: files that cannot be read or do not fit, here or in another process.
+        InputError: files that cannot be read or do not fit, here or in another process; rows of unit norm, whose statistics are
+            those of all rows, where no process has these.
     """
+    if config.rows == "unit" and process_local and hosts.count > 1:
+        raise InputError("rows 'unit' needs all rows of a model in every process, got files of each process's own rows")
     with hosts.together():
         own = _opened(config)
     _require_same(hosts, config, own, process_local)
@@ -103,12 +109,17 @@ def open_inputs(config: SweepConfig, hosts: Hosts, process_local: bool) -> Input
         groups = None if every.groups is None else np.unique(every.groups, return_inverse=True)[1]
         rows = sweep_rows(every.n, every.labels, groups, config.folds, config.seed, config.normalize)
     models = {name: _Share(held, span[0], every.n) for name, held in own.models.items()} if ends else own.models
-    sources = {
-        name: ModelRows(f"model {name!r}", held, every.first[name], rounding_of(held.dtype, config.normalize))
-        for name, held in models.items()
-    }
+    sources = {name: _source(f"model {name!r}", held, every.first[name], config) for name, held in models.items()}
     rows_key = _rows_key(rows, config, next(iter(every.first.values())).dtype)
-    return Inputs(sources, rows, rows_key, span, ends, every.stamps, config.models, own.stamps)
+    notes = notes_of(own.models.values(), {f"labels {name!r}": names for name, names in own.classes.items()})
+    return Inputs(sources, rows, rows_key, span, ends, every.stamps, config.models, own.stamps, tuple(notes))
+
+
+def _source(label: str, held: Any, first: np.ndarray, config: SweepConfig) -> ModelRows:
+    """A model's rows as its moments are made of them."""
+    if config.rows == "unit":  # which are about 0 or of norm 1
+        return ModelRows(label, UnitRows(held, label, first.dtype, config.normalize), np.zeros_like(first))
+    return ModelRows(label, held, first, rounding_of(held.dtype, config.normalize))
 
 
 def _opened(config: SweepConfig) -> _Files:
@@ -131,7 +142,10 @@ def _opened(config: SweepConfig) -> _Files:
     groups = None if config.groups is None else open_rows(config.groups, "groups", kind="groups")
     carriers |= {} if groups is None else {"groups": groups}
     require_same_ids(carriers)
-    labels = {name: read_labels(path, f"labels {name!r}").astype(float) for name, path in config.labels.items()}
+    labels, classes = {}, {}
+    for name, path in config.labels.items():
+        y, classes[name] = read_labels_and_classes(path, f"labels {name!r}", unlabelled=config.unlabelled)
+        labels[name] = y.astype(float)
     for name, y in labels.items():
         if len(y) != n:
             raise InputError(f"labels {name!r} must have shape ({n},) or ({n}, outputs), got {y.shape}")
@@ -146,17 +160,18 @@ def _opened(config: SweepConfig) -> _Files:
     codes = None if groups is None else groups[:]
     if codes is not None and codes.dtype == object:  # text of Arrow
         codes = codes.astype(str)
-    return _Files(n, dict(models), stamps, heads, labels, codes)
+    return _Files(n, dict(models), stamps, heads, labels, classes, codes)
 
 
 def _require_same(hosts: Hosts, config: SweepConfig, own: _Files, process_local: bool) -> None:
     """Raises InputError, in all processes, unless they have the same models, labels and settings, whatever is in own files."""
-    settings = ("normalize", "folds", "seed", "prior", "noise", "memory", "precision", "grid")
+    settings = ("normalize", "rows", "folds", "seed", "prior", "noise", "memory", "precision", "grid")
     given: dict[str, Any] = {"weak": list(config.weak), "strong": list(config.strong), "labels": list(config.labels)}
     groups = [] if own.groups is None else [own.groups]
     given |= {"groups": ["text" if of.dtype.kind == "U" else "numbers" for of in groups]}
     given |= {name: getattr(config, name) for name in settings}
     given |= {f"width and type of model {m!r}": [x.shape[1], np.dtype(x.dtype).name] for m, x in own.models.items()}
+    given |= {f"classes of labels {name!r}": list(names) for name, names in own.classes.items()}
     given |= {f"outputs of labels {name!r}": y.shape[1:] for name, y in own.labels.items()}
     if not process_local:
         given |= {"number of rows": own.n, "values of labels and groups": _hash_of([*own.labels.values(), *groups])[:8]}
@@ -192,7 +207,7 @@ def _joined(hosts: Hosts, own: _Files) -> tuple[_Files, tuple[int, ...]]:
 def _rows_key(rows: SweepRows, config: SweepConfig, dtype: np.dtype) -> str:
     """Hash of what a model's moments depend on beside its rows."""
     digest = _hash_of([rows.targets, *(layout.cell for layout in rows.layouts)])
-    settings = config.normalize, config.folds, config.precision
+    settings = config.normalize, config.rows, config.folds, config.precision
     parts = [version("w2s_jax"), dtype.name, settings, rows.targets.shape, digest]
     return key_of(*parts, [layout.cells for layout in rows.layouts])
 

@@ -252,7 +252,8 @@ def run_experiments(
     heads = jax.lax.map(partial(crossfit.weak_heads, own, experiments.fits), weak_ridge)
 
     def of_ridges(heads: WeakHeads, expected: ExpectedStrong, inverses: Any) -> tuple[Array, Array, Array]:
-        error, gap = crossfit.expected_errors(expected, taught, heads, experiments.expected, shared[1])
+        students = crossfit.students(expected, taught, heads, experiments.expected)
+        error, gap = crossfit.expected_errors(expected, students, shared[1])
         trials = [
             crossfit.trial(inverses, _labels(student.cells, a, b), WeakCells(_labels(own, a, b), zh), *rest)
             for a, b in columns

@@ -96,7 +96,7 @@ def run_sweep(
         computed = _keep_pairs(run, keys)
         with hosts.together():
             if hosts.index == 0:
-                return replace(read_sweep(config.output), computed=computed, changed=changed)
+                return replace(read_sweep(config.output), computed=computed, changed=changed, notes=inputs.notes)
     return Sweep(tuple(COLUMNS), (), 0, 0, config.output)
 
 

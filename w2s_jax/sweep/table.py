@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from w2s_jax._core.checks import InputError
-from w2s_jax._core.text import aligned
+from w2s_jax._core.extras import data_frame, needed
+from w2s_jax._core.text import Printed
 from w2s_jax._core.writing import replacing, write_text_atomically
-from w2s_jax.ranking.table import imported_pandas
 from w2s_jax.sweep.store import COLUMNS, DATABASE, read_results
 
 FORMATS = (".csv", ".parquet", ".json")
@@ -30,7 +30,7 @@ class Sweep:
 
     `columns` name the entries of each of `rows`; what was not asked for is None. `finished` of `pairs` pairs are in.
     `computed`: pairs that this run computed, the others were there; `changed`: models whose file has changed since the
-    last run.
+    last run; `notes`: lines on how its files were understood.
 
     >>> rows = ("a", "s", 0.5), ("b", "s", 0.25)
     >>> sweep = Sweep(("weak", "strong", "gap_op"), rows, finished=2, pairs=2, output=Path("results"))
@@ -45,6 +45,7 @@ class Sweep:
     output: Path
     computed: int = 0
     changed: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -67,10 +68,10 @@ class Sweep:
         Raises:
             InputError: pandas is not installed.
         """
-        pandas = imported_pandas()
+        pandas = needed("pandas", "a DataFrame", "pandas")
         kinds = {"TEXT": "str", "INTEGER": "Int64", "REAL": "float64"}
         series = {c: pandas.Series(list(column), dtype=kinds[COLUMNS[c]]) for c, column in self._by_column()}
-        return pandas.DataFrame(series)
+        return data_frame(series)
 
     def export(self, path: str | os.PathLike) -> None:
         """Writes the table as CSV, Parquet or JSON, as the extension says; whole or not at all.
@@ -87,20 +88,24 @@ class Sweep:
             write_text_atomically(path, self._csv() if extension == ".csv" else self._json())
 
     def __str__(self) -> str:
+        return str(self._printed())
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return self._printed()._repr_html_()
+
+    def _printed(self) -> Printed:
+        """The best teacher of each strong model, label set and setting."""
         place = {column: i for i, column in enumerate(self.columns)}
-        score = next(
-            (
-                c
-                for c in ("trial_error", "predicted_gap", "expected_error")
-                if any(r[place[c]] is not None for r in self.rows)
-            ),
-            "gap_op",
-        )
+        known = lambda c: c in place and any(row[place[c]] is not None for row in self.rows)
+        score = next(filter(known, ("trial_error", "predicted_gap", "expected_error")), "gap_op")
         missing = f", {self.pairs - self.finished} not finished" if self.finished < self.pairs else ""
         pairs, rows = (f"{n} {what}{'s' * (n != 1)}" for n, what in ((self.pairs, "pair"), (len(self), "row")))
         title = f"{pairs}{missing}, {rows} in {self.output / DATABASE}; best teacher by {score}:"
         found: dict[tuple, list[tuple]] = {}
-        context = ("strong", "labels", "weak_threshold", "strong_threshold", "weak_ridge", "strong_ridge")
+        settings = ("strong", "labels", "weak_threshold", "strong_threshold", "weak_ridge", "strong_ridge")
+        context = [c for c in settings if c in place]
         for row in self.rows:
             if row[place[score]] is not None:
                 found.setdefault(tuple(row[place[c]] for c in context), []).append(
@@ -112,9 +117,7 @@ class Sweep:
             value, weak = min(scores)
             body.append([*(_cell(key[i]) for i in several), weak, f"{value:.4g}"])
         header = [*(context[i].replace("_", " ") for i in several), "best weak", score.replace("_", " ")]
-        return "\n".join([title, aligned(header, body, left=len(several) + 1)]) if body else title
-
-    __repr__ = __str__
+        return Printed(header, body, left=len(several) + 1, title=title)
 
     def _by_column(self) -> Iterable[tuple[str, tuple]]:
         columns = zip(*self.rows, strict=True) if self.rows else ((),) * len(self.columns)

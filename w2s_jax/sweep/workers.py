@@ -13,10 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from w2s_jax._core.heavy_rows import Watched
+from w2s_jax._core.normalize import after_unit_rows
 from w2s_jax.devices.hosts import Hosts
 from w2s_jax.moments import ModelMoments
 from w2s_jax.ranking.cells import ModelRows
 from w2s_jax.ranking.compact import CompactRows
+from w2s_jax.ranking.unit_rows import UnitRows
 from w2s_jax.sweep.config import SweepConfig
 from w2s_jax.sweep.inputs import Inputs
 from w2s_jax.sweep.kernels import Kernel, meet_weak, read_strong
@@ -64,12 +67,12 @@ class Workers:
 
     def hash_of(self, name: str) -> str:
         """The hash of a model's rows alone."""
-        digest, model = self._digest(name), self.inputs.sources[name]
-        step = max(1, BLOCK_BYTES // (model.width * model.rows.dtype.itemsize))
+        digest, rows = self._digest(name), self._given(name)
+        step = max(1, BLOCK_BYTES // (rows.shape[1] * rows.dtype.itemsize))
         first, last = self.inputs.span
         with self.hosts.together():
             for start in range(first, last, step):
-                digest.feed(start, np.asarray(model.rows[start : min(start + step, last)]))
+                digest.feed(start, np.asarray(rows[start : min(start + step, last)]))
             self.inputs.require_unchanged(name)
         return digest.finish(self.hosts.add)
 
@@ -100,10 +103,15 @@ class Workers:
     def _compact(self, name: str, digest: RowDigest) -> ModelRows:
         """A model's rows as they feed a digest, in fewer features where `widths` says so."""
         source = self.inputs.sources[name]
-        rows, dtype = digest.of(source.rows), self.inputs.dtype
+        rows: Any = digest.of(self._given(name))
+        if isinstance(source.rows, UnitRows):
+            rows = source.rows.read_through(rows)
+        elif self.hosts.count == 1:
+            rows = Watched(rows, source.name, self.config.normalize, getattr(source.rows, "ids", None))
         if self.widths[name] == source.width:
             return source._replace(rows=rows)
-        compact = CompactRows(rows, source.name, dtype, self.config.normalize, keep=True)
+        left = after_unit_rows(self.config.normalize, self.config.rows)
+        compact = CompactRows(rows, source.name, self.inputs.dtype, left, keep=True)
         return ModelRows(source.name, compact, np.asarray(compact[0:1]))
 
     def _model(self, source: ModelRows, m: ModelMoments) -> Model:
@@ -158,8 +166,13 @@ class Workers:
             found[name] = ModelRows(source.name, rows, rows[:1]) if rows.size else source
         return found
 
-    def _digest(self, name: str) -> RowDigest:
+    def _given(self, name: str) -> Any:
+        """A model's rows as its file has them."""
         rows = self.inputs.sources[name].rows
+        return rows.given if isinstance(rows, UnitRows) else rows
+
+    def _digest(self, name: str) -> RowDigest:
+        rows = self._given(name)
         return RowDigest(tuple(rows.shape), rows.dtype, self.inputs.ends)
 
 

@@ -1,4 +1,5 @@
-"""Closed forms beside the spine: kappa, the deterministic equivalent, the expected experiment, decomposability."""
+"""Closed forms beside the spine: kappa, the deterministic equivalent, the expected and the posterior experiment,
+decomposability."""
 
 from w2s_jax.theory.decomposability import (
     Condition,
@@ -9,13 +10,24 @@ from w2s_jax.theory.decomposability import (
 from w2s_jax.theory.equivalent import Equivalent, Population, Tail, deterministic_equivalent
 from w2s_jax.theory.equivalent_errors import EquivalentErrors, equivalent_errors, equivalent_errors_from_moments
 from w2s_jax.theory.expected import expected_experiment
+from w2s_jax.theory.figures import plot_spectrum
 from w2s_jax.theory.kappa import effective_ridge, effective_ridge_from_spectrum
+from w2s_jax.theory.posterior import (
+    GroupMoments,
+    LabelPosterior,
+    group_moments,
+    label_posterior,
+    label_posterior_from_moments,
+    posterior_experiment,
+)
 
 __all__ = [
     "Condition",
     "DecomposabilityReport",
     "Equivalent",
     "EquivalentErrors",
+    "GroupMoments",
+    "LabelPosterior",
     "Population",
     "Tail",
     "decomposability",
@@ -26,4 +38,9 @@ __all__ = [
     "equivalent_errors",
     "equivalent_errors_from_moments",
     "expected_experiment",
+    "group_moments",
+    "label_posterior",
+    "label_posterior_from_moments",
+    "plot_spectrum",
+    "posterior_experiment",
 ]

@@ -19,6 +19,8 @@ from jaxtyping import Float
 
 from w2s_jax._core.arrays import as_labels, as_matrix
 from w2s_jax._core.checks import InputError, require_choice, require_range
+from w2s_jax._core.extras import data_frame
+from w2s_jax._core.text import Printed
 from w2s_jax.moments import ModelMoments
 from w2s_jax.overlap import representation
 from w2s_jax.spectrum import Rule, principal_rank
@@ -146,20 +148,41 @@ class DecomposabilityReport:
         scan = {"rows": list(self.rows), "ranks": self.ranks.tolist(), "ratios": self.ratios.tolist()}
         return {name: getattr(self, name) for name in names} | {"holds": self.holds, "conditions": conditions} | scan
 
-    def __str__(self) -> str:
+    def to_pandas(self) -> Any:
+        """The conditions as a pandas DataFrame, one a row, columns as in `to_dict` but for `parts`.
+
+        Raises:
+            InputError: pandas is not installed.
+        """
+        rows = self.to_dict()["conditions"]
+        return data_frame([{name: x for name, x in row.items() if name != "parts"} for row in rows])
+
+    @property
+    def _verdict(self) -> str:
         verdict = "decomposable" if self.holds else f"not decomposable (condition {', '.join(map(str, self.broken))})"
-        head = (
+        return (
             f"{verdict}: V has {self.rank} of {self.width} directions, {self.rows[0]} and {self.rows[1]} rows\n"
             f"gamma~ {self.gamma_labelled:.3g}, gamma^ {self.gamma_student:.3g}, lambda_min on V {self.smallest:.3g}, "
             f"smallest delta {self.delta:.3g}, in units of ||Sigma|| = {self.scale:.4g}"
         )
+
+    def __str__(self) -> str:
         width = max(map(len, NAMES))
         lines = [
             f"{c.number} {c.name:<{width}} {c.value:9.3g} {c.allowance:9.3g}  {c.sentence}" for c in self.conditions
         ]
-        return "\n".join([head, f"  {'condition':<{width}} {'measured':>9} {'allowed':>9}", *lines])
+        return "\n".join([self._verdict, f"  {'condition':<{width}} {'measured':>9} {'allowed':>9}", *lines])
 
     __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        header = "", "condition", "measured", "allowed", "holds"
+        body = [
+            (str(c.number), c.name, f"{c.value:.3g}", f"{c.allowance:.3g}", "yes" if c.holds else "no")
+            for c in self.conditions
+        ]
+        broken = "\n".join(str(c) for c in self.conditions if not c.holds)
+        return Printed(header, body, left=2, title=self._verdict, note=broken)._repr_html_()
 
 
 def decomposability(

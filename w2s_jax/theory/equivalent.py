@@ -8,7 +8,7 @@ wide and flat, kappa is beta + gamma and Xue et al. 2025 returns.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -22,7 +22,7 @@ from jaxtyping import Float
 from w2s_jax._core.arrays import accumulation_dtype, as_matrix, matmul
 from w2s_jax._core.checks import InputError, require_finite, require_range
 from w2s_jax._core.factor import numerically_zero
-from w2s_jax._core.response import OnNonzero, apply_response
+from w2s_jax._core.response import OnNonzero, Power, apply_response
 from w2s_jax.spectrum import Spectrum, spectrum
 from w2s_jax.theory.kappa import fixed_point, over, slack_of
 
@@ -112,6 +112,7 @@ class _Rotated(NamedTuple):
     sy: Array
     yy: Array
     noise: Array
+    student_noise: Array
     tail_w: Tail
     tail_s: Tail
 
@@ -174,14 +175,36 @@ def deterministic_equivalent(
     return _equivalent(population, *numbers)
 
 
+def planned_errors(
+    population: Population, labels: Array, n_labelled: Array, n_student: Array, weak_ridge: Array, strong_ridge: Array
+) -> tuple[Array, Array]:
+    """Mean student error and gap on average over targets `h_s^T theta`, `labels` (d_s, d_s) being `E[theta theta^T]`.
+
+    The equivalent's formulas are quadratic in the target, so that one with the columns of a root of `labels` for outputs does.
+    `wy`, `sy` and `yy` of the population do not count, and the ceiling's own noise is left out, which all weak models share.
+    """
+    of = spectrum(labels, 1)
+    root = matmul(
+        of.vectors, apply_response(Power(jnp.asarray(0.5, labels.dtype)), of, jnp.eye(len(labels), dtype=labels.dtype))
+    )
+    sy = matmul(population.ss, root)
+    averaged = replace(population, wy=matmul(population.sw.T, root), sy=sy, yy=jnp.sum(root * sy))
+    found = _equivalent(averaged, n_labelled, n_student, weak_ridge, strong_ridge, jnp.zeros_like(of.n))
+    return found.student_error, found.gap
+
+
 @jax.jit
-def _equivalent(p: Population, n_w: Array, n_s: Array, ridge_w: Array, ridge_s: Array) -> Equivalent:
+def _equivalent(
+    p: Population, n_w: Array, n_s: Array, ridge_w: Array, ridge_s: Array, student_noise: Array | None = None
+) -> Equivalent:
     weak, strong = spectrum(p.ww, 1), spectrum(p.ss, 1)
     cross = matmul(matmul(strong.vectors.T, p.sw), weak.vectors)
     wy, sy = matmul(weak.vectors.T, p.wy), matmul(strong.vectors.T, p.sy)
     none = Tail(*jnp.zeros((2,), p.ww.dtype))
     tails = p.tail_w or none, p.tail_s or none
-    basis = _Rotated(weak, strong, cross, wy, sy, jnp.asarray(p.yy), jnp.asarray(p.noise), *tails)
+    noise = jnp.asarray(p.noise)
+    student_noise = noise if student_noise is None else student_noise
+    basis = _Rotated(weak, strong, cross, wy, sy, jnp.asarray(p.yy), noise, student_noise, *tails)
     point = jnp.vectorize(partial(_outcome, basis), signature=f"(),(),(),()->{','.join(['()'] * 6)}")
     return Equivalent(*point(n_w, n_s, ridge_w, ridge_s))
 
@@ -204,9 +227,9 @@ def _outcome(p: _Rotated, n_w: Array, n_s: Array, ridge_w: Array, ridge_s: Array
     student_mean = p.yy - 2 * _agreement(strong, p.sy, taught) + _output(strong, taught)
     student = fitted(_positive(student_mean), _output(weak, p.wy) - _caught(strong, taught))
     lost = p.sy - taught
-    gap = fitted(_output(strong, lost), mean_error + p.noise - _caught(strong, lost))
+    gap = fitted(_output(strong, lost), mean_error + p.student_noise - _caught(strong, lost))
     ceiling_mean = _positive(p.yy - _caught(strong, p.sy))
-    ceiling = ceiling_mean + _times(inflation, ceiling_mean + p.noise)
+    ceiling = ceiling_mean + _times(inflation, ceiling_mean + p.student_noise)
     return mean_error + _times(tau, weak.df2), student, ceiling, gap, weak.kappa, strong.kappa
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -12,12 +11,12 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from w2s_jax._core.arrays import matmul
-from w2s_jax._core.checks import InputError, require_number
-from w2s_jax._core.factor import numerically_zero
-from w2s_jax._core.response import apply_response, evaluate
+from w2s_jax._core.checks import InputError, require_number, require_range
+from w2s_jax._core.response import Power, apply_response, evaluate
 from w2s_jax._core.ridge_solve import ridge_inverse
 from w2s_jax.moments import Moments
-from w2s_jax.spectrum import spectrum
+from w2s_jax.spectrum import Spectrum, spectrum
+from w2s_jax.theory.equivalent import Population, planned_errors
 
 
 def expected_experiment(
@@ -29,7 +28,9 @@ def expected_experiment(
     *,
     prior: ArrayLike = 2.0,
     noise: ArrayLike = 1.0,
-) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    n_labelled: ArrayLike | None = None,
+    n_student: ArrayLike | None = None,
+) -> tuple[Float[Array, "*grid"], Float[Array, "*grid"]]:
     """Expected student error and gap over random labels, cross-fitted on three disjoint sets of rows; no labels are used.
 
     Args:
@@ -37,9 +38,12 @@ def expected_experiment(
         weak_ridge, strong_ridge: penalties of the mean squared loss.
         prior: p of the label prior: labels `h_s^T theta` with `theta ~ N(0, S_s^(p - 1))`, S_s pooled over the three.
         noise: variance of the label noise, relative to the labels' mean square.
+        n_labelled, n_student: planned numbers of rows, of any shape that broadcasts; None for those that are there. Given one of
+            them, nothing is cross-fitted: the experiment's deterministic equivalent takes the moments of all three sets of rows
+            for the population's, which is too good where the features are not far fewer than those rows.
 
     Raises:
-        InputError: widths that differ, moments of which some are centred, a negative ridge, prior or noise.
+        InputError: widths that differ, moments of which some are centred, a negative ridge, prior or noise, less than one row.
 
     Errors are in units of the labels' mean square, without the noise that students and ceilings of all weak models share.
 
@@ -53,6 +57,12 @@ def expected_experiment(
     """
     for name, value in (("weak_ridge", weak_ridge), ("strong_ridge", strong_ridge), ("prior", prior), ("noise", noise)):
         require_number(name, value, 0)
+    blocks = checked_blocks(labelled, student, test)
+    return _expected(blocks, weak_ridge, strong_ridge, prior, noise, planned_rows(blocks, n_labelled, n_student))
+
+
+def checked_blocks(labelled: Moments, student: Moments, test: Moments) -> tuple[Moments, Moments, Moments]:
+    """The three; raises InputError if they do not fit each other."""
     blocks = (labelled, student, test)
     for name, block in zip(("labelled", "student", "test"), blocks, strict=True):
         if not isinstance(block, Moments):
@@ -62,39 +72,90 @@ def expected_experiment(
         raise InputError(f"labelled, student and test must have the same widths (strong, weak), got {shapes}")
     if len({block.is_centred for block in blocks}) > 1:
         raise InputError("labelled, student and test must all be centred or all not, got some of each")
-    return _expected(blocks, weak_ridge, strong_ridge, prior, noise)
+    return blocks
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class _Power:
-    """`lambda^exponent` on eigenvalues that are not numerically zero, 1 on all for the exponent 0."""
+def planned_rows(
+    blocks: tuple, n_labelled: ArrayLike | None, n_student: ArrayLike | None
+) -> tuple[Array, Array] | None:
+    """Rows of the two splits, those that are there where none are planned; None if nothing is planned."""
+    if n_labelled is None and n_student is None:
+        return None
+    for name, n in (("n_labelled", n_labelled), ("n_student", n_student)):
+        require_range(name, n, 1)
+    there = (block.n if n is None else n for block, n in zip(blocks, (n_labelled, n_student), strict=False))
+    n_labelled, n_student = (jnp.asarray(n, blocks[0].n.dtype) for n in there)
+    try:
+        jnp.broadcast_shapes(n_labelled.shape, n_student.shape)
+    except ValueError as error:
+        raise InputError(
+            f"n_labelled and n_student must broadcast, got shapes {n_labelled.shape} and {n_student.shape}"
+        ) from error
+    return n_labelled, n_student
 
-    exponent: Array
 
-    def kept(self, values: Array) -> Array:
-        return (values > numerically_zero(values)) | (self.exponent == 0)
-
-    def curve(self, values: Array, n: Array) -> Callable[[Array], Array]:
-        return lambda mu: jnp.where(mu > 0, mu, 1) ** self.exponent
+def in_shares(eigen: Spectrum) -> Spectrum:
+    """A spectrum in units of its largest eigenvalue: powers of shares overflow at no scale."""
+    largest = jax.lax.stop_gradient(eigen.values[0])
+    return replace(eigen, values=eigen.values / largest, coupling=eigen.coupling / largest)
 
 
 @jax.jit
-def _expected(blocks: tuple, weak_ridge: Array, strong_ridge: Array, prior: Array, noise: Array) -> tuple[Array, Array]:
-    """The formulas of `crossfit.expected_experiment` on whole moments: in eigenbases their derivatives would lack a part."""
-    n, ww, ss, sw = (jnp.stack([getattr(block, name) for block in blocks]) for name in ("n", "ww", "ss", "sw"))
+def _expected(
+    blocks: tuple,
+    weak_ridge: Array,
+    strong_ridge: Array,
+    prior: Array,
+    noise: Array,
+    planned: tuple[Array, Array] | None,
+) -> tuple[Array, Array]:
+    n = blocks[0].n
     prior, noise = jnp.asarray(prior, n.dtype), jnp.asarray(noise, n.dtype)
-    pooled = spectrum(jnp.sum(n[:, None, None] * ss, 0) / jnp.sum(n), 1)
-    # Powers of shares of the largest eigenvalue: they overflow at no scale.
-    largest = jax.lax.stop_gradient(pooled.values[0])
-    side = replace(pooled, values=pooled.values / largest, coupling=pooled.coupling / largest)
-    power = _Power(prior - 1)
+    pooled = spectrum(pooled_moment(blocks, "ss"), 1)
+    power, side = Power(prior - 1), in_shares(pooled)
     labels = matmul(pooled.vectors, apply_response(power, side, pooled.vectors.T))
     labels = labels / jnp.sum(evaluate(power, side.values, side.n) * pooled.values)
-    weak, strong = ridge_inverse(ww[0], weak_ridge), ridge_inverse(ss[1], strong_ridge)
-    students = matmul(strong, matmul(sw[1], weak))  # of the weak heads' right-hand sides
-    taught, ceiling = matmul(students, sw[0].T), matmul(strong, ss[1])
-    size = lambda left, inside: jnp.sum(matmul(ss[2], left) * matmul(left, inside))
-    picked_up = noise / n[0] * size(students, ww[0])
-    error, gap = (size(taught - of, labels) for of in (jnp.eye(len(ss[0]), dtype=n.dtype), ceiling))
+    if planned is not None:
+        return planned_experiment(blocks, weak_ridge, strong_ridge, labels, noise, planned)
+    return experiment_errors(blocks, weak_ridge, strong_ridge, labels, noise * blocks[0].ww)
+
+
+def pooled_moment(blocks: tuple[Moments, ...], name: str) -> Array:
+    """A moment of the rows of all sets."""
+    n = jnp.stack([block.n for block in blocks])
+    return jnp.tensordot(n / jnp.sum(n), jnp.stack([getattr(block, name) for block in blocks]), 1, precision="highest")
+
+
+def planned_experiment(
+    blocks: tuple[Moments, ...],
+    weak_ridge: Array,
+    strong_ridge: Array,
+    labels: Array,
+    noise: Array,
+    planned: tuple[Array, Array],
+) -> tuple[Array, Array]:
+    """`experiment_errors` with planned numbers of rows, for noise of that variance."""
+    ww, ss, sw = (pooled_moment(blocks, name) for name in ("ww", "ss", "sw"))
+    none = jnp.zeros((), ss.dtype)
+    population = Population(ww, ss, sw, none, none, none, noise)
+    ridges = (jnp.asarray(ridge, ss.dtype) for ridge in (weak_ridge, strong_ridge))
+    return planned_errors(population, labels, *planned, *ridges)
+
+
+def experiment_errors(
+    blocks: tuple[Moments, Moments, Moments], weak_ridge: Array, strong_ridge: Array, labels: Array, noise: Array
+) -> tuple[Array, Array]:
+    """Expected student error and gap, for labels `h_s^T theta` with `labels` (d_s, d_s) `E[theta theta^T]` and noise e with
+    `E[H_w^T e e^T H_w] / n` (d_w, d_w) on the labelled rows.
+
+    The formulas of ranking's crossfit.py on whole moments: in eigenbases their derivatives would lack a part.
+    """
+    A, B, C = blocks
+    ss = C.ss
+    weak, strong = ridge_inverse(A.ww, weak_ridge), ridge_inverse(B.ss, strong_ridge)
+    students = matmul(strong, matmul(B.sw, weak))  # of the weak heads' right-hand sides
+    taught, ceiling = matmul(students, A.sw.T), matmul(strong, B.ss)
+    size = lambda left, inside: jnp.sum(matmul(ss, left) * matmul(left, inside))
+    picked_up = size(students, noise) / A.n
+    error, gap = (size(taught - of, labels) for of in (jnp.eye(len(ss), dtype=ss.dtype), ceiling))
     return error + picked_up, gap + picked_up

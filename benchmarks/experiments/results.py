@@ -1,0 +1,81 @@
+"""All numbers of an experiment as one table: a row for each task, strong model, scaling, ridge strength and teacher."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from benchmarks.experiments.judge import network_of
+from benchmarks.experiments.measure import MEASURED, SCALINGS
+
+KEY = ("task", "strong", "scaling", "ridge", "teacher")
+SCORE = "score:"
+
+
+class Cell(NamedTuple):
+    """One task, strong model, scaling and ridge strength: columns (teachers,) by name. No teacher is of the strong network."""
+
+    task: str
+    strong: str
+    scaling: str
+    ridge: float
+    teachers: list[str]
+    columns: dict[str, np.ndarray]
+
+    @property
+    def scores(self) -> dict[str, np.ndarray]:
+        return {name.removeprefix(SCORE): x for name, x in self.columns.items() if name.startswith(SCORE)}
+
+
+def cells_of(folder: Path) -> Iterator[Cell]:
+    """What `run_task` kept in a task's folder; errors are means over the splits."""
+    for scaling in SCALINGS:
+        with np.load(folder / f"{scaling}.npz") as kept:
+            weak, strong, ridges = kept["weak"].tolist(), kept["strong"].tolist(), kept["ridges"].tolist()
+            columns = {name: kept[name].mean(-1) for name in MEASURED}
+            columns |= {name: kept[name] for name in kept.files if name.startswith(SCORE)}
+        for s, student in enumerate(strong):
+            others = [i for i, name in enumerate(weak) if network_of(name) != network_of(student)]
+            for r, ridge in enumerate(ridges):
+                own = {name: values[s, r, others] for name, values in columns.items()}
+                yield Cell(folder.name, student, scaling, ridge, [weak[i] for i in others], own)
+
+
+def write_results(file: Path, folders: Iterable[Path]) -> None:
+    """All cells as a gzipped CSV, four digits a number; the same numbers make the same file."""
+    cells = [cell for folder in folders for cell in cells_of(folder)]
+    names = list(dict.fromkeys(name for cell in cells for name in cell.columns))
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow([*KEY, *names])
+    for cell in cells:
+        columns = [cell.columns.get(name, np.full(len(cell.teachers), np.nan)) for name in names]
+        for teacher, *values in zip(cell.teachers, *columns, strict=True):
+            table.writerow(
+                [cell.task, cell.strong, cell.scaling, f"{cell.ridge:g}", teacher, *(f"{x:.4g}" for x in values)]
+            )
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(gzip.compress(text.getvalue().encode(), mtime=0))
+
+
+def read_results(file: Path) -> list[Cell]:
+    """The cells of such a file."""
+    lines = list(csv.DictReader(io.StringIO(gzip.decompress(file.read_bytes()).decode())))
+    by_cell: dict[tuple, list[dict[str, str]]] = {}
+    for line in lines:
+        by_cell.setdefault((line["task"], line["strong"], line["scaling"], float(line["ridge"])), []).append(line)
+    names = [name for name in lines[0] if name not in KEY]
+    return [
+        Cell(
+            *key,
+            [line["teacher"] for line in own],
+            {name: np.array([float(line[name]) for line in own]) for name in names},
+        )
+        for key, own in by_cell.items()
+    ]

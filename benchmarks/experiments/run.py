@@ -1,0 +1,69 @@
+"""One task of an experiment: measured errors and scores of all teachers for all strong models, kept in a folder as they end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from benchmarks.experiments.measure import SCALINGS, Splits, measured
+from benchmarks.experiments.scores import label_sets, scores
+from w2s_jax.ranking.folds import deal
+
+RIDGES = (1e-4, 1e-3, 1e-2, 1e-1)
+LABELS = (100,)  # label sets beside all of D~
+DRAWS = 1
+
+
+class Sizes(NamedTuple):
+    """Rows of D~, D^ and test as shares of all, and how many splits."""
+
+    labelled: float = 0.3
+    student: float = 0.4
+    test: float = 0.3
+    splits: int = 5
+
+
+SIZES = Sizes()
+
+
+def run_task(
+    folder: Path,
+    rows: Mapping[str, np.ndarray],
+    strong: Sequence[str],
+    y: np.ndarray,
+    groups: np.ndarray,
+    sizes: Sizes = SIZES,
+    ridges: Sequence[float] = RIDGES,
+    say: Callable[[str], None] = print,
+) -> None:
+    """Fills `folder` with `SCALING.npz` for every scaling; what is there is not computed again.
+
+    rows: name -> representation (n, d) of all models, the strong ones too; y (n, c); groups (n,).
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    n = len(y)
+    counts = (int(sizes.labelled * n), int(sizes.student * n), int(sizes.test * n))
+    splits = Splits(*deal(n, counts, sizes.splits, groups, 0))
+    for scaling in SCALINGS:
+        file = folder / f"{scaling}.npz"
+        if file.exists():
+            continue
+        say(f"{folder.name}, {scaling}: measuring")
+        students = {name: rows[name] for name in strong}
+        found = measured(rows, students, y, splits, ridges, scaling)
+        say(f"{folder.name}, {scaling}: scoring")
+        labels = label_sets(splits, LABELS, DRAWS)
+        said = scores(rows, students, y, labels, groups, ridges, scaling)
+        about = {"weak": list(rows), "strong": list(strong), "ridges": ridges, "n": [len(part[0]) for part in splits]}
+        _replaced(file, {**about, **found, **{f"score:{name}": values for name, values in said.items()}})
+
+
+def _replaced(file: Path, content: Mapping[str, Any]) -> None:
+    """Writes a file whole or not at all."""
+    part = file.with_suffix(".part")
+    with part.open("wb") as stream:
+        np.savez(stream, **content)
+    part.replace(file)

@@ -1,0 +1,51 @@
+"""Real teachers for real language models: measured, and beside it what every score said.
+
+    W2S_DATA=FOLDER python -m benchmarks.experiments.text --models FOLDER --work FOLDER [--glove glove.6B.50d.txt]
+        [--tasks sst2 ...] [--out benchmarks/results/text.csv.gz]
+
+--models has Hugging Face folders called as in `teachers.NETWORKS`; others are left out and said so. Everything is kept
+in --work as it ends: started again, the command goes on. Needs the extras `hf` and `test`.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.experiments.results import write_results
+from benchmarks.experiments.run import run_task
+from benchmarks.experiments.text.tasks import FILES, load
+from benchmarks.experiments.text.teachers import NETWORKS, STRONG, extracted, plain
+from w2s_jax.extract import open_model
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", type=Path, required=True, help="folder of Hugging Face folders")
+    parser.add_argument("--work", type=Path, required=True, help="folder for what is computed")
+    parser.add_argument("--glove", type=Path, help="a text file of GloVe's vectors")
+    parser.add_argument("--tasks", nargs="+", choices=list(FILES), default=list(FILES))
+    parser.add_argument("--out", type=Path, help="also write all numbers as a gzipped CSV")
+    args = parser.parse_args()
+    networks = [network for network in NETWORKS if (args.models / network.name).is_dir()]
+    for network in NETWORKS:
+        if network not in networks:
+            print(f"left out: {network.name} is not in {args.models}")
+    tasks = [load(name) for name in args.tasks]
+    rows: dict[str, dict[str, np.ndarray]] = {task.name: {} for task in tasks}
+    for network in networks:  # opened and compiled once for all tasks
+        model = open_model(args.models / network.name)
+        for task in tasks:
+            rows[task.name] |= extracted(network, model, task.texts, args.work / task.name / "reps")
+    for task in tasks:
+        own = rows[task.name] | plain(task.texts, args.glove)
+        strong = [teacher for teacher in STRONG if teacher in own]
+        run_task(args.work / task.name, own, strong, task.y, task.groups, say=lambda line: print(line, flush=True))
+    if args.out:
+        write_results(args.out, [args.work / name for name in args.tasks])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,166 @@
+"""The experiments on real models: their own dense measurement against the package's, and how scores are judged."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.stats import kendalltau, spearmanr
+
+import w2s_jax as w2s
+from benchmarks.experiments import judge, measure, results, run
+from benchmarks.experiments.page import page
+from benchmarks.experiments.text.tasks import FILES, alike, chosen, load
+from benchmarks.experiments.text.teachers import plain
+from w2s_jax.ranking.folds import deal
+
+DATA = Path(os.environ.get("W2S_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+@pytest.fixture(scope="module")
+def rows():
+    rng = np.random.default_rng(0)
+    z = rng.standard_normal((120, 6))
+    mix = lambda width, noise: z @ rng.standard_normal((6, width)) + noise * rng.standard_normal((120, width))
+    own = {"big:layer1": mix(8, 0.1), "big:layer2": mix(8, 0.3), "small:layer1": mix(5, 1), "other:layer1": mix(4, 0.5)}
+    own["small:layer1"][:, 0] *= 300  # a massive channel
+    return {name: h.astype(np.float32) for name, h in own.items()}, np.where(z[:, :1] > 0, 1.0, -1.0)
+
+
+@pytest.mark.parametrize("scaling", measure.SCALINGS)
+def test_measured_errors_are_the_package_s(rows, scaling):
+    own, y = rows
+    sizes = {"n_labelled": 40, "n_student": 50, "n_test": 30}
+    splits = measure.Splits(*deal(120, (40, 50, 30), 2, None, 0))
+    strong = {"big:layer1": own["big:layer1"]}
+    found = measure.measured(own, strong, y, splits, (1e-3, 1e-1), scaling)
+    for w, name in enumerate(own):
+        for r, ridge in enumerate((1e-3, 1e-1)):
+            wanted = w2s.weak_to_strong_splits(
+                own[name],
+                strong["big:layer1"],
+                y[:, 0],
+                **sizes,
+                repeats=2,
+                weak_ridge=ridge,
+                strong_ridge=ridge,
+                normalize=scaling,
+            )
+            for field in measure.MEASURED:
+                unit = y[splits.test].var(1).sum(1) if field.endswith("error") else 1
+                np.testing.assert_allclose(
+                    found[field][0, r, w] * unit, getattr(wanted, field), rtol=1e-3, err_msg=field
+                )
+
+
+def test_errors_of_one_hot_labels_are_summed_and_numbers_have_no_accuracy(rows):
+    own, y = rows
+    splits = measure.Splits(*deal(120, (40, 50, 30), 2, None, 0))
+    both = np.concatenate([y > 0, y < 0], 1).astype(float)
+    found = [measure.measured(own, own, labels, splits, (1e-2,), "features") for labels in (y, both, y + 0.5)]
+    for field in ("weak_error", "student_error", "ceiling_error"):
+        np.testing.assert_allclose(found[1][field], found[0][field], rtol=1e-4)
+    np.testing.assert_allclose(found[1]["student_accuracy"], found[0]["student_accuracy"])
+    assert np.isnan(found[2]["student_accuracy"]).all()
+
+
+def test_verdicts_are_those_of_scipy_and_a_right_choice_costs_nothing():
+    rng = np.random.default_rng(0)
+    error = rng.random(20)
+    score = error + 0.3 * rng.random(20)
+    found = judge.verdict(score, error)
+    assert found.spearman == pytest.approx(spearmanr(score, error)[0])
+    assert found.kendall == pytest.approx(kendalltau(score, error)[0])
+    assert judge.verdict(error, error).cost == 0
+    assert judge.verdict(-error, error).cost > 1  # the worst one is worse than the median
+    assert np.isnan(judge.spearman(np.ones(20), error))
+
+
+def test_resampling_keeps_the_layers_of_a_network_together():
+    networks = [judge.network_of(name) for name in ("a:1", "a:2", "b:1", "c:1", "c:2", "c:3")]
+    for drawn in judge.resampled(networks, 20):
+        for members in ([0, 1], [2], [3, 4, 5]):
+            counts = [np.count_nonzero(drawn == i) for i in members]
+            assert len(set(counts)) == 1
+
+
+def test_a_task_is_kept_as_it_ends_and_becomes_a_page(rows, tmp_path, monkeypatch):
+    own, y = rows
+    monkeypatch.setattr(run, "LABELS", (20,))
+    said = []
+    for _ in range(2):
+        run.run_task(
+            tmp_path / "task",
+            own,
+            ["big:layer1"],
+            y,
+            np.arange(120),
+            run.Sizes(splits=2),
+            ridges=(1e-2, 1e-1),
+            say=said.append,
+        )
+    assert len(said) == 2 * len(measure.SCALINGS)  # nothing again
+    file = tmp_path / "results.csv.gz"
+    results.write_results(file, [tmp_path / "task"])
+    cells = results.read_results(file)
+    assert {(cell.scaling, cell.ridge) for cell in cells} == {(s, r) for s in measure.SCALINGS for r in (1e-2, 1e-1)}
+    for cell, kept in zip(cells, results.cells_of(tmp_path / "task"), strict=True):
+        assert cell.teachers == ["small:layer1", "other:layer1"]  # none of the student's own network
+        np.testing.assert_allclose(cell.columns["student_error"], kept.columns["student_error"], rtol=1e-3)
+        assert np.isfinite(cell.scores["trial_error:draw0-20"]).all()
+    text = page(cells)
+    assert "trial_error:all" in text and "nan" not in text
+
+
+def test_scores_of_a_task_are_the_ranking_s(rows, tmp_path, monkeypatch):
+    own, y = rows
+    monkeypatch.setattr(run, "LABELS", ())
+    run.run_task(
+        tmp_path / "task", own, ["big:layer1"], y, np.arange(120), run.Sizes(splits=1), ridges=(1e-2,), say=str
+    )
+    splits = deal(120, (36, 48, 36), 1, np.arange(120), 0)
+    mask = np.zeros(120, bool)
+    mask[splits[0][0]] = True
+    table = w2s.rank_supervisors(
+        {name: own[name] for name in ("small:layer1", "other:layer1")},
+        own["big:layer1"],
+        y,
+        labelled_rows=mask,
+        groups=np.arange(120),
+        weak_ridge=1e-2,
+        strong_ridge=1e-2,
+        normalize="features",
+    )
+    cell = next(cell for cell in results.cells_of(tmp_path / "task") if cell.scaling == "features")
+    for name in ("expected_error", "trial_error"):
+        wanted = [table[name][table.names.index(teacher)] for teacher in cell.teachers]
+        score = next(values for title, values in cell.scores.items() if title.startswith(name))
+        np.testing.assert_allclose(score, wanted, rtol=1e-4)
+
+
+def test_texts_that_are_nearly_the_same_are_one_group():
+    texts = ["I helped an old lady across the road.", "I tossed an old lady across the road.", "a film without a plot"]
+    assert alike(texts).tolist() == [0, 0, 1]
+    groups = np.array([0, 0, 1, 2, 2, 2])
+    kept = chosen(groups, 4, np.random.default_rng(0))
+    for group in range(3):
+        assert np.count_nonzero(groups[kept] == group) in (0, np.count_nonzero(groups == group))
+
+
+def test_plain_features_of_texts(tmp_path):
+    texts = [f"{a} {b}" for a in ("good", "bad", "dull", "fine") for b in ("film", "plot", "song")]
+    (tmp_path / "glove.txt").write_text("good 1 2\nfilm 3 0\n")
+    found = plain(texts, tmp_path / "glove.txt")
+    assert found["tfidf:16"].shape == (12, 12) and found["ngrams:words1024"].sum(1) == pytest.approx(2 * np.log(2))
+    assert found["glove:mean"][0].tolist() == [2, 1] and found["glove:max"][0].tolist() == [3, 2]
+    assert found["glove:mean"][-1].tolist() == [0, 0]
+    gram = found["tfidf:16"] @ found["tfidf:16"].T
+    np.testing.assert_allclose(np.diagonal(gram), 1, rtol=1e-5)
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason="W2S_DATA names no folder of data sets")
+def test_tasks_have_rows_labels_and_whole_groups(monkeypatch):
+    monkeypatch.setenv("W2S_DATA", str(DATA))
+    for name in ("sst2", "commonsense"):
+        task = load(name, 60)
+        assert name in FILES and 50 < len(task.texts) <= 60 and set(np.unique(task.y)) == {-1, 1}
