@@ -1,6 +1,6 @@
 """The page of an experiment, made from its results alone: which scaling, how well every score ordered the teachers, what it cost.
 
-python -m benchmarks.experiments.page benchmarks/results/text.csv.gz
+python -m benchmarks.experiments.page benchmarks/results/text.csv.gz [--out FILE.md]
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.experiments.judge import LEVEL, interval, network_of, resampled, spearman, verdict
+from benchmarks.experiments.judge import LEVEL, interval, network_of, resampled, verdict
+from benchmarks.experiments.judge import spearman as correlated
+from benchmarks.experiments.priors import PRIORS
 from benchmarks.experiments.results import Cell, read_results
 from benchmarks.experiments.scores import LARGER_IS_BETTER
 
@@ -20,16 +22,23 @@ REPEATS = 200  # resampled networks
 HARDLY = 0.9  # a ceiling whose error is above this share of the labels' variance has hardly learnt anything
 AIM, AIM_ON_AVERAGE, BELOW_CKA = 0.6, 0.8, 0.05
 LABEL_FREE = "expected_error"
+NOISES = (0.0, 1.0, 4.0)
 
 
 def page(cells: Sequence[Cell]) -> str:
     """Markdown."""
-    return "\n\n".join((_scalings(cells), _by_strong(cells), _by_task(cells), _costs(cells), _aims(cells))) + "\n"
+    first = [cell for cell in cells if cell.scaling == cells[0].scaling]
+    return (
+        "\n\n".join(
+            (_heads(cells), _correlations(cells), _by_task(first), _by_ridge(first), _priors(first), _aims(first))
+        )
+        + "\n"
+    )
 
 
 def titled(cells: Iterable[Cell]) -> list[str]:
     """The scores of all cells, those of several draws of labels once: `trial_error:100`."""
-    return list(dict.fromkeys(_title(name) for cell in cells for name in cell.scores))
+    return sorted(dict.fromkeys(_title(name) for cell in cells for name in cell.scores))
 
 
 def _title(name: str) -> str:
@@ -43,86 +52,113 @@ def oriented(cell: Cell, title: str) -> list[np.ndarray]:
     return [sign * score for name, score in cell.scores.items() if _title(name) == title]
 
 
-def correlation(cell: Cell, title: str, teachers: np.ndarray | slice = slice(None)) -> float:
-    """Spearman's with the student's error, mean over draws of labels."""
+def spearman(cell: Cell, title: str, teachers: np.ndarray | slice = slice(None)) -> float:
+    """With the student's error, mean over draws of labels."""
     error = cell.columns["student_error"][teachers]
-    found = [spearman(score[teachers], error) for score in oriented(cell, title)]
-    return float(np.mean(found)) if found else float("nan")
+    return _mean(correlated(score[teachers], error) for score in oriented(cell, title))
+
+
+def kendall(cell: Cell, title: str) -> float:
+    """With the student's error, mean over draws of labels."""
+    return _mean(verdict(score, cell.columns["student_error"]).kendall for score in oriented(cell, title))
 
 
 def cost(cell: Cell, title: str) -> float:
     """Of the first choice, mean over draws of labels."""
-    return float(np.mean([verdict(score, cell.columns["student_error"]).cost for score in oriented(cell, title)]))
+    return _mean(verdict(score, cell.columns["student_error"]).cost for score in oriented(cell, title))
 
 
-def _scalings(cells: Sequence[Cell]) -> str:
-    titles = titled(cells)
-    lines = [["scaling", "strong", "ceiling error", "best student", "best student's accuracy", *titles]]
+def _heads(cells: Sequence[Cell]) -> str:
+    """What ceilings and the best students make of the labels."""
+    lines = [["strong", "scaling", "ceiling's error", "best student's error", "best student's accuracy"]]
     for (strong, scaling), own in _grouped(cells, lambda cell: (cell.strong, cell.scaling)):
-        measured = [
-            np.mean([cell.columns["ceiling_error"].mean() for cell in own]),
-            np.mean([cell.columns["student_error"].min() for cell in own]),
-            np.nanmean([cell.columns["student_accuracy"].max() for cell in own]),
+        measured = (
+            _mean(cell.columns["ceiling_error"].mean() for cell in own),
+            _mean(cell.columns["student_error"].min() for cell in own),
+            _mean(cell.columns["student_accuracy"].max() for cell in own if "student_accuracy" in cell.columns),
+        )
+        lines.append([strong, scaling, *map(_number, measured)])
+    text = "Errors are shares of the labels' variance. Means over tasks and ridge strengths."
+    return f"## What heads make of scaled features\n\n{text}\n\n{_table(lines)}"
+
+
+def _correlations(cells: Sequence[Cell]) -> str:
+    parts = []
+    for scaling, own in _grouped(cells, lambda cell: cell.scaling):
+        parts += [
+            f'## Scores, `normalize="{scaling}"`',
+            "Spearman's correlation with the measured errors of the students, means over tasks and ridge strengths; "
+            f"{LEVEL:.0%} of {REPEATS} resamplings of networks, all layers of one together.",
+            _by_strong(own, _with_interval),
+            "Kendall's:",
+            _by_strong(own, lambda of, title: _number(_mean(kendall(cell, title) for cell in of))),
+            "What the first choice costs: its student's error minus the best one's, as a share of the median minus the best.",
+            _by_strong(own, lambda of, title: _number(_mean(cost(cell, title) for cell in of))),
         ]
-        said = [_mean(correlation(cell, title) for cell in own) for title in titles]
-        lines.append([scaling, strong, *(f"{x:.3f}" for x in (*measured, *said))])
-    return (
-        "## Scaling of features\n\nMeans over tasks and ridge strengths; Spearman with the student's error.\n\n"
-        + _table(lines)
-    )
+    return "\n\n".join(parts)
 
 
-def _by_strong(cells: Sequence[Cell]) -> str:
-    """With intervals from networks that are resampled, the same ones in all of a strong model's cells."""
-    titles = titled(cells)
-    lines = [["scaling", "strong", *titles]]
-    for (strong, scaling), own in _grouped(cells, lambda cell: (cell.strong, cell.scaling)):
-        draws = resampled([network_of(teacher) for teacher in own[0].teachers], REPEATS)
-        texts = []
-        for title in titles:
-            low, high = interval(np.array([_mean(correlation(cell, title, rows) for cell in own) for rows in draws]))
-            texts.append(f"{_mean(correlation(cell, title) for cell in own):.2f} [{low:.2f}, {high:.2f}]")
-        lines.append([scaling, strong, *texts])
-    return (
-        f"## Intervals\n\n{LEVEL:.0%} of {REPEATS} resamplings of networks, all layers of one together.\n\n"
-        + _table(lines)
-    )
+def _by_strong(cells: Sequence[Cell], entry: Callable[[list[Cell], str], str]) -> str:
+    """A line for each score, a column for each strong model."""
+    by_strong = dict(_grouped(cells, lambda cell: cell.strong))
+    lines = [["score", *by_strong]]
+    lines += [[title, *(entry(own, title) for own in by_strong.values())] for title in titled(cells)]
+    return _table(lines)
+
+
+def _with_interval(cells: list[Cell], title: str) -> str:
+    """Over networks that are resampled, the same ones in all of a strong model's cells."""
+    draws = resampled([network_of(teacher) for teacher in cells[0].teachers], REPEATS)
+    low, high = interval(np.array([_mean(spearman(cell, title, rows) for cell in cells) for rows in draws]))
+    return f"{_number(_mean(spearman(cell, title) for cell in cells))} [{_number(low)}, {_number(high)}]"
 
 
 def _by_task(cells: Sequence[Cell]) -> str:
     titles = titled(cells)
-    lines = [["scaling", "strong", "task", "ceiling error", *titles]]
-    for (scaling, strong, task), own in _grouped(cells, lambda cell: (cell.scaling, cell.strong, cell.task)):
-        ceiling = np.min([cell.columns["ceiling_error"].mean() for cell in own])
-        marked = f"{ceiling:.2f}" + (" (hardly sees the labels)" if ceiling > HARDLY else "")
-        lines.append([scaling, strong, task, marked, *(f"{_mean(correlation(c, t) for c in own):.2f}" for t in titles)])
-    return "## By task\n\nMeans over ridge strengths; the ceiling at its best one.\n\n" + _table(lines)
+    lines = [["strong", "task", "ceiling's error", *titles]]
+    for (strong, task), own in _grouped(cells, lambda cell: (cell.strong, cell.task)):
+        ceiling = min(cell.columns["ceiling_error"].mean() for cell in own)
+        marked = _number(ceiling) + (" (hardly sees the labels)" if ceiling > HARDLY else "")
+        lines.append([strong, task, marked, *(_number(_mean(spearman(c, title) for c in own)) for title in titles)])
+    text = "Spearman, means over ridge strengths; the ceiling at its best one."
+    return f"## By task\n\n{text}\n\n{_table(lines)}"
 
 
-def _costs(cells: Sequence[Cell]) -> str:
+def _by_ridge(cells: Sequence[Cell]) -> str:
     titles = titled(cells)
-    lines = [["scaling", "strong", *titles]]
-    for (scaling, strong), own in _grouped(cells, lambda cell: (cell.scaling, cell.strong)):
-        lines.append([scaling, strong, *(f"{_mean(cost(cell, title) for cell in own):.2f}" for title in titles)])
-    said = "Error of the chosen teacher's student minus the best one's, as a share of the median minus the best."
-    return f"## Cost of the wrong choice\n\n{said} Means over tasks and ridge strengths.\n\n" + _table(lines)
+    lines = [["ridge", *titles]]
+    for ridge, own in _grouped(cells, lambda cell: cell.ridge):
+        lines.append([f"{ridge:g}", *(_number(_mean(spearman(cell, title) for cell in own)) for title in titles)])
+    return f"## By ridge strength\n\nSpearman, means over tasks and strong models.\n\n{_table(lines)}"
+
+
+def _priors(cells: Sequence[Cell]) -> str:
+    """The label-free score for other label priors and noises."""
+    chosen = [(f"{p:g}", noise) for p in PRIORS for noise in NOISES]
+    lines = [["strong", "task", *(f"p = {p}, nu = {noise:g}" for p, noise in chosen)]]
+    for (strong, task), own in _grouped(cells, lambda cell: (cell.strong, cell.task)):
+        of = lambda cell, p, noise: correlated(cell.expected(p, noise), cell.columns["student_error"])
+        lines.append([strong, task, *(_number(_mean(of(cell, p, noise) for cell in own)) for p, noise in chosen)])
+    text = "Spearman of the expected error, by the label prior's p and the noise nu; means over ridge strengths."
+    return f"## Priors and noise\n\n{text}\n\n{_table(lines)}"
 
 
 def _aims(cells: Sequence[Cell]) -> str:
     """What the label-free score should reach, and whether it did."""
-    lines = ["## Aims", f"`{LABEL_FREE}`, features on one scale, means over tasks and ridge strengths."]
-    means = {}
-    for strong, own in _grouped([c for c in cells if c.scaling == "features"], lambda cell: cell.strong):
-        means[strong] = _mean(correlation(cell, LABEL_FREE) for cell in own)
-        behind = _mean(correlation(cell, "cka") for cell in own) - means[strong]
-        verdicts = [
+    lines, means = [], {}
+    for strong, own in _grouped(cells, lambda cell: cell.strong):
+        means[strong] = _mean(spearman(cell, LABEL_FREE) for cell in own)
+        behind = _mean(spearman(cell, "cka") for cell in own) - means[strong]
+        verdicts = (
             f"{'above' if means[strong] > AIM else 'NOT above'} {AIM}",
-            f"{'no' if behind <= BELOW_CKA else 'MORE'} than {BELOW_CKA} below CKA",
-        ]
-        lines.append(f"- {strong}: {means[strong]:.2f}, {', '.join(verdicts)}")
+            f"{'not more' if behind <= BELOW_CKA else 'MORE'} than {BELOW_CKA} below CKA",
+        )
+        lines.append(f"- {strong}: {_number(means[strong])}, {', '.join(verdicts)}")
     average = _mean(means.values())
-    lines.append(f"- on average {average:.2f}: {'above' if average > AIM_ON_AVERAGE else 'NOT above'} {AIM_ON_AVERAGE}")
-    return "\n\n".join(lines[:2]) + "\n\n" + "\n".join(lines[2:])
+    lines.append(
+        f"- on average {_number(average)}: {'above' if average > AIM_ON_AVERAGE else 'NOT above'} {AIM_ON_AVERAGE}"
+    )
+    return f"## Aims\n\n`{LABEL_FREE}`, means over tasks and ridge strengths.\n\n" + "\n".join(lines)
 
 
 def _grouped(cells: Iterable[Cell], key: Callable) -> list[tuple]:
@@ -134,6 +170,10 @@ def _mean(values: Iterable[float]) -> float:
     return float(np.nanmean(found)) if np.isfinite(found).any() else float("nan")
 
 
+def _number(x: float) -> str:
+    return f"{x:.2f}" if np.isfinite(x) else ""
+
+
 def _table(lines: list[list[str]]) -> str:
     header, *body = lines
     return "\n".join("| " + " | ".join(line) + " |" for line in (header, ["---"] * len(header), *body))
@@ -142,4 +182,7 @@ def _table(lines: list[list[str]]) -> str:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", type=Path, help="a file that an experiment has written")
-    print(page(read_results(parser.parse_args().results)))
+    parser.add_argument("--out", type=Path, metavar="FILE.md", help="write the page there")
+    args = parser.parse_args()
+    text = page(read_results(args.results))
+    args.out.write_text(text) if args.out else print(text)

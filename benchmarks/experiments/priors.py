@@ -14,7 +14,7 @@ from scipy.linalg import cho_factor, cho_solve
 from w2s_jax.ranking.folds import grouped_folds
 
 PRIORS = (0.5, 1.0, 1.5, 2.0, 3.0)
-NOISES = (0.0, 1.0, 4.0, 16.0)
+RESPONSE = "response"
 
 
 def expected_map(
@@ -24,8 +24,8 @@ def expected_map(
     ridges: Sequence[float],
     scaling: str,
     folds: int = 3,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Errors (priors, ridge, weak) without noise, in units of the labels' variance, and what nu = 1 adds (ridge, weak)."""
+) -> dict[str, np.ndarray]:
+    """Errors (ridge, weak) by p, without noise and in units of the labels' variance; `response` is what nu = 1 adds."""
     fold = grouped_folds(groups, folds, np.random.default_rng(0))
     z = _prepared(strong, scaling)
     values, vectors = np.linalg.eigh(z.T @ z / len(z))
@@ -45,7 +45,7 @@ def expected_map(
                 of_noise = students[r] @ (h[b] @ heads)  # the student's response to labels on A
                 errors[:, r, w] += prior @ np.square(of_noise @ z[a] - target).sum(0) / folds
                 noise[r, w] += np.square(of_noise).sum() / folds
-    return errors, noise
+    return {RESPONSE: noise} | {f"{p:g}": errors[i] for i, p in enumerate(PRIORS)}
 
 
 def _prepared(h: np.ndarray, scaling: str) -> np.ndarray:

@@ -13,9 +13,10 @@ import numpy as np
 
 from benchmarks.experiments.judge import network_of
 from benchmarks.experiments.measure import MEASURED, SCALINGS
+from benchmarks.experiments.priors import RESPONSE
 
 KEY = ("task", "strong", "scaling", "ridge", "teacher")
-SCORE = "score:"
+SCORE, PRIOR = "score:", "prior:"
 
 
 class Cell(NamedTuple):
@@ -32,6 +33,10 @@ class Cell(NamedTuple):
     def scores(self) -> dict[str, np.ndarray]:
         return {name.removeprefix(SCORE): x for name, x in self.columns.items() if name.startswith(SCORE)}
 
+    def expected(self, prior: str, noise: float) -> np.ndarray:
+        """The expected error (teachers,) for a prior's p and a noise nu, of the dense computation beside the scores."""
+        return self.columns[f"{PRIOR}{prior}"] + noise * self.columns[f"{PRIOR}{RESPONSE}"]
+
 
 def cells_of(folder: Path) -> Iterator[Cell]:
     """What `run_task` kept in a task's folder; errors are means over the splits."""
@@ -40,6 +45,9 @@ def cells_of(folder: Path) -> Iterator[Cell]:
             weak, strong, ridges = kept["weak"].tolist(), kept["strong"].tolist(), kept["ridges"].tolist()
             columns = {name: kept[name].mean(-1) for name in MEASURED}
             columns |= {name: kept[name] for name in kept.files if name.startswith(SCORE)}
+        if scaling == SCALINGS[0]:
+            with np.load(folder / "priors.npz") as kept:
+                columns |= {f"{PRIOR}{name}": kept[name] for name in kept.files}
         for s, student in enumerate(strong):
             others = [i for i, name in enumerate(weak) if network_of(name) != network_of(student)]
             for r, ridge in enumerate(ridges):
@@ -71,11 +79,9 @@ def read_results(file: Path) -> list[Cell]:
     for line in lines:
         by_cell.setdefault((line["task"], line["strong"], line["scaling"], float(line["ridge"])), []).append(line)
     names = [name for name in lines[0] if name not in KEY]
-    return [
-        Cell(
-            *key,
-            [line["teacher"] for line in own],
-            {name: np.array([float(line[name]) for line in own]) for name in names},
-        )
-        for key, own in by_cell.items()
-    ]
+    cells = []
+    for key, own in by_cell.items():
+        columns = {name: np.array([float(line[name]) for line in own]) for name in names}
+        there = {name: values for name, values in columns.items() if not np.isnan(values).all()}
+        cells.append(Cell(*key, [line["teacher"] for line in own], there))
+    return cells

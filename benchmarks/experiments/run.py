@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.experiments.measure import SCALINGS, Splits, measured
+from benchmarks.experiments.priors import expected_map
 from benchmarks.experiments.scores import label_sets, scores
 from w2s_jax.ranking.folds import deal
 
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1)
-LABELS = (100,)  # label sets beside all of D~
+LABELS = (100,)  # label sets beside all of D~, with the first way of scaling
 DRAWS = 1
 
 
@@ -39,7 +40,7 @@ def run_task(
     ridges: Sequence[float] = RIDGES,
     say: Callable[[str], None] = print,
 ) -> None:
-    """Fills `folder` with `SCALING.npz` for every scaling; what is there is not computed again.
+    """Fills `folder` with `SCALING.npz` for every scaling, and `priors.npz`; what is there is not computed again.
 
     rows: name -> representation (n, d) of all models, the strong ones too; y (n, c); groups (n,).
     """
@@ -47,18 +48,24 @@ def run_task(
     n = len(y)
     counts = (int(sizes.labelled * n), int(sizes.student * n), int(sizes.test * n))
     splits = Splits(*deal(n, counts, sizes.splits, groups, 0))
+    students = {name: rows[name] for name in strong}
     for scaling in SCALINGS:
         file = folder / f"{scaling}.npz"
         if file.exists():
             continue
         say(f"{folder.name}, {scaling}: measuring")
-        students = {name: rows[name] for name in strong}
         found = measured(rows, students, y, splits, ridges, scaling)
         say(f"{folder.name}, {scaling}: scoring")
-        labels = label_sets(splits, LABELS, DRAWS)
+        labels = label_sets(splits, LABELS if scaling == SCALINGS[0] else (), DRAWS)
         said = scores(rows, students, y, labels, groups, ridges, scaling)
         about = {"weak": list(rows), "strong": list(strong), "ridges": ridges, "n": [len(part[0]) for part in splits]}
         _replaced(file, {**about, **found, **{f"score:{name}": values for name, values in said.items()}})
+
+    file = folder / "priors.npz"
+    if not file.exists():
+        say(f"{folder.name}, {SCALINGS[0]}: priors")
+        maps = [expected_map(rows, z, groups, ridges, SCALINGS[0]) for z in students.values()]
+        _replaced(file, {name: np.stack([of[name] for of in maps]) for name in maps[0]})
 
 
 def _replaced(file: Path, content: Mapping[str, Any]) -> None:

@@ -282,12 +282,12 @@ def test_a_lost_process_stops_the_others_and_a_restart_goes_on(tmp_path, victim)
 def test_a_stopped_process_ends_the_others(tmp_path, victim):
     """It has not died and keeps its connections: the other says that it was lost, and aborts with no stack."""
     write_models(tmp_path, weak=60)
-    impatient = "import sys; from w2s_jax import cli; from w2s_jax.devices import watch; watch.SILENT_SECONDS = 3.0"
+    impatient = "import sys; from w2s_jax import cli; from w2s_jax.devices import watch; watch.SILENT_SECONDS = 10.0"
     running = start(tmp_path, "out", 2, program=("-c", f"{impatient}; sys.exit(cli.main())"))
     wait_for_moments(tmp_path / "out" / "sweep.sqlite", 5)
     running[victim].send_signal(signal.SIGSTOP)
     try:
-        _, said = running[1 - victim].communicate(timeout=60)
+        _, said = running[1 - victim].communicate(timeout=120)
     finally:
         running[victim].kill()
     assert (running[1 - victim].returncode, said) == (2, f"{watch.LOST}\n")

@@ -32,7 +32,7 @@ from w2s_jax._core.checks import InputError
 from w2s_jax.devices.watch import LOST, Watch
 
 _START_SECONDS = 120  # in which all processes must have come
-_HEARTBEAT_SECONDS = 60  # in which JAX's runtime aborts; before that watch.py has ended the process
+_HEARTBEAT_SECONDS = 120  # in which JAX's runtime aborts; before that watch.py has ended the process
 T = TypeVar("T")
 
 

@@ -15,7 +15,7 @@ from contextlib import suppress
 from typing import Any
 
 EVERY_SECONDS = 1.0
-SILENT_SECONDS = 20.0  # a process that has not counted for so long is lost
+SILENT_SECONDS = 60.0  # a process that has not counted for so long is lost: one that is merely busy has
 LOST = "another process of this run was lost: start all of them again, finished work is kept"
 _PLACE = "w2s_jax/alive"
 _DONE = "done"
