@@ -83,7 +83,9 @@ def _smoothers(z: np.ndarray, rows: tuple, ridges: list[float], scaling: str) ->
 def _scaled(h: np.ndarray, rows: np.ndarray, scaling: str) -> tuple[np.ndarray, np.ndarray]:
     """Factors and means (d,) of features from some rows; a feature that is constant there becomes 0."""
     mean, variance = h[rows].mean(0), h[rows].var(0)
-    live = variance > (np.finfo(np.float32).eps * mean) ** 2
+    eps = np.finfo(np.float32).eps
+    live = variance > (eps * mean) ** 2
+    live &= variance > eps**2 * np.exp(np.log(variance[live]).mean())
     if scaling == "scale":
         return np.full(len(mean), variance.sum() ** -0.5), mean
     return np.where(live, 1 / np.sqrt(np.where(live, variance, 1) * live.sum()), 0), mean

@@ -18,6 +18,7 @@ from jax import Array
 Normalize = Literal["features", "scale", "none"]
 RowNorm = Literal["given", "unit"]
 FEW, MANY = 2.5, 16  # directions that hold the variance, of how many features at least: worth a warning
+SINGLE = float(np.finfo(np.float32).eps)  # models sum in single precision, also those that store half of it
 COMMON = -1.0  # in the place of a relative rounding: one factor for all features
 
 
@@ -36,9 +37,14 @@ def after_unit_rows(normalize: Normalize, rows: RowNorm) -> Normalize:
 def feature_factors(variances: Any, means: Any, rounding: Any, xp: Any = jnp) -> tuple[Any, Any]:
     """Factors (d,) of features with these variances and means (d,), and the variance () that there was.
 
-    A feature that varies by no more than the rounding of its values is dead: it becomes 0.
+    A feature that varies by no more than the rounding of its values, or of those of the others (their geometric mean: a unit that
+    is 0 but for what was left of sums of the others), is dead: it becomes 0. A head would learn from rounding what to make of
+    the one row that wakes it.
     """
-    dead = variances <= xp.square(rounding * means)
+    varied = variances > xp.square(rounding * means)
+    logs = xp.where(varied, xp.log(xp.where(varied, variances, 1)), 0)
+    typical = xp.exp(xp.sum(logs) / xp.maximum(xp.sum(varied), 1))
+    dead = ~varied | (variances <= xp.square(xp.minimum(rounding, SINGLE)) * typical)
     live = xp.where((rounding < 0) | ~dead, variances, 0)
     total, count = xp.sum(live), xp.sum(live > 0)
     each = xp.where(live > 0, 1 / xp.sqrt(xp.where(live > 0, live, 1) * xp.maximum(count, 1)), 0)
