@@ -9,7 +9,7 @@ from scipy.stats import kendalltau, spearmanr
 
 import w2s_jax as w2s
 from benchmarks.experiments import judge, measure, results, run
-from benchmarks.experiments.page import page
+from benchmarks.experiments.page import page, tables
 from benchmarks.experiments.text.tasks import FILES, alike, chosen, load
 from benchmarks.experiments.text.teachers import plain
 from w2s_jax.ranking.folds import deal
@@ -166,3 +166,12 @@ def test_tasks_have_rows_labels_and_whole_groups(monkeypatch):
     for name in ("sst2", "commonsense"):
         task = load(name, 60)
         assert name in FILES and 50 < len(task.texts) <= 60 and set(np.unique(task.y)) == {-1, 1}
+
+
+def test_the_committed_page_says_what_the_committed_results_say():
+    """All of it but the correlations' intervals, which take a minute to resample."""
+    folder = Path(measure.__file__).parent
+    cells = results.read_results(folder.parent / "results" / "text.csv.gz")
+    text = (folder / "text" / "RESULTS.md").read_text()
+    for name, table in tables(cells).items():
+        assert table in text, name

@@ -27,13 +27,15 @@ NOISES = (0.0, 1.0, 4.0)
 
 def page(cells: Sequence[Cell]) -> str:
     """Markdown."""
+    heads, *others = tables(cells).values()
+    return "\n\n".join((heads, _correlations(cells), *others)) + "\n"
+
+
+def tables(cells: Sequence[Cell]) -> dict[str, str]:
+    """The page's parts that need no resampling."""
     first = [cell for cell in cells if cell.scaling == cells[0].scaling]
-    return (
-        "\n\n".join(
-            (_heads(cells), _correlations(cells), _by_task(first), _by_ridge(first), _priors(first), _aims(first))
-        )
-        + "\n"
-    )
+    parts = (_by_task, _by_ridge, _priors, _aims)
+    return {"heads": _heads(cells)} | {part.__name__: part(first) for part in parts}
 
 
 def titled(cells: Iterable[Cell]) -> list[str]:

@@ -56,7 +56,7 @@ def cells_of(folder: Path) -> Iterator[Cell]:
 
 
 def write_results(file: Path, folders: Iterable[Path]) -> None:
-    """All cells as a gzipped CSV, four digits a number; the same numbers make the same file."""
+    """All cells as a gzipped CSV, seven digits a number: scores may differ in the fifth; the same numbers make the same file."""
     cells = [cell for folder in folders for cell in cells_of(folder)]
     names = list(dict.fromkeys(name for cell in cells for name in cell.columns))
     text = io.StringIO()
@@ -66,7 +66,7 @@ def write_results(file: Path, folders: Iterable[Path]) -> None:
         columns = [cell.columns.get(name, np.full(len(cell.teachers), np.nan)) for name in names]
         for teacher, *values in zip(cell.teachers, *columns, strict=True):
             table.writerow(
-                [cell.task, cell.strong, cell.scaling, f"{cell.ridge:g}", teacher, *(f"{x:.4g}" for x in values)]
+                [cell.task, cell.strong, cell.scaling, f"{cell.ridge:g}", teacher, *(f"{x:.7g}" for x in values)]
             )
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(gzip.compress(text.getvalue().encode(), mtime=0))
