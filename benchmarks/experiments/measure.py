@@ -6,7 +6,7 @@ mean squares over the test rows, in units of the labels' variance: a head that h
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -61,17 +61,14 @@ def _outputs(h: np.ndarray, y: np.ndarray, rows: tuple, ridges: list[float], sca
     (a, mean), others = _scaled(h, rows[0], scaling), np.concatenate(rows[1:])
     x, at = (h[rows[0]] - mean) * a, (h[others] - mean) * a
     target = y[rows[0]] - y[rows[0]].mean(0)
-    S, c = x.T @ x / len(x), x.T @ target / len(x)
-    return np.stack([at @ _solve(S, ridge, c) for ridge in ridges]) + y[rows[0]].mean(0)
+    return np.stack([weights @ target for weights in _weights(x, at, ridges)]) + y[rows[0]].mean(0)
 
 
 def _smoothers(z: np.ndarray, rows: tuple, ridges: list[float], scaling: str) -> Iterable:
     """For each ridge the function from labels (k, D^, c) to outputs (k, test, c) of the heads trained on them."""
     a, mean = _scaled(z, rows[1], scaling)
     x, at = (z[rows[1]] - mean) * a, (z[rows[2]] - mean) * a
-    S = x.T @ x / len(x)
-    for ridge in ridges:
-        weights = at @ _solve(S, ridge, x.T / len(x))
+    for weights in _weights(x, at, ridges):
 
         def smooth(labels: np.ndarray, weights: np.ndarray = weights) -> np.ndarray:
             mean = labels.mean(1, keepdims=True)
@@ -89,6 +86,17 @@ def _scaled(h: np.ndarray, rows: np.ndarray, scaling: str) -> tuple[np.ndarray, 
     if scaling == "scale":
         return np.full(len(mean), variance.sum() ** -0.5), mean
     return np.where(live, 1 / np.sqrt(np.where(live, variance, 1) * live.sum()), 0), mean
+
+
+def _weights(x: np.ndarray, at: np.ndarray, ridges: list[float]) -> Iterator[np.ndarray]:
+    """For each ridge what a head's outputs at some rows (m, d) are of its labels at rows x (n, d): (m, n)."""
+    n, d = x.shape
+    if d > n:  # the same by products of rows
+        kernel, crossed = x @ x.T / n, at @ x.T / n
+        yield from (_solve(kernel, ridge, crossed.T).T for ridge in ridges)
+    else:
+        S = x.T @ x / n
+        yield from (at @ _solve(S, ridge, x.T / n) for ridge in ridges)
 
 
 def _solve(S: np.ndarray, ridge: float, c: np.ndarray) -> np.ndarray:
