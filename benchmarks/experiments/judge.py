@@ -5,7 +5,7 @@ Layers of one network are no independent teachers: intervals come from resamplin
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.stats import kendalltau, rankdata
@@ -28,7 +28,8 @@ def verdict(score: np.ndarray, error: np.ndarray) -> Verdict:
     """Of a score (teachers,) that is small where it hopes for much, against errors (teachers,)."""
     best, median = error.min(), np.median(error)
     chosen = error[np.nanargmin(score)] if np.isfinite(score).any() else np.nan
-    return Verdict(spearman(score, error), float(kendalltau(score, error)[0]), float((chosen - best) / (median - best)))
+    kendall: Any = kendalltau(score, error)
+    return Verdict(spearman(score, error), float(kendall[0]), float((chosen - best) / (median - best)))
 
 
 def spearman(x: np.ndarray, y: np.ndarray) -> float:

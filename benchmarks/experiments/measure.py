@@ -12,7 +12,9 @@ from typing import NamedTuple
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 
-SCALINGS = ("features", "scale")
+from w2s_jax._core.normalize import Normalize
+
+SCALINGS: tuple[Normalize, ...] = ("features", "scale")
 MEASURED = ("weak_error", "student_error", "ceiling_error", "weak_accuracy", "student_accuracy", "ceiling_accuracy")
 
 

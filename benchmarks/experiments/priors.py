@@ -66,4 +66,4 @@ def _factor(x: np.ndarray, ridge: float) -> tuple:
 
 def _root(x: np.ndarray) -> np.ndarray:
     """A matrix whose Gram matrix is `x^T x / n`: R of the rows' QR decomposition."""
-    return np.linalg.qr(x, "r") / np.float32(np.sqrt(len(x)))
+    return np.asarray(np.linalg.qr(x, "r")) / np.float32(np.sqrt(len(x)))

@@ -75,7 +75,7 @@ def write_results(file: Path, folders: Iterable[Path]) -> None:
 def read_results(file: Path) -> list[Cell]:
     """The cells of such a file."""
     lines = list(csv.DictReader(io.StringIO(gzip.decompress(file.read_bytes()).decode())))
-    by_cell: dict[tuple, list[dict[str, str]]] = {}
+    by_cell: dict[tuple[str, str, str, float], list[dict[str, str]]] = {}
     for line in lines:
         by_cell.setdefault((line["task"], line["strong"], line["scaling"], float(line["ridge"])), []).append(line)
     names = [name for name in lines[0] if name not in KEY]

@@ -8,6 +8,7 @@ import numpy as np
 
 import w2s_jax as w2s
 from benchmarks.experiments.measure import Splits
+from w2s_jax._core.normalize import Normalize
 
 FOLDS = 3
 NEEDS_LABELS = ("trial_error", "predicted_gap", "posterior_error", "predicted_error")
@@ -30,7 +31,7 @@ def scores(
     labels: Mapping[str, np.ndarray],
     groups: np.ndarray,
     ridges: Iterable[float],
-    scaling: str,
+    scaling: Normalize,
 ) -> dict[str, np.ndarray]:
     """Scores (strong, ridge, weak) by name, those that use labels with their set: `expected_error`, `trial_error:draw0-100`.
 
