@@ -9,8 +9,10 @@ The experiment needs nothing of all this but `E[theta theta^T]`, one matrix for 
 With `Gamma^{1/2} H^T H Gamma^{1/2} = U diag(u) U^T` all R are diagonal: an eigensolve for each p, of features or of labelled
 rows, whichever are fewer.
 
-Labels of related rows (contrast pairs, paraphrases) stray together: with groups the noise has covariance `I + c P`, P the
-projection on the means of groups of more than one row, and c is averaged over as well.
+Labels of related rows (paraphrases, several ends of one scenario) stray together: with groups the noise has covariance
+`I + c P`, P the projection on the means of groups of more than one row, and c is averaged over as well, from 0 on. Contrast
+pairs have opposite labels by design: with a negative c their means, all the same, would be noise that cancels whatever the
+strong model says of both, and no signal would be left.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ from w2s_jax.theory.expected import checked_blocks, experiment_errors, in_shares
 
 PRIORS = (1.0, 1.5, 2.0)
 SHARES = (0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.92)
-CORRELATIONS = (-0.9, -0.5, 0.0, 0.5, 1.5)
+CORRELATIONS = (0.0, 0.5, 1.5)
 
 
 @jax.tree_util.register_dataclass
