@@ -22,7 +22,12 @@ def rows():
     rng = np.random.default_rng(0)
     z = rng.standard_normal((120, 6))
     mix = lambda width, noise: z @ rng.standard_normal((6, width)) + noise * rng.standard_normal((120, width))
-    own = {"big:layer1": mix(8, 0.1), "big:layer2": mix(8, 0.3), "small:layer1": mix(5, 1), "other:layer1": mix(60, 0.5)}
+    own = {
+        "big:layer1": mix(8, 0.1),
+        "big:layer2": mix(8, 0.3),
+        "small:layer1": mix(5, 1),
+        "other:layer1": mix(60, 0.5),
+    }
     own["small:layer1"][:, 0] *= 300  # a massive channel
     return {name: h.astype(np.float32) for name, h in own.items()}, np.where(z[:, :1] > 0, 1.0, -1.0)
 
