@@ -70,6 +70,7 @@ def points(container: Any) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("plot", PLOTS.values(), ids=PLOTS)
 def test_axes_are_the_given_ones_or_new(plot: Callable[..., Any]):
     """A new figure is one that notebooks show; axes of the user's stay in their figure."""
+    plt.close("all")  # of tests before this one
     ax = plot()
     assert plt.get_fignums() == [ax.figure.number]
     _, given = plt.subplots()

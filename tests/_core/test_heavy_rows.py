@@ -76,8 +76,9 @@ def test_rankings_and_experiments_say_it():
     """Of each representation that heads are trained on; not where rows are of unit norm."""
     heavy, y = with_heavy(20), CALM[:, 0]
     said = r"weak representation 'a': 1 of 400 rows holds \d\d% of the squared norm after scaling, row 20: rows="
+    scale = {"normalize": "scale"}
     with pytest.warns(UserWarning, match=said):
-        rank_supervisors({"a": heavy}, CALM)
+        rank_supervisors({"a": heavy}, CALM, **scale)
     with pytest.warns(UserWarning, match=r"weak representations of all rows: \d of 400 rows hold.* rows? 20"):
         weak_to_strong_splits(heavy, CALM, y, n_labelled=100, n_test=100, repeats=2, normalize="features")
     with warnings.catch_warnings():

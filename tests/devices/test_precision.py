@@ -135,7 +135,7 @@ def test_a_sweep_multiplies_at_its_precision(n, shape, tmp_path, monkeypatch, un
         multiply = lambda a, b, name="float32", module=module: split.add((module, name)) or matmul(a, b, name)
         monkeypatch.setattr(module, "matmul", multiply)
     weak, strong = ({name: files[name] for name in names} for names in ("abcdefg", "stu"))
-    config = {"weak": weak, "strong": strong, "threshold": 0.5}
+    config = {"weak": weak, "strong": strong, "threshold": 0.5, "normalize": "scale"}
     full, found = (
         run_sweep({**config, "output": str(tmp_path / name), "precision": name}, mesh=shape and device_mesh(*shape))
         for name in ("float32", SPLIT[-1])

@@ -431,7 +431,7 @@ def test_everything_exports():
         return weak_to_strong(*data, loss="logistic", student_loss=confidence_auxiliary(), weak_ridge=beta)
 
     rows = tuple(jnp.asarray(r) for r in deal(44, (10, 20, 10), 2, None, 0))
-    setup, losses = run._setup([jnp.asarray(y)], (0, 1), "squared", None, "hard", True, "none", "cv", "cv")
+    setup, losses = run._setup([jnp.asarray(y)], (0, 1), "squared", None, "hard", True, "none", "given", "cv", "cv")
     core = lambda data, rows: run._experiments(*data, rows, (0.0, 0.0), losses, setup)
     cross_fit = lambda h, y, beta: cross_fit_pseudo_labels(h, y, beta, folds=3)
     for function, args in (

@@ -73,4 +73,6 @@ def test_bad_rows_are_named():
         rank_supervisors({"a": WIDE[70]}, np.ones((N, 60)))
     for size in (1e30, 1e200, 1e305):
         with pytest.raises(InputError, match="weak representation 'huge' is too large: its squares overflow float32"):
-            rank_supervisors({"huge": size * WIDE[70]}, WIDE[100])
+            rank_supervisors({"huge": size * WIDE[70]}, WIDE[100], normalize="scale")
+    usual, huge = (rank_supervisors({"a": size * WIDE[70]}, WIDE[100]) for size in (1.0, 1e305))
+    assert huge["gap_fro"] == pytest.approx(usual["gap_fro"], rel=1e-5)  # every feature has a scale of its own

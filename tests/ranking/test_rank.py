@@ -576,7 +576,7 @@ def test_settings_are_in_the_table():
     """The table says how it was made."""
     settings = dict(ranked(Case("masked", normalize="none")).settings)
     chosen = {"threshold": 0.0, "prior": 2.0, "noise": 1.0, "folds": 3, "normalize": "none", "seed": 0}
-    assert settings == RIDGES | chosen | {"rows": N, "n_labelled": 36}
+    assert settings == RIDGES | chosen | {"rows": N, "row_norm": "given", "n_labelled": 36}
 
 
 @pytest.mark.parametrize("several", [False, True])

@@ -84,7 +84,7 @@ def test_scores_follow_the_names_and_not_the_tables_order(result: DemoResult) ->
 
 def test_correlations_are_spearmans_with_the_measured(result: DemoResult) -> None:
     free, labelled = result.correlations()
-    assert [row.score for row in labelled] == ["trial_error", "predicted_gap"]
+    assert [row.score for row in labelled] == ["trial_error", "posterior_error", "predicted_gap"]
     for row in free + labelled:
         score = result.score(row.score)[0]
         for got, measured in ((row.with_error, result.mean.student_error), (row.with_gap, result.mean.gap)):

@@ -70,8 +70,12 @@ def warn_if_concentrated(name: str, directions: float, width: int, normalize: No
 
 def normalised_rows(rows: np.ndarray, rounding: float) -> np.ndarray:
     """Rows (n, d) about their mean and times their features' factors, in double precision."""
-    first = rows[0].astype(np.float64)
-    about = rows.astype(np.float64) - first
+    rows = rows.astype(np.float64)
+    rows = rows / max(
+        np.max(np.abs(rows), initial=0), np.finfo(float).tiny
+    )  # whose squares neither overflow nor vanish
+    first = rows[0]
+    about = rows - first
     mean = about.mean(0)
     about -= mean
     return about * feature_factors(np.mean(np.square(about), 0), first + mean, rounding, np)[0]

@@ -63,7 +63,6 @@ from w2s_jax.ranking.widths import padded_widths
 
 BATCH_BYTES = 256 << 20  # of a batch of weak models on each device
 _BY_CELL = P(None, ROWS)
-_BY_PLACE = Places(_BY_CELL, P())
 
 
 def rank_supervisors(
@@ -254,12 +253,17 @@ class _Strong(NamedTuple):
         return _rotate(_strong_block(self.model, block, work), self.center, self.shared.rotation)
 
 
+def _by_place(related: Related | None) -> Places | P:
+    """How the places of related rows lie on devices, if there are any."""
+    return P() if related is None else Places(_BY_CELL, P())
+
+
 def _strong_block(model: ModelRows, block: RowBlock, work: _Work) -> Array:
     return on_devices(side_by_side([model], model.width, block), work.mesh, _BY_CELL)[0]
 
 
 def _prepare(model: ModelRows, work: _Work) -> _Strong:
-    specs = _BY_CELL, _BY_CELL, _BY_PLACE
+    specs = _BY_CELL, _BY_CELL, _by_place(work.labelled)
     sum_up = over_rows(strong_sums, work.mesh, work.precision, specs, P(), (ROWS,))
     blocks, last = list(work.blocks()), None
 
@@ -297,7 +301,7 @@ def _start(strong: _Strong, models: list[ModelRows], batch: _Batch, work: _Work)
     """The sizes and scores of a batch of weak models, which the device may still be computing."""
     size = batch.size if work.mesh is None else -(-batch.size // work.mesh.shape[MODELS]) * work.mesh.shape[MODELS]
     by_model = P(MODELS, *_BY_CELL)
-    specs = by_model, P(None, None, ROWS), _BY_CELL, _BY_PLACE
+    specs = by_model, P(None, None, ROWS), _BY_CELL, _by_place(work.related)
     sum_up = over_rows(weak_sums, work.mesh, work.precision, specs, P(MODELS), (ROWS,))
 
     def sums_of_blocks() -> Iterator[WeakCells]:

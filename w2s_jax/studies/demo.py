@@ -217,7 +217,7 @@ def run_demo(seed: int = 0, progress: bool = True, config: DemoConfig = DemoConf
 
     seen = {name: h[pool] for name, h in weak.items()}, strong[pool]
     ridges = {"weak_ridge": config.ridge, "strong_ridge": config.ridge}
-    rank = partial(rank_supervisors, **ridges, seed=seed, progress=progress)
+    rank = partial(rank_supervisors, **ridges, normalize="scale", seed=seed, progress=progress)
     label_free = rank(*seen)
     labelled = np.isin(pool, teach[0])
     # NaN, so that no label outside D~ can be used even by mistake.
@@ -235,7 +235,8 @@ def _measured(
     def outcome(h_w: np.ndarray, splits: Splits) -> list[float]:
         seen = np.concatenate(splits[:2])
         h_w, h_s = (h / np.sqrt(h[seen].var(0).sum()) for h in (h_w, strong))
-        found = weak_to_strong(*((h_w[i], h_s[i], labels[i]) for i in splits), weak_ridge=ridge, strong_ridge=ridge)
+        rows = ((h_w[i], h_s[i], labels[i]) for i in splits)
+        found = weak_to_strong(*rows, weak_ridge=ridge, strong_ridge=ridge, normalize="none")
         return [float(getattr(found, name)) for name in Measured._fields]
 
     found = np.array([[outcome(h, rows) for rows in splits] for h in padded])
@@ -379,8 +380,8 @@ def _models(result: DemoResult) -> Printed:
 
 
 def _scores(result: DemoResult) -> Printed:
-    """Every score of every model beside the measured error and gap, the best expected error first."""
-    columns = {column: result.score(column)[0] for column in result.columns}
+    """Scores of every model beside the measured error and gap, the best expected error first; as many as fit a line."""
+    columns = {column: result.score(column)[0] for column in result.columns if column != "posterior_error"}
     first, second = zip(*([*column.split("_"), ""][:2] for column in columns), strict=True)
 
     def line(i: int) -> list[str]:

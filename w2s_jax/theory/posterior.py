@@ -94,6 +94,9 @@ def group_moments(
 
     Raises:
         InputError: shapes that do not fit.
+
+    >>> group_moments([[1.0], [3.0], [5.0]], groups=["a", "a", "b"]).count
+    Array(1., dtype=float32)
     """
     h = as_matrix("representations", h)
     y = None if y is None else as_labels("labels", y, h.shape[0])
