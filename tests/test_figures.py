@@ -195,7 +195,7 @@ FAULTS = {
         lambda: plot_predicted(WeakToStrong(*(np.zeros(2) for _ in range(8)))),
         "outcomes must have predictions",
     ),
-    "no outcomes": (lambda: plot_predicted({}), "outcomes must be experiments by name, at least one, got dict"),
+    "no outcomes": (lambda: plot_predicted({}), "outcomes must be experiments by name, at least one, got none"),
     "other names": (lambda: plot_against_ranking({"x": OUTCOMES["words"]}, table()), "named as the table's teachers"),
     "several strong": (
         lambda: plot_against_ranking(OUTCOMES, table(("s", "t", "s", "t"))),
@@ -204,6 +204,7 @@ FAULTS = {
     "quantity": (lambda: plot_against_ranking(OUTCOMES, table(), quantity="x"), "name must be that of a measured"),
     "two cuts": (lambda: plot_spectrum(VALUES, n=10, rank=1, threshold=0.1), "a threshold or a rank, got both"),
     "no n": (lambda: plot_spectrum(VALUES, rank=1), "n, the number of rows, must be given"),
+    "a number": (lambda: plot_spectrum(3, n=10), r"eigenvalues of shape \(k,\), got shape \(\)"),
     "scenario": (lambda: plot_verification(verification(), "spiked"), "name must be one of low, got 'spiked'"),
 }
 

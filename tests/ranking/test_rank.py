@@ -572,6 +572,16 @@ def test_the_seed_decides():
     assert not np.any(other["trial_error"] == first["trial_error"])
 
 
+def test_labels_that_are_all_the_same_sort_nothing():
+    """One sentence says so; the order is that without labels."""
+    weak, strong, *_ = inputs(Case("all", dtype="float32"))
+    same = np.where(np.arange(N) < 12, 1.0, np.nan)
+    with pytest.warns(UserWarning, match="all 12 known labels are the same"):
+        table = rank_supervisors(weak, strong, same, **RIDGES)
+    assert table.sorted_by == "expected_error"
+    assert np.all(np.diff(table["expected_error"]) >= 0)
+
+
 def test_settings_are_in_the_table():
     """The table says how it was made."""
     settings = dict(ranked(Case("masked", normalize="none")).settings)

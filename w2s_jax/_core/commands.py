@@ -36,8 +36,8 @@ def number_or_text(given: str | None) -> float | str | None:
 
 
 NORMALIZE_HELP = (
-    "what is done to representations: scale (default; centred, one factor for all features), features (each to unit variance "
-    "first) or none"
+    "what is done to representations: features (default; centred, each feature to unit variance, then one scale), scale (without "
+    "the second step) or none"
 )
 ROWS_HELP = "as given (default), or unit: each row is divided by its norm after that, for which files are read twice"
 UNLABELLED_HELP = "the label, such as -100, of rows that have none"

@@ -15,10 +15,7 @@ from jax.core import Tracer
 from w2s_jax._core.normalize import Normalize, feature_factors, rounding_of
 
 HANDFUL = 10  # rows at most, and no more than one in a hundred, that hold half of the energy
-LARGE, TIMES = (
-    0.1,
-    20,
-)  # the share of a single row, which is so many times the mean: normal ones, even of one feature, are less
+LARGE, TIMES = 0.1, 20  # the share of a single row, at least so many times the mean: of normal ones none is so large
 _ENTRIES = 1 << 18  # that are looked at together, while they are in the cache
 
 

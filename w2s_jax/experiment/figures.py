@@ -110,7 +110,8 @@ def plot_against_ranking(
 def _named(outcomes: WeakToStrong | Mapping[str, WeakToStrong]) -> Mapping[str, WeakToStrong]:
     found = {"": outcomes} if isinstance(outcomes, WeakToStrong) else outcomes
     if not isinstance(found, Mapping) or not found or not all(isinstance(x, WeakToStrong) for x in found.values()):
-        raise InputError(f"outcomes must be experiments by name, at least one, got {type(outcomes).__name__}")
+        got = type(outcomes).__name__ if found else "none"
+        raise InputError(f"outcomes must be experiments by name, at least one, got {got}")
     return found
 
 

@@ -132,8 +132,9 @@ def weak_to_strong_splits(
     """
     given_rows = _rows("all rows", (h_w, h_s, y))
     n = given_rows[0].shape[0]
-    for side, h in zip(("weak", "strong"), given_rows[: 2 * (rows == "given")], strict=False):
-        warn_of_heavy_rows(f"{side} representations of all rows", h, normalize)
+    if rows == "given":
+        warn_of_heavy_rows("weak representations of all rows", given_rows[0], normalize)
+        warn_of_heavy_rows("strong representations of all rows", given_rows[1], normalize)
     given = {"n_labelled": n_labelled, "n_test": n_test, "repeats": repeats}
     given |= {} if n_student is None else {"n_student": n_student}
     for name, value in given.items():

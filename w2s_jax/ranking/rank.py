@@ -192,10 +192,22 @@ def rank_supervisors(
         "rows": n,
         "n_labelled": int(mask.sum()),
     }
-    # Trials on few labels rank teachers of few labels.
-    few = 2 * mask.sum() < np.mean(layout.expected.labelled @ work.rows.counts)
-    main = "expected_error" if targets is None else "posterior_error" if few else "trial_error"
-    return _table(pairs, widths, main, chosen)
+    return _table(pairs, widths, _main_column(work, mask), chosen)
+
+
+def _main_column(work: _Work, mask: np.ndarray) -> str:
+    """The score that sorts the table. Trials on few labels rank teachers of few labels."""
+    if work.rows.targets is None:
+        return "expected_error"
+    known = work.rows.targets[mask]
+    if not np.ptp(known, 0).any():
+        warnings.warn(
+            f"labels y: all {len(known)} known labels are the same and say nothing of teachers; sorted as without labels",
+            stacklevel=3,
+        )
+        return "expected_error"
+    few = 2 * len(known) < np.mean(work.layout.expected.labelled @ work.rows.counts)
+    return "posterior_error" if few else "trial_error"
 
 
 class _Work(NamedTuple):

@@ -38,7 +38,8 @@ def plot_spectrum(
         The axes.
 
     Raises:
-        InputError: both a threshold and a rank, eigenvalues without n, a number out of its range, or matplotlib is not installed.
+        InputError: both a threshold and a rank, eigenvalues of another shape or without n, a number out of its range, or
+            matplotlib is not installed.
 
     >>> from w2s_jax import spectrum
     >>> ax = plot_spectrum(spectrum(np.diag([4.0, 2.0, 1.0, 1.0]), n=10), rank=2)
@@ -50,7 +51,10 @@ def plot_spectrum(
     if isinstance(spectrum, Spectrum):
         known, values, n = spectrum.values.shape[0], spectrum.all_values, float(spectrum.n) if n is None else n
     else:
-        known, values = len(np.asarray(spectrum)), spectrum
+        values = np.asarray(spectrum)
+        if values.ndim != 1 or not len(values):
+            raise InputError(f"spectrum must be a Spectrum, or eigenvalues of shape (k,), got shape {values.shape}")
+        known = len(values)
     if n is None:
         raise InputError("n, the number of rows, must be given with eigenvalues alone, got None")
     values = np.asarray(values, float)

@@ -410,8 +410,7 @@ class _LabelFit(NamedTuple):
     def misfit(self, odds: Array) -> Array:
         """`y^T (I + odds H H^T)^{-1} y` (shares, c)."""
         if self.energy is None:
-            left = jnp.sum(self.labels * apply_response(_Ratio(jnp.ones_like(odds), odds), self.eigen, self.labels), 1)
-            return left
+            return jnp.sum(self.labels * apply_response(_Ratio(jnp.ones_like(odds), odds), self.eigen, self.labels), 1)
         left = self.energy - jnp.sum(self.labels * self.gain(odds), 1)
         return jnp.maximum(left, jnp.finfo(left.dtype).eps * self.energy)
 

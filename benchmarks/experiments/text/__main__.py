@@ -10,6 +10,7 @@ in --work as it ends: started again, the command goes on. Needs the extras `hf` 
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 import numpy as np
@@ -29,10 +30,14 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", choices=list(FILES), default=list(FILES))
     parser.add_argument("--out", type=Path, help="also write all numbers as a gzipped CSV")
     args = parser.parse_args()
+    if not os.path.isdir(os.environ.get("W2S_DATA", "")):
+        parser.error("W2S_DATA must name the folder of the data sets (see tasks.py)")
     networks = [network for network in NETWORKS if (args.models / network.name).is_dir()]
     for network in NETWORKS:
         if network not in networks:
             print(f"left out: {network.name} is not in {args.models}")
+    if not any(place.partition(":")[0] in {network.name for network in networks} for place in STRONG):
+        parser.error(f"--models must have the folder of a strong model ({', '.join(STRONG)}), got {args.models}")
     tasks = [load(name) for name in args.tasks]
     rows: dict[str, dict[str, np.ndarray]] = {task.name: {} for task in tasks}
     for network in networks:  # opened and compiled once for all tasks
