@@ -114,7 +114,7 @@ def _labelled(cells: Sums, settings: Settings, folds: int, normalize: Normalize,
 
 def _posterior(eigen: Spectrum, cells: Sums, related: GroupSums | None, folds: int) -> LabelPosterior:
     """What the labels of labelled rows, in the strong moment's eigenbasis, say of all rows' (theory/posterior.py)."""
-    with_labels = jnp.sum(_members(len(cells.n), folds, with_labels=True), 0)
+    with_labels = jnp.sum(_members(len(cells.n), folds, with_labels=True), 0, dtype=cells.hh.dtype)
     add = lambda x: jnp.tensordot(with_labels, x, 1, precision="highest")
     own = LabelSums(*(add(x) for x in (cells.n, cells.hh, cells.hy, cells.yy)))
     if related is None:
