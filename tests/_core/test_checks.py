@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from saving import refused
 
-from w2s_jax._core.checks import InputError, require_choice, require_finite
+from w2s_jax._core.checks import InputError, missing_classes, require_choice, require_finite, warn_of_missing_classes
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 
@@ -97,3 +97,16 @@ def test_a_choice_is_one_of_the_strings(value):
         require_choice("kind", value, Literal["a", "c"])
     with refused(f"kind must be 'a', 'c' or a Kind, got {value!r}"):
         require_choice("kind", value, Literal["a", "c"], "a Kind")
+
+
+def test_classes_without_a_row_are_named():
+    """Of one-hot labels and of shares; what is no class passes, and classes that nobody has if others say which there are."""
+    one_hot = np.eye(12)[[0, 2, 2]]
+    assert missing_classes(one_hot[:, :4]).tolist() == [1, 3]
+    assert missing_classes(one_hot[:, :4], [np.eye(4)[[0, 1]]]).tolist() == [1]
+    assert missing_classes(jnp.array([[0.5, 0.5, 0], [1, 0, 0]])).tolist() == [2]
+    for none in (one_hot[:, 0], one_hot[:, :1], -one_hot, 2 * one_hot, np.eye(3)):
+        assert not len(missing_classes(none))
+    jax.jit(lambda y: warn_of_missing_classes("rows", y) or y)(one_hot)
+    with pytest.warns(UserWarning, match="rows have no row of classes 1, 3, 4, 5, 6, 7, 8, 9, 10, 11: a head learns"):
+        warn_of_missing_classes("rows", one_hot)

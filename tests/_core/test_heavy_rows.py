@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import warnings
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from w2s_jax import rank_supervisors, weak_to_strong_splits
+from w2s_jax._core import heavy_rows as heavy_rows_module
 from w2s_jax._core.heavy_rows import Watched, heavy_rows, warn_of_heavy_rows
 
 RNG = np.random.default_rng(0)
@@ -84,3 +86,16 @@ def test_rankings_and_experiments_say_it():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         rank_supervisors({"a": heavy}, CALM, rows="unit")
+
+
+@pytest.mark.parametrize("normalize", ["none", "scale", "features"])
+def test_rows_on_an_accelerator_stay_there(normalize, monkeypatch):
+    """The same is said of them, from energies that are computed where they are."""
+    said = []
+    for there in (False, True):
+        monkeypatch.setattr(heavy_rows_module, "_on_accelerator", lambda h, there=there: there)
+        rows = with_heavy(7, 90) - (300 if normalize == "none" else 0)
+        with pytest.warns(UserWarning, match=r"rows 90, 7:") as found:
+            warn_of_heavy_rows("h", jnp.asarray(rows), normalize)
+        said.append(str(found[0].message))
+    assert said[0] == said[1]

@@ -14,7 +14,7 @@ from jax import export
 from scipy.optimize import minimize
 from sklearn.linear_model import LogisticRegression
 
-from w2s_jax import InputError, WeakToStrong, moments, moments_from_batches, rank_supervisors
+from w2s_jax import InputError, WeakToStrong, moments, moments_from_batches, rank_supervisors, train_probe
 from w2s_jax.experiment import from_moments, pseudo_labels, run
 from w2s_jax.experiment.pseudo_labels import cross_fit_pseudo_labels
 from w2s_jax.experiment.single import experiment
@@ -610,3 +610,19 @@ def test_bad_input_is_named(fault):
     call, message = BAD[fault]
     with pytest.raises(InputError, match=message):
         call()
+
+
+def test_classes_that_the_labelled_rows_lack_are_named():
+    """A head learns nothing of them: of given splits, of the first random one, and of a trained head."""
+    h = np.random.default_rng(0).standard_normal((60, 4)).astype(np.float32)
+    y = np.eye(3, dtype=np.float32)[np.arange(60) % 3]
+    y[:20] = np.eye(3)[np.arange(20) % 2]
+    a, b, c = ((h[rows, :2], h[rows], y[rows]) for rows in (slice(0, 20), slice(20, 40), slice(40, 60)))
+    for loss in ("squared", "softmax"):
+        with pytest.warns(UserWarning, match="the labelled rows have no row of class 2: a head learns nothing"):
+            weak_to_strong(a, b, c, loss=loss)
+    rare = np.eye(3)[np.where(np.arange(60) == 7, 2, np.arange(60) % 2)]
+    with pytest.warns(UserWarning, match="the labelled rows of split 0 have no row of class 2"):
+        weak_to_strong_splits(h[:, :2], h, rare, n_labelled=5, n_test=30, repeats=2)
+    with pytest.warns(UserWarning, match="the rows have no row of class 2"):
+        train_probe(h[:20], y[:20], loss="softmax")

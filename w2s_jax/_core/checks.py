@@ -115,6 +115,26 @@ def require_no_marks(name: str, y: np.ndarray, remedy: str) -> None:
             )
 
 
+def missing_classes(y: Any, others: Any = ()) -> np.ndarray:
+    """The columns of labels (n, c), one-hot or shares of classes, that no row is of; with `others` only those that they have."""
+    if any(isinstance(labels, Tracer) for labels in (y, *others)) or np.ndim(y) != 2 or np.shape(y)[1] < 2:
+        return np.zeros(0, int)
+    own, *given = (np.asarray(labels) for labels in (y, *others))
+    if own.min() < 0 or np.abs(own.sum(1) - 1).max() > 1e-3:
+        return np.zeros(0, int)
+    there = np.any([np.any(labels > 0, 0) for labels in given], 0) if given else np.ones(own.shape[1], bool)
+    return np.nonzero(there & ~np.any(own > 0, 0))[0]
+
+
+def warn_of_missing_classes(name: str, y: Any, others: Any = ()) -> None:
+    """Warns if there are `missing_classes`."""
+    missing = missing_classes(y, others)
+    if len(missing):
+        named = ", ".join(map(str, missing[:10])) + (", ..." if len(missing) > 10 else "")
+        classes = "class" if len(missing) == 1 else "classes"
+        warnings.warn(f"{name} have no row of {classes} {named}: a head learns nothing of what they are", stacklevel=3)
+
+
 def warn_of_float_bits(name: str, rows: Any) -> None:
     """Warns if the first of 16-bit integers (n, d), of an array or a file, look like the bits of 16-bit floats."""
     name_of_type = np.dtype(rows.dtype).name

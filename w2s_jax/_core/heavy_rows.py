@@ -7,8 +7,11 @@ else. Where they come in blocks all are scaled as the first block says.
 from __future__ import annotations
 
 import warnings
+from functools import partial
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
@@ -33,10 +36,31 @@ def heavy_rows(energies: np.ndarray) -> np.ndarray:
 
 
 def warn_of_heavy_rows(name: str, h: Any, normalize: Normalize) -> None:
-    """Warns if a handful of rows (n, d) hold most of the energy; tracers pass."""
-    if not isinstance(h, Tracer):
+    """Warns if a handful of rows (n, d) hold most of the energy; tracers pass. Of rows on an accelerator nothing but their
+    energies is copied."""
+    if isinstance(h, Tracer):
+        return
+    if _on_accelerator(h):
+        _warn(name, np.asarray(_energies_there(h, normalize), np.float64), normalize, None, 4)
+    else:
         rows = np.asarray(h)
         Watched(rows, name, normalize)[0 : len(rows)]
+
+
+def _on_accelerator(h: Any) -> bool:
+    return isinstance(h, jax.Array) and any(device.platform != "cpu" for device in h.devices())
+
+
+@partial(jax.jit, static_argnames="normalize")
+def _energies_there(h: jax.Array, normalize: Normalize) -> jax.Array:
+    """Squared norms (n,) of scaled rows about their mean."""
+    rows = h.astype(jnp.promote_types(h.dtype, jnp.float32))
+    if normalize == "none":
+        return jnp.sum(jnp.square(rows), 1)
+    mean = jnp.mean(rows, 0)
+    about = rows - mean
+    factors, _ = feature_factors(jnp.mean(jnp.square(about), 0), mean, rounding_of(h.dtype, normalize))
+    return jnp.sum(jnp.square(about * factors), 1)
 
 
 class Watched:
@@ -66,24 +90,23 @@ class Watched:
         self._next = stop
         if stop == self.shape[0]:
             self._done = True
-            self._say(np.concatenate(self._energies))
+            _warn(self._name, np.concatenate(self._energies), self._normalize, self._ids, 6)
 
-    def _say(self, energies: np.ndarray) -> None:
-        heavy = heavy_rows(energies)
-        if not len(heavy):
-            return
-        share = float(energies[heavy].sum() / energies.sum())
-        named = ", ".join(f"{row}{self._id(int(row))}" for row in heavy)
-        hold, rows = ("holds", "row") if len(heavy) == 1 else ("hold", "rows")
-        of_what = "of the squared norm" + ("" if self._normalize == "none" else " after scaling")
-        warnings.warn(
-            f"{self._name}: {len(heavy)} of {len(energies):,} rows {hold} {share:.0%} {of_what}, {rows} {named}: "
-            'rows="unit" divides every row by its norm',
-            stacklevel=6,
-        )
 
-    def _id(self, row: int) -> str:
-        return "" if self._ids is None else f" ({self._ids[row : row + 1].tolist()[0]})"
+def _warn(name: str, energies: np.ndarray, normalize: Normalize, ids: Any, stacklevel: int) -> None:
+    heavy = heavy_rows(energies)
+    if not len(heavy):
+        return
+    share = float(energies[heavy].sum() / energies.sum())
+    id_of = lambda row: "" if ids is None else f" ({ids[row : row + 1].tolist()[0]})"
+    named = ", ".join(f"{row}{id_of(int(row))}" for row in heavy)
+    hold, rows = ("holds", "row") if len(heavy) == 1 else ("hold", "rows")
+    of_what = "of the squared norm" + ("" if normalize == "none" else " after scaling")
+    warnings.warn(
+        f"{name}: {len(heavy)} of {len(energies):,} rows {hold} {share:.0%} {of_what}, {rows} {named}: "
+        'rows="unit" divides every row by its norm',
+        stacklevel=stacklevel,
+    )
 
 
 def _chunks(block: np.ndarray) -> list[np.ndarray]:

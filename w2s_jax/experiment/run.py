@@ -19,7 +19,14 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from w2s_jax._core.arrays import as_labels, as_matrix, require_same_rows
-from w2s_jax._core.checks import InputError, require_choice, require_integer, require_number
+from w2s_jax._core.checks import (
+    InputError,
+    missing_classes,
+    require_choice,
+    require_integer,
+    require_number,
+    warn_of_missing_classes,
+)
 from w2s_jax._core.heavy_rows import warn_of_heavy_rows
 from w2s_jax._core.normalize import Normalize, RowNorm
 from w2s_jax.experiment.outcome import WeakToStrong
@@ -83,6 +90,7 @@ def weak_to_strong(
         warn_of_heavy_rows("weak representations of the labelled split", splits[0][0], normalize)
         warn_of_heavy_rows("strong representations of the student split", splits[1][1], normalize)
     labels, code = [y for *_, y in splits], _class_code([split[2] for _, split in named])
+    warn_of_missing_classes("the labelled rows", labels[0], labels[1:])
     setup, losses = _setup(
         labels, code, loss, student_loss, pseudo_labels, bias, normalize, rows, weak_ridge, strong_ridge
     )
@@ -149,6 +157,7 @@ def weak_to_strong_splits(
         [given_rows[2]], code, loss, student_loss, pseudo_labels, bias, normalize, rows, weak_ridge, strong_ridge
     )
     splits = deal(n, sizes, repeats, as_groups(groups, n), seed)
+    _warn_of_unseen_classes(given_rows[2], splits[0])
     return _experiments(*given_rows, splits, _numbers(weak_ridge, strong_ridge), losses, setup)
 
 
@@ -186,6 +195,16 @@ def _setup(
         for one in losses:
             one.check(y)
     return Setup(bias, normalize, rows, pseudo_labels == "hard", code, (choose[0], choose[1])), losses
+
+
+def _warn_of_unseen_classes(y: Array, labelled: np.ndarray) -> None:
+    """Of the first split whose labelled rows (repeats, n~) lack a class that others have."""
+    if isinstance(y, Tracer):
+        return
+    labels = np.asarray(y)
+    lacking = (i for i, rows in enumerate(labelled) if len(missing_classes(labels[rows], [labels])))
+    if (first := next(lacking, None)) is not None:
+        warn_of_missing_classes(f"the labelled rows of split {first}", labels[labelled[first]], [labels])
 
 
 def _class_code(given: list[ArrayLike]) -> tuple[float, float] | None:

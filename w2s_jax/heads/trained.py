@@ -19,10 +19,10 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from w2s_jax._core.arrays import matmul, outer
-from w2s_jax._core.checks import require_choice, require_range
+from w2s_jax._core.checks import require_choice, require_range, warn_of_missing_classes
 from w2s_jax._core.factor import inverse_factor, qr
 from w2s_jax._core.normalize import Normalize
-from w2s_jax.heads.losses import Loss, LossName, as_loss
+from w2s_jax.heads.losses import Loss, LossName, as_loss, squared
 from w2s_jax.heads.ridge import LinearProbe, WeightedRows, checked_rows, on_one_scale, probe_through, weigh
 
 LBFGS_STEPS = 500
@@ -100,6 +100,8 @@ def train_probe(
     loss = as_loss(loss)
     h, y, weights = checked_rows(h, y, weights)
     loss.check(y)
+    if not isinstance(loss, squared):
+        warn_of_missing_classes("the rows", y)
     require_choice("normalize", normalize, Normalize)
     for name, value in (("ridge", ridge), ("tolerance", tolerance), ("max_steps", max_steps)):
         require_range(name, value, 0)
