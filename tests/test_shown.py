@@ -45,10 +45,11 @@ def verification() -> Verification:
 
 
 def demo() -> DemoResult:
-    names, columns = ("mlp8/full", "mlp8/half"), ("trial_error", "expected_error")
+    names, columns = ("mlp8/full", "mlp8/half"), ("predicted_error", "trial_error", "expected_error")
     scores = {column: np.array([0.4, 0.2]) for column in columns}
     free, labelled = (
-        SupervisorTable(names, ("s",) * 2, (8, 8), scores, scores, column, {"rows": 400}) for column in columns[::-1]
+        SupervisorTable(names, ("s",) * 2, (8, 8), scores, scores, column, {"rows": 400})
+        for column in (columns[-1], columns[0])
     )
     measured = Measured(*(np.array([[0.4, 0.4], [0.3, 0.2]]) + 0.1 * i for i in range(7)))
     return DemoResult(DemoConfig(), 0, names, free, labelled, measured)

@@ -11,6 +11,7 @@ from itertools import groupby
 from pathlib import Path
 
 import numpy as np
+from scipy.stats import norm
 
 from benchmarks.experiments.judge import LEVEL, interval, network_of, resampled, verdict
 from benchmarks.experiments.judge import spearman as correlated
@@ -23,6 +24,7 @@ HARDLY = 0.9  # a ceiling whose error is above this share of the labels' varianc
 AIM, AIM_ON_AVERAGE, BELOW_CKA = 0.6, 0.8, 0.05
 LABEL_FREE = "expected_error"
 NOISES = (0.0, 1.0, 4.0)
+COVERED = (0.5, 0.9)  # levels of the predicted errors' intervals
 
 
 def page(cells: Sequence[Cell]) -> str:
@@ -34,7 +36,7 @@ def page(cells: Sequence[Cell]) -> str:
 def tables(cells: Sequence[Cell]) -> dict[str, str]:
     """The page's parts that need no resampling."""
     first = [cell for cell in cells if cell.scaling == cells[0].scaling]
-    parts = (_by_task, _by_ridge, _priors, _aims)
+    parts = (_by_task, _by_ridge, _intervals, _priors, _aims)
     return {"heads": _heads(cells)} | {part.__name__: part(first) for part in parts}
 
 
@@ -132,6 +134,29 @@ def _by_ridge(cells: Sequence[Cell]) -> str:
     for ridge, own in _grouped(cells, lambda cell: cell.ridge):
         lines.append([f"{ridge:g}", *(_number(_mean(spearman(cell, title) for cell in own)) for title in titles)])
     return f"## By ridge strength\n\nSpearman, means over tasks and strong models.\n\n{_table(lines)}"
+
+
+def _intervals(cells: Sequence[Cell]) -> str:
+    """How often the measured error lies within the predicted one's interval, on a scale of logarithms."""
+    names = dict.fromkeys(name for cell in cells for name in cell.standard_errors)
+    lines = [
+        ["score", "strong", *(f"within {level:.0%}" for level in COVERED), "measured over predicted", "standard error"]
+    ]
+    for title in dict.fromkeys(map(_title, names)):
+        for strong, own in _grouped(cells, lambda cell: cell.strong):
+            of = [_strays(cell, name) for cell in own for name in cell.standard_errors if _title(name) == title]
+            strayed, error = (np.concatenate(parts) for parts in zip(*of, strict=True))
+            within = [np.mean(np.abs(strayed) <= norm.ppf((1 + level) / 2) * error) for level in COVERED]
+            numbers = [*within, np.exp(np.mean(strayed)), np.mean(error)]
+            lines.append([title, strong, *(_number(float(x)) for x in numbers)])
+    text = "Shares of teachers, tasks and ridge strengths whose measured error is in the interval; relative standard errors."
+    return f"## Intervals\n\n{text}\n\n{_table(lines)}"
+
+
+def _strays(cell: Cell, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """By how much the measured error differs from the predicted one, as a logarithm, and the predicted one's relative error."""
+    predicted = cell.scores[name]
+    return np.log(cell.columns["student_error"] / predicted), cell.standard_errors[name] / predicted
 
 
 def _priors(cells: Sequence[Cell]) -> str:

@@ -14,9 +14,10 @@ import numpy as np
 from benchmarks.experiments.judge import network_of
 from benchmarks.experiments.measure import MEASURED, SCALINGS
 from benchmarks.experiments.priors import RESPONSE
+from benchmarks.experiments.scores import SCORE, STANDARD_ERROR
 
 KEY = ("task", "strong", "scaling", "ridge", "teacher")
-SCORE, PRIOR = "score:", "prior:"
+PRIOR = "prior:"
 
 
 class Cell(NamedTuple):
@@ -33,6 +34,12 @@ class Cell(NamedTuple):
     def scores(self) -> dict[str, np.ndarray]:
         return {name.removeprefix(SCORE): x for name, x in self.columns.items() if name.startswith(SCORE)}
 
+    @property
+    def standard_errors(self) -> dict[str, np.ndarray]:
+        """Of the scores that have one here."""
+        own = (name for name in self.columns if name.startswith(STANDARD_ERROR))
+        return {name.removeprefix(STANDARD_ERROR): self.columns[name] for name in own}
+
     def expected(self, prior: str, noise: float) -> np.ndarray:
         """The expected error (teachers,) for a prior's p and a noise nu, of the dense computation beside the scores."""
         return self.columns[f"{PRIOR}{prior}"] + noise * self.columns[f"{PRIOR}{RESPONSE}"]
@@ -44,7 +51,7 @@ def cells_of(folder: Path) -> Iterator[Cell]:
         with np.load(folder / f"{scaling}.npz") as kept:
             weak, strong, ridges = kept["weak"].tolist(), kept["strong"].tolist(), kept["ridges"].tolist()
             columns = {name: kept[name].mean(-1) for name in MEASURED}
-            columns |= {name: kept[name] for name in kept.files if name.startswith(SCORE)}
+            columns |= {name: kept[name] for name in kept.files if name.startswith((SCORE, STANDARD_ERROR))}
         if scaling == SCALINGS[0]:
             with np.load(folder / "priors.npz") as kept:
                 columns |= {f"{PRIOR}{name}": kept[name] for name in kept.files}

@@ -14,16 +14,16 @@ from benchmarks.experiments.scores import label_sets, scores
 from w2s_jax.ranking.folds import deal
 
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1)
-LABELS = (100,)  # label sets beside all of D~, with the first way of scaling
+LABELS = (30, 100)  # label sets beside all of D~, with the first way of scaling
 DRAWS = 1
 
 
 class Sizes(NamedTuple):
     """Rows of D~, D^ and test as shares of all, and how many splits."""
 
-    labelled: float = 0.3
-    student: float = 0.4
-    test: float = 0.3
+    labelled: float = 1 / 3
+    student: float = 1 / 3
+    test: float = 1 / 3
     splits: int = 5
 
 
@@ -59,7 +59,7 @@ def run_task(
         labels = label_sets(splits, LABELS if scaling == SCALINGS[0] else (), DRAWS)
         said = scores(rows, students, y, labels, groups, ridges, scaling)
         about = {"weak": list(rows), "strong": list(strong), "ridges": ridges, "n": [len(part[0]) for part in splits]}
-        _replaced(file, {**about, **found, **{f"score:{name}": values for name, values in said.items()}})
+        _replaced(file, {**about, **found, **said})
 
     file = folder / "priors.npz"
     if not file.exists():

@@ -11,7 +11,9 @@ from benchmarks.experiments.measure import Splits
 from w2s_jax._core.normalize import Normalize
 
 FOLDS = 3
-NEEDS_LABELS = ("trial_error", "predicted_gap", "posterior_error", "predicted_error")
+IN_LABEL_UNITS = ("trial_error", "predicted_gap", "posterior_error", "predicted_error")  # and with labels alone
+WITH_ERRORS = ("predicted_error",)
+SCORE, STANDARD_ERROR = "score:", "se:"
 LARGER_IS_BETTER = frozenset({"cka"})
 
 
@@ -33,11 +35,12 @@ def scores(
     ridges: Iterable[float],
     scaling: Normalize,
 ) -> dict[str, np.ndarray]:
-    """Scores (strong, ridge, weak) by name, those that use labels with their set: `expected_error`, `trial_error:draw0-100`.
+    """Scores (strong, ridge, weak) by name, those that use labels with their set: `score:expected_error`,
+    `score:trial_error:draw0-100`, `se:predicted_error:draw0-100`. Errors are shares of the labels' variance.
 
     `labels`: numbers of the rows whose label may be seen, by the set's name; the others are known without one.
     """
-    ridges, place = list(ridges), {name: i for i, name in enumerate(weak)}
+    ridges, place, variance = list(ridges), {name: i for i, name in enumerate(weak)}, y.var(0).sum()
     found: dict[str, np.ndarray] = {}
     for r, ridge in enumerate(ridges):
         for named, rows in labels.items():
@@ -55,8 +58,11 @@ def scores(
                 normalize=scaling,
             )
             at = [list(strong).index(name) for name in table.strong], [place[name] for name in table.names]
-            for column in table.columns:
-                name = f"{column}:{named}" if column in NEEDS_LABELS else column
+            said = {f"{SCORE}{column}": table[column] for column in table.columns}
+            said |= {f"{STANDARD_ERROR}{column}": table.se(column) for column in WITH_ERRORS if column in table.columns}
+            for name, values in said.items():
+                seen = name.partition(":")[2] in IN_LABEL_UNITS
+                name, unit = (f"{name}:{named}", variance) if seen else (name, 1.0)
                 score = found.setdefault(name, np.full((len(strong), len(ridges), len(weak)), np.nan, np.float32))
-                score[at[0], r, at[1]] = table[column]
+                score[at[0], r, at[1]] = values / unit
     return found

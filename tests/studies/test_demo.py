@@ -76,7 +76,7 @@ def test_result_has_every_model_and_finite_numbers(result: DemoResult) -> None:
 
 
 def test_scores_follow_the_names_and_not_the_tables_order(result: DemoResult) -> None:
-    for table, column in ((result.label_free, "expected_error"), (result.labelled, "trial_error")):
+    for table, column in ((result.label_free, "expected_error"), (result.labelled, "predicted_error")):
         scores = dict(zip(result.names, result.score(column)[0], strict=True))
         assert scores == dict(zip(table.names, table[column], strict=True))
         assert list(table.names) != list(result.names)
@@ -84,7 +84,7 @@ def test_scores_follow_the_names_and_not_the_tables_order(result: DemoResult) ->
 
 def test_correlations_are_spearmans_with_the_measured(result: DemoResult) -> None:
     free, labelled = result.correlations()
-    assert [row.score for row in labelled] == ["trial_error", "posterior_error", "predicted_gap"]
+    assert [row.score for row in labelled] == ["predicted_error", "trial_error", "posterior_error", "predicted_gap"]
     for row in free + labelled:
         score = result.score(row.score)[0]
         for got, measured in ((row.with_error, result.mean.student_error), (row.with_gap, result.mean.gap)):

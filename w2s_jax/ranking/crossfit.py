@@ -23,7 +23,7 @@ from w2s_jax.ranking.folds import Experiments, Roles
 from w2s_jax.ranking.prepared import pool
 from w2s_jax.ranking.related import GroupSums, of_means
 from w2s_jax.spectrum import spectrum
-from w2s_jax.theory.posterior import LabelPosterior
+from w2s_jax.theory.label_fits import LabelDraws, LabelPosterior
 
 
 class WeakCells(NamedTuple):
@@ -136,20 +136,25 @@ def expected_errors(strong: ExpectedStrong, of: Students, noise: Array) -> tuple
     gap, each plus the response to the noise that the weak heads pick up. Errors are in units of the labels' mean square.
     """
     away = lambda x: matmul(jnp.sum(jnp.square(of.taught - x), 1), strong.prior) + noise * of.response
-    return _over_blocks(away(strong.target)), _over_blocks(away(strong.ceiling))
+    return over_blocks(away(strong.target)), over_blocks(away(strong.ceiling))
 
 
-def posterior_error(strong: ExpectedStrong, of: Students, posterior: LabelPosterior) -> Score:
-    """Expected student error given some labels (theory/posterior.py), in squared label units and against labels with their noise.
-
-    `posterior` is in the strong moment's eigenbasis. The standard error is over blocks; it does not know how well the posterior
-    fits.
-    """
+def posterior_errors(strong: ExpectedStrong, of: Students, posterior: LabelPosterior) -> Array:
+    """Expected student errors by fold (K,) given some labels (theory/posterior.py), in squared label units and against labels
+    with their noise. `posterior` is in the strong moment's eigenbasis."""
     away = of.taught - strong.target
     error = jnp.sum(matmul(away, posterior.second) * away, (1, 2)) + posterior.noise * of.response
     if of.shared is not None:
         error += posterior.shared * of.shared
-    return _over_blocks(error + posterior.noise)
+    return error + posterior.noise
+
+
+def drawn_errors(strong: ExpectedStrong, of: Students, draws: LabelDraws) -> Array:
+    """The same for each draw of labels (draws,), the mean over folds."""
+    away, (d, count, _) = of.taught - strong.target, draws.theta.shape
+    missed = jnp.square(matmul(away, draws.theta.reshape(d, -1)))
+    error = jnp.mean(jnp.sum(missed, 1), 0).reshape(count, -1).sum(1) + draws.noise * (1 + jnp.mean(of.response))
+    return error if of.shared is None else error + draws.shared * jnp.mean(of.shared)
 
 
 def prepare_trial(cells: Sums, roles: Roles, settings: Settings) -> Array:
@@ -160,11 +165,10 @@ def prepare_trial(cells: Sums, roles: Roles, settings: Settings) -> Array:
 
 def trial(
     inverses: Array, strong: Sums, weak: WeakCells, heads: WeakHeads, experiments: Experiments, bias: bool
-) -> Score:
-    """Cross-validated mean squared error of the real experiment (heads/from_moments.py), summed over outputs.
+) -> Array:
+    """Mean squared errors of the real experiment (heads/from_moments.py) by fold (K,), summed over outputs.
 
-    `inverses` from `prepare_trial`, `heads` on `experiments.fits`. With a bias labels are taken about their mean on A. The
-    standard error is over blocks.
+    `inverses` from `prepare_trial`, `heads` on `experiments.fits`. With a bias labels are taken about their mean on A.
     """
 
     def one(args: tuple[Roles, Array, Array]) -> Array:
@@ -178,7 +182,7 @@ def trial(
 
     roles = Roles(*(role.reshape(-1, len(strong.n)) for role in experiments.trial))
     errors = jax.lax.map(one, (roles, experiments.heads.reshape(-1), inverses))
-    return _over_blocks(errors.reshape(experiments.heads.shape).mean(1))
+    return errors.reshape(experiments.heads.shape).mean(1)
 
 
 def _pooled(role: Array, strong: Sums, weak: WeakCells, mean: Array) -> Moments:
@@ -188,6 +192,6 @@ def _pooled(role: Array, strong: Sums, weak: WeakCells, mean: Array) -> Moments:
     return Moments.of((moved(own, Shift(None, mean)), moved(of_strong, Shift(None, mean)), cross), None)
 
 
-def _over_blocks(estimates: Array) -> Score:
+def over_blocks(estimates: Array) -> Score:
     """Mean of one estimate per block, and its standard error."""
     return Score(jnp.mean(estimates), jnp.std(estimates, ddof=1) / jnp.sqrt(estimates.shape[0]))

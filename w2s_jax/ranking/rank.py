@@ -54,9 +54,10 @@ from w2s_jax.ranking.compact import CompactRows, has_few_rows
 from w2s_jax.ranking.crossfit import Score, Settings, WeakCells
 from w2s_jax.ranking.folds import Layout, as_groups, lay_out
 from w2s_jax.ranking.labels import about_mean, checked_labels
+from w2s_jax.ranking.predicted import Scored, predict
 from w2s_jax.ranking.prepared import Origin
 from w2s_jax.ranking.related import GroupSums, Places, Related, group_sums, related_rows
-from w2s_jax.ranking.scores import Shared, Size, prepare_strong, scorer
+from w2s_jax.ranking.scores import Evidence, Shared, Size, prepare_strong, scorer
 from w2s_jax.ranking.table import SupervisorTable
 from w2s_jax.ranking.unit_rows import UnitRows
 from w2s_jax.ranking.widths import padded_widths
@@ -87,11 +88,11 @@ def rank_supervisors(
 ) -> SupervisorTable:
     """Ranks weak models as supervisors of one or several strong models; the first row is the best teacher.
 
-    Without labels the table is sorted by the expected experiment, with labels by the trial, or by the posterior experiment where
-    labels are fewer than half of the rows that fit a weak head in it. All three are mean squared errors of the weak-to-strong
-    student: the expected one in units of the labels' mean square, over labels that are random linear functions of the strong
-    representation plus noise; the trial's in squared units of y, summed over outputs; and so the posterior's, over what the
-    given labels leave open of all labels.
+    Without labels the table is sorted by the expected experiment, with labels by a prediction made of the posterior experiment
+    and the trial. All four are mean squared errors of the weak-to-strong student: the expected one in units of the labels' mean
+    square, over labels that are random linear functions of the strong representation plus noise; the others in squared units of
+    y, summed over outputs: the posterior's over what the given labels leave open of all labels, the trial's of weak heads that
+    are trained on the given labels, and the predicted one their mean by what each knows of how teachers differ.
 
     Args:
         weak: name -> representation (n, d_w) of the same n rows; widths may differ. NumPy or JAX arrays, or anything with
@@ -120,7 +121,9 @@ def rank_supervisors(
 
     Returns:
         A table with columns `expected_error`, `expected_gap`, `gap_op`, `gap_fro` (`||P_s (I - P_w)||`), `cka`, and with labels
-        `trial_error`, `posterior_error`, `predicted_gap`; each with its standard error over blocks of rows.
+        `predicted_error`, `trial_error`, `posterior_error`, `predicted_gap`; each with its standard error over blocks of rows,
+        that of `predicted_error` with what the labels leave open. Below it, with labels, a sentence for each strong model says
+        what the order rests on.
 
     Raises:
         InputError: representations that do not fit each other, carry other row ids (those of `open_rows`), or hold NaN,
@@ -168,8 +171,10 @@ def rank_supervisors(
     related = labelled and related_rows(numbered, np.ones(n, bool), layout)
     left = after_unit_rows(normalize, rows)
     cells = RowCells((layout,), targets)
-    work = _Work(cells, settings, left, threshold > 0, mesh, chosen_precision, related, labelled)
-    pairs: dict[tuple[str, str], dict[str, Score]] = {}
+    spread_of_labels = 0.0 if targets is None else _label_spread(targets[mask])
+    work = _Work(cells, settings, left, threshold > 0, mesh, chosen_precision, related, labelled, spread_of_labels)
+    pairs: dict[tuple[str, str], Scored] = {}
+    shares: dict[str, Any] = {}
     tasks = [
         (name, batch) for name, model in strong_models.items() for batch in _batches(weak_models, model.width, work)
     ]
@@ -178,6 +183,7 @@ def rank_supervisors(
     for name, batch in track(tasks, progress, "ranking"):
         if state is None or state[0] != name:
             state = name, _prepare(strong_models[name], work)
+            shares[name] = state[1].share
         models = [weak_models[member] for member in batch.members]
         started.append((name, models, batch.members, _start(state[1], models, batch, work), left))
         if len(started) > 1:
@@ -192,27 +198,30 @@ def rank_supervisors(
         "rows": n,
         "n_labelled": int(mask.sum()),
     }
-    return _table(pairs, widths, _main_column(work, mask), chosen)
+    notes: list[str] = []
+    main = "expected_error"
+    if targets is not None:
+        if np.ptp(targets[mask], 0).any():
+            fitted = [np.mean(role.labelled @ work.rows.counts) for role in (layout.trial, layout.expected) if role]
+            main, notes = "predicted_error", predict(pairs, shares, fitted[0] / fitted[1], int(mask.sum()))
+        else:
+            warnings.warn(
+                f"labels y: all {mask.sum()} known labels are the same and say nothing of teachers; sorted as without labels",
+                stacklevel=2,
+            )
+    scores = {key: scored.scores for key, scored in pairs.items()}
+    return _table(scores, widths, main, chosen, tuple(notes))
 
 
-def _main_column(work: _Work, mask: np.ndarray) -> str:
-    """The score that sorts the table. Trials on few labels rank teachers of few labels."""
-    if work.rows.targets is None:
-        return "expected_error"
-    known = work.rows.targets[mask]
-    if not np.ptp(known, 0).any():
-        warnings.warn(
-            f"labels y: all {len(known)} known labels are the same and say nothing of teachers; sorted as without labels",
-            stacklevel=3,
-        )
-        return "expected_error"
-    few = 2 * len(known) < np.mean(work.layout.expected.labelled @ work.rows.counts)
-    return "posterior_error" if few else "trial_error"
+def _label_spread(known: np.ndarray) -> float:
+    """The relative standard error of the mean square of labels (m, c)."""
+    squares = np.sum(np.square(known / np.abs(known).max()), 1) if known.any() else np.ones(len(known))
+    return float(np.std(squares) / squares.mean() / np.sqrt(len(squares)))
 
 
 class _Work(NamedTuple):
-    """What all pairs share: the rows' cells and labels, settings, static choices, devices, the products' precision, and which
-    rows, and which of the labelled ones, are related, if that counts."""
+    """What all pairs share: the rows' cells and labels, settings, static choices, devices, the products' precision, which
+    rows, and which of the labelled ones, are related, if that counts, and the relative standard error of labels' mean square."""
 
     rows: RowCells
     settings: Settings
@@ -222,6 +231,7 @@ class _Work(NamedTuple):
     precision: str
     related: Related | None
     labelled: Related | None
+    label_spread: float
 
     @property
     def layout(self) -> Layout:
@@ -251,12 +261,14 @@ class _Batch(NamedTuple):
 
 class _Strong(NamedTuple):
     """A strong model ready to meet weak ones; its rows about their shift enter as `(h - center) @ rotation`, kept if they are one
-    block: transposed (cells, d_s, rows), as a CPU multiplies them up to twice as fast."""
+    block: transposed (cells, d_s, rows), as a CPU multiplies them up to twice as fast. `share`: of the labels' energy, what it
+    is expected to express."""
 
     model: ModelRows
     center: Array
     shared: Shared
     rotated: Array | None
+    share: float | None
 
     def block(self, block: RowBlock, work: _Work) -> Array:
         """A block of rows in the eigenbasis."""
@@ -295,9 +307,9 @@ def _prepare(model: ModelRows, work: _Work) -> _Strong:
     experiments = work.layout.experiments(work.dtype)
     largest = (work.layout.expected.test @ work.rows.counts).max()
     choices = work.layout.folds, work.normalize, work.cut, min(int(largest), model.width)
-    center, shared = prepare_strong(
-        sums, Origin(model.shift[0], work.dtype.type(model.rounding)), experiments, work.settings, related, *choices
-    )
+    origin = Origin(model.shift[0], work.dtype.type(model.rounding))
+    spread = work.dtype.type(work.label_spread)
+    center, shared = prepare_strong(sums, origin, experiments, work.settings, related, spread, *choices)
     largest_value = np.asarray(shared.values)[0]
     if not np.isfinite(largest_value):
         raise InputError(f"{model.name} is too large: its squares overflow {work.dtype}")
@@ -306,11 +318,12 @@ def _prepare(model: ModelRows, work: _Work) -> _Strong:
     _warn_of_spectrum(model, np.asarray(shared.values), work)
     if work.mesh is not None:
         center, shared = put((center, shared), work.mesh, P())
-    return _Strong(model, center, shared, _rotate(last, center, shared.rotation) if len(blocks) == 1 else None)
+    rotated = _rotate(last, center, shared.rotation) if len(blocks) == 1 else None
+    return _Strong(model, center, shared, rotated, shared.posterior and float(shared.posterior.share))
 
 
-def _start(strong: _Strong, models: list[ModelRows], batch: _Batch, work: _Work) -> tuple[Size, dict]:
-    """The sizes and scores of a batch of weak models, which the device may still be computing."""
+def _start(strong: _Strong, models: list[ModelRows], batch: _Batch, work: _Work) -> tuple[Size, dict, Any]:
+    """The sizes, scores and evidence of a batch of weak models, which the device may still be computing."""
     size = batch.size if work.mesh is None else -(-batch.size // work.mesh.shape[MODELS]) * work.mesh.shape[MODELS]
     by_model = P(MODELS, *_BY_CELL)
     specs = by_model, P(None, None, ROWS), _BY_CELL, _by_place(work.related)
@@ -342,17 +355,20 @@ def _warn_of_spectrum(model: ModelRows, values: np.ndarray, work: _Work) -> None
 
 
 def _finish(
-    strong: str, models: list[ModelRows], names: list[str], batch: tuple[Size, dict], normalize: Normalize
-) -> dict[tuple[str, str], dict[str, Score]]:
+    strong: str, models: list[ModelRows], names: list[str], batch: tuple[Size, dict, Any], normalize: Normalize
+) -> dict[tuple[str, str], Scored]:
     """A started batch's scores by pair, once they are there."""
-    size, scores = jax.device_get(batch)
+    size, scores, evidence = jax.device_get(batch)
     for i, model in enumerate(models):  # behind them copies of the last, to fill up the batch
         if not np.isfinite(size.variance[i]):
             raise InputError(f"{model.name} is too large: its squares overflow {size.variance.dtype}")
         if not size.variance[i] > 0:
             raise InputError(f"{model.name} is constant, expected rows that differ")
         warn_if_concentrated(model.name, float(size.directions[i]), model.width, normalize)
-    of_member = lambda i: {key: Score(score.value[i], score.error[i]) for key, score in scores.items()}
+    of_member = lambda i: Scored(
+        {key: Score(score.value[i], score.error[i]) for key, score in scores.items()},
+        evidence and Evidence(*(part[i] for part in evidence)),
+    )
     return {(strong, name): of_member(i) for i, name in enumerate(names)}
 
 
@@ -451,11 +467,11 @@ def _batches(weak: Mapping[str, ModelRows], d_s: int, work: _Work) -> Iterator[_
         yield from (_Batch(width, size, names[i : i + size]) for i in range(0, len(names), size))
 
 
-def _table(pairs: dict, width: Mapping[str, int], main: str, settings: dict) -> SupervisorTable:
+def _table(pairs: dict, width: Mapping[str, int], main: str, settings: dict, notes: tuple[str, ...]) -> SupervisorTable:
     keys = list(pairs)
     columns = list(pairs[keys[0]])
     values = {column: np.array([pairs[key][column].value for key in keys], float) for column in columns}
     errors = {column: np.array([pairs[key][column].error for key in keys], float) for column in columns}
     names, strong = tuple(name for _, name in keys), tuple(name for name, _ in keys)
     widths = tuple(width[name] for name in names)
-    return SupervisorTable(names, strong, widths, values, errors, main, settings).sort_by(main)
+    return SupervisorTable(names, strong, widths, values, errors, main, settings, notes).sort_by(main)

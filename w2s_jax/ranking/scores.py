@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache, partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,12 +28,22 @@ from w2s_jax.ranking.insample import PairMoments, StrongBlocks
 from w2s_jax.ranking.prepared import Origin, about, cross_about, pool, prepare, prepared
 from w2s_jax.ranking.related import GroupSums, of_means, prepared_groups
 from w2s_jax.spectrum import Spectrum, spectrum
-from w2s_jax.theory.posterior import CORRELATIONS, PRIORS, SHARES, LabelPosterior, LabelSums, grid_of, posterior_of_sums
+from w2s_jax.theory.label_fits import (
+    CORRELATIONS,
+    PRIORS,
+    SHARES,
+    LabelAverage,
+    LabelDraws,
+    LabelPosterior,
+    LabelSums,
+    average_of_sums,
+    grid_of,
+)
 
 
 class Shared(NamedTuple):
     """What is computed once per strong model: its cells in the eigenbasis `rotation`, eigenvalues, ridge solves, blocks of all
-    rows, of all rows about their means and of the labelled rows, and what those say of all labels."""
+    rows, of all rows about their means and of the labelled rows, what those say of all labels, and labels drawn from that."""
 
     rotation: Array
     cells: Sums
@@ -45,6 +55,7 @@ class Shared(NamedTuple):
     inverses: Array | None
     labelled: Labelled | None
     posterior: LabelPosterior | None
+    draws: LabelDraws | None
 
 
 class Labelled(NamedTuple):
@@ -62,6 +73,7 @@ def prepare_strong(
     experiments: Experiments,
     settings: Settings,
     related: GroupSums | None,
+    label_spread: Array,
     folds: int,
     normalize: Normalize,
     cut: bool,
@@ -69,7 +81,8 @@ def prepare_strong(
 ) -> tuple[Array, Shared]:
     """What rows about their shift are taken about (d_s,) before they are rotated, and what weak models share, from sums per cell.
 
-    `related`: those of groups of labelled rows, if they count; `test_rows`: the most rows that test together.
+    `related`: those of groups of labelled rows, if they count; `label_spread`: relative standard error of labels' mean square;
+    `test_rows`: the most rows that test together.
     """
     n, total, every_cell = sums.n, jnp.sum(sums.n), jnp.ones_like(sums.n)
     of, centred_sums = prepare(sums, origin, every_cell, normalize)
@@ -88,13 +101,14 @@ def prepare_strong(
         centred = insample.strong_blocks(unit, n, every, False)
     of_norms = norms.prepare_norms(blocks, settings)
     rotation = of.factor[:, None] * eigen.vectors
-    shared = Shared(rotation, cells, eigen.values, expected, blocks, centred, of_norms, None, None, None)
+    shared = Shared(rotation, cells, eigen.values, expected, blocks, centred, of_norms, None, None, None, None)
     if experiments.trial is not None:
-        inverses = crossfit.prepare_trial(cells, experiments.trial, settings)
+        average = _label_average(eigen, cells, related and prepared_groups(related, of), folds)
         shared = shared._replace(
-            inverses=inverses,
+            inverses=crossfit.prepare_trial(cells, experiments.trial, settings),
             labelled=_labelled(cells, settings, folds, normalize, cut),
-            posterior=_posterior(eigen, cells, related and prepared_groups(related, of), folds),
+            posterior=average.posterior(),
+            draws=average.draws(draws_of(cells.hy.shape[-1]), label_spread),
         )
     return of.mean - of.origin, shared
 
@@ -112,17 +126,22 @@ def _labelled(cells: Sums, settings: Settings, folds: int, normalize: Normalize,
     return Labelled(insample.strong_blocks(rotated, cells.n, members, unit_trace), basis, inverted)
 
 
-def _posterior(eigen: Spectrum, cells: Sums, related: GroupSums | None, folds: int) -> LabelPosterior:
+def draws_of(outputs: int) -> int:
+    """How many draws of labels: fewer where each has many outputs."""
+    return max(16, min(64, 512 // outputs))
+
+
+def _label_average(eigen: Spectrum, cells: Sums, related: GroupSums | None, folds: int) -> LabelAverage:
     """What the labels of labelled rows, in the strong moment's eigenbasis, say of all rows' (theory/posterior.py)."""
     with_labels = jnp.sum(_members(len(cells.n), folds, with_labels=True), 0, dtype=cells.hh.dtype)
     add = lambda x: jnp.tensordot(with_labels, x, 1, precision="highest")
     own = LabelSums(*(add(x) for x in (cells.n, cells.hh, cells.hy, cells.yy)))
     if related is None:
-        return posterior_of_sums(eigen, own, None, grid_of(PRIORS, SHARES, (0.0,), cells.hh.dtype))
+        return average_of_sums(eigen, own, None, grid_of(PRIORS, SHARES, (0.0,), cells.hh.dtype))
     z, n, y = matmul(related.h, eigen.vectors), related.n, jnp.asarray(related.y)
     hh, hy = (jnp.sum(of_means(z, x, n), 0) for x in (z, y))
     of_groups = LabelSums(jnp.sum(n > 0), hh, hy, jnp.sum(y * y / jnp.maximum(n, 1)[..., None], (0, 1)))
-    return posterior_of_sums(eigen, own, of_groups, grid_of(PRIORS, SHARES, CORRELATIONS, cells.hh.dtype))
+    return average_of_sums(eigen, own, of_groups, grid_of(PRIORS, SHARES, CORRELATIONS, cells.hh.dtype))
 
 
 def _members(cells: int, folds: int, with_labels: bool) -> Array:
@@ -140,8 +159,16 @@ class Size(NamedTuple):
     directions: Array
 
 
+class Evidence(NamedTuple):
+    """What labels say of a pair's student: the posterior's errors by fold (K,) and by draw (draws,), the trial's by fold (K,)."""
+
+    posterior: Any
+    drawn: Any
+    trial: Any
+
+
 class Scorer(NamedTuple):
-    """Sizes and scores of a batch of models, from their sums: a program for each width, and without a cut the search
+    """Sizes, scores and evidence of a batch of models, from their sums: a program for each width, and without a cut the search
     for the largest eigenvalue, the same for all widths, and one for each width that makes the norm of it."""
 
     score: Callable
@@ -150,11 +177,11 @@ class Scorer(NamedTuple):
 
     def __call__(
         self, batch: tuple[WeakCells, Origin], shared: Shared, experiments: Experiments, settings: Settings
-    ) -> tuple[Size, dict[str, Score]]:
-        size, scores, rest = self.score(*batch, shared, experiments, settings)
+    ) -> tuple[Size, dict[str, Score], Evidence | None]:
+        size, scores, evidence, rest = self.score(*batch, shared, experiments, settings)
         if rest is not None:
             scores["gap_op"] = self.finish(rest, self.largest(rest.parts.K, shared), settings)
-        return size, scores
+        return size, scores, evidence
 
 
 @lru_cache
@@ -204,12 +231,12 @@ def _score_one(
     folds: int,
     normalize: Normalize,
     cut: bool,
-) -> tuple[Size, dict[str, Score], norms.Unfinished | None]:
-    """The size of a model, its scores, and without a cut what the operator norm is made of."""
+) -> tuple[Size, dict[str, Score], Evidence | None, norms.Unfinished | None]:
+    """The size of a model, its scores, what they rest on, and without a cut what the operator norm is made of."""
     cells = shared.cells
     weak, centred, size = _prepared(sums, origin, cells, normalize)
     blocks = insample.blocks_of(shared.blocks, PairMoments(weak.own.hh, weak.cross, None), normalize == "scale")
-    scores, rest = {}, None
+    scores, evidence, rest = {}, None, None
     fits = [experiments.fits]
     if not cut:  # heads of all rows and, the last, of all labelled ones
         fits.append(jnp.ones((1, len(cells.n)), cells.n.dtype))
@@ -220,8 +247,6 @@ def _score_one(
     scores["expected_error"], scores["expected_gap"] = crossfit.expected_errors(
         shared.expected, students, settings.noise
     )
-    if shared.posterior is not None:
-        scores["posterior_error"] = crossfit.posterior_error(shared.expected, students, shared.posterior)
     if cut:
         scores["gap_op"], scores["gap_fro"] = insample.norms_by_spectrum(blocks, eigen[0], settings)
     else:
@@ -235,12 +260,18 @@ def _score_one(
         unit = PairMoments(centred.own.hh / root_w / root_w, zh / root_w / root_s, None)
         blocks = insample.blocks_of(shared.centred, unit, False)
     scores["cka"] = insample.linear_cka(blocks)
-    if shared.inverses is not None and shared.labelled is not None:
-        scores["trial_error"] = crossfit.trial(shared.inverses, cells, weak, heads, experiments, normalize != "none")
+    if not (shared.posterior is None or shared.draws is None or shared.inverses is None or shared.labelled is None):
+        evidence = Evidence(
+            crossfit.posterior_errors(shared.expected, students, shared.posterior),
+            crossfit.drawn_errors(shared.expected, students, shared.draws),
+            crossfit.trial(shared.inverses, cells, weak, heads, experiments, normalize != "none"),
+        )
+        scores["posterior_error"] = crossfit.over_blocks(evidence.posterior)
+        scores["trial_error"] = crossfit.over_blocks(evidence.trial)
         of_labelled = eigen[-1] if cut else heads.inverse[-1]
         scores["predicted_gap"] = _predicted_gap(weak, cells, folds, shared.labelled, settings, normalize, of_labelled)
     S = insample.pooled_moment(shared.blocks, weak.own.hh)
-    return Size(size, jnp.square(jnp.trace(S)) / jnp.sum(S * S)), scores, rest
+    return Size(size, jnp.square(jnp.trace(S)) / jnp.sum(S * S)), scores, evidence, rest
 
 
 def _predicted_gap(

@@ -14,6 +14,7 @@ from w2s_jax._core.extras import data_frame
 from w2s_jax._core.text import Printed, number
 
 TITLES = {
+    "predicted_error": "predicted error",
     "trial_error": "trial error",
     "posterior_error": "posterior error",
     "predicted_gap": "predicted gap",
@@ -48,6 +49,7 @@ class SupervisorTable:
     errors: Mapping[str, np.ndarray]
     sorted_by: str
     settings: Mapping[str, Any]
+    notes: tuple[str, ...] = ()
 
     @property
     def columns(self) -> list[str]:
@@ -76,14 +78,15 @@ class SupervisorTable:
         return self._take(np.lexsort(keys), column)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain lists and numbers: {"settings", "sorted_by", "rows": [{"supervisor", "strong", "width", score, score_se}]}."""
+        """Plain lists and numbers: {"settings", "sorted_by", "notes", "rows": [{"supervisor", "strong", "width", score,
+        score_se}]}."""
         rows = []
         for i, name in enumerate(self.names):
             row: dict[str, Any] = {"supervisor": name, "strong": self.strong[i], "width": self.widths[i]}
             for column in self.columns:
                 row[column], row[f"{column}_se"] = float(self.values[column][i]), float(self.errors[column][i])
             rows.append(row)
-        return {"settings": dict(self.settings), "sorted_by": self.sorted_by, "rows": rows}
+        return {"settings": dict(self.settings), "sorted_by": self.sorted_by, "notes": list(self.notes), "rows": rows}
 
     def to_pandas(self) -> Any:
         """The rows as a pandas DataFrame, columns as in `to_dict`.
@@ -118,7 +121,7 @@ class SupervisorTable:
             place = place + 1 if i and self.strong[i] == self.strong[i - 1] else 1
             scores = [_with_error(self.values[c][i], self.errors[c][i]) for c in order]
             body.append([str(place), name, *([self.strong[i]] if several else []), str(self.widths[i]), *scores])
-        return Printed(header, body, left=2 + several)
+        return Printed(header, body, left=2 + several, note="\n".join(self.notes))
 
     def _known(self, column: str) -> str:
         if column not in self.values:

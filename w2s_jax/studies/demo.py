@@ -379,9 +379,12 @@ def _models(result: DemoResult) -> Printed:
     return Printed(header, [second, *map(line, np.argsort(expected[0]).tolist())], 1, note=note)
 
 
+_SHOWN_BELOW = frozenset({"predicted_error", "posterior_error"})  # there is no room for them beside the others
+
+
 def _scores(result: DemoResult) -> Printed:
     """Scores of every model beside the measured error and gap, the best expected error first; as many as fit a line."""
-    columns = {column: result.score(column)[0] for column in result.columns if column != "posterior_error"}
+    columns = {column: result.score(column)[0] for column in result.columns if column not in _SHOWN_BELOW}
     first, second = zip(*([*column.split("_"), ""][:2] for column in columns), strict=True)
 
     def line(i: int) -> list[str]:
@@ -410,6 +413,7 @@ def _choices(result: DemoResult) -> Printed:
     rules = {
         "the expected error (no labels)": result.score("expected_error")[0],
         "the trial (labels of D~)": result.score("trial_error")[0],
+        "trial and posterior (labels of D~)": result.score("predicted_error")[0],
         "hindsight": student,
     }
     picks = {rule: int(np.argmin(score)) for rule, score in rules.items()}

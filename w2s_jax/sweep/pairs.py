@@ -255,7 +255,9 @@ def run_experiments(
         students = crossfit.students(expected, taught, heads, experiments.expected)
         error, gap = crossfit.expected_errors(expected, students, shared[1])
         trials = [
-            crossfit.trial(inverses, _labels(student.cells, a, b), WeakCells(_labels(own, a, b), zh), *rest)
+            crossfit.over_blocks(
+                crossfit.trial(inverses, _labels(student.cells, a, b), WeakCells(_labels(own, a, b), zh), *rest)
+            )
             for a, b in columns
             for rest in [(heads, experiments, normalize != "none")]
         ]

@@ -6,9 +6,6 @@ most likely one; over p and R one averages, by marginal likelihood: a single bes
 output has an average of its own, and what is expected is summed over outputs. Without labels v is 1 and all pairs count the same.
 The experiment needs nothing of all this but `E[theta theta^T]`, one matrix for all weak models and ridge strengths.
 
-With `Gamma^{1/2} H^T H Gamma^{1/2} = U diag(u) U^T` all R are diagonal: an eigensolve for each p, of features or of labelled
-rows, whichever are fewer.
-
 Labels of related rows (paraphrases, several ends of one scenario) stray together: with groups the noise has covariance
 `I + c P`, P the projection on the means of groups of more than one row, and c is averaged over as well, from 0 on. Contrast
 pairs have opposite labels by design: with a negative c their means, all the same, would be noise that cancels whatever the
@@ -17,116 +14,33 @@ strong model says of both, and no signal would be left.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
-from jax.core import Tracer
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from w2s_jax._core.arrays import as_labels, as_matrix, matmul
-from w2s_jax._core.checks import InputError, require_number, require_range
-from w2s_jax._core.response import Power, apply_response, evaluate
+from w2s_jax._core.checks import InputError, require_number
 from w2s_jax.moments import ModelMoments, Moments, Shift, model_moments
-from w2s_jax.spectrum import Spectrum, spectrum
-from w2s_jax.theory.expected import checked_blocks, experiment_errors, in_shares, planned_experiment, planned_rows
-
-PRIORS = (1.0, 1.5, 2.0)
-SHARES = (0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.92)
-CORRELATIONS = (0.0, 0.5, 1.5)
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True, repr=False)
-class LabelPosterior:
-    """What is known of the labels of all rows: `second` (d_s, d_s) is `E[theta theta^T]`; `signal`, `noise` () are the energies
-    of what the strong model expresses and does not; `shared` () is c times the noise, what groups have in common. Sums
-    over outputs, in squared label units, or in units of the labels' mean square where there are none.
-
-    >>> posterior = label_posterior(model_moments([[1.0], [-1.0]]))
-    >>> posterior, posterior.second.shape
-    (LabelPosterior(d=1, share=0.399), (1, 1))
-    """
-
-    second: Float[Array, "d_s d_s"]
-    signal: Float[Array, ""]
-    noise: Float[Array, ""]
-    shared: Float[Array, ""]
-
-    @property
-    def share(self) -> Float[Array, ""]:
-        """The share of the labels' energy that the strong model is expected to express."""
-        return self.signal / (self.signal + self.noise)
-
-    def __repr__(self) -> str:
-        if not isinstance(self.signal, Array) or isinstance(self.signal, Tracer) or self.signal.ndim:
-            return "LabelPosterior(...)"
-        return f"LabelPosterior(d={len(self.second)}, share={float(self.share):.3g})"
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class GroupMoments:
-    """Moments of the means of groups of more than one row, each as often as it has rows, and how many groups they are.
-
-    >>> group_moments([[1.0], [3.0], [5.0]], groups=["a", "a", "b"]).moments.hh.tolist()
-    [[4.0]]
-    """
-
-    moments: ModelMoments
-    count: Array
-
-
-def group_moments(
-    h: Float[ArrayLike, "n d"], y: ArrayLike | None = None, *, groups: Any, bias: bool = False
-) -> GroupMoments:
-    """What groups of related rows add to the moments of the same rows, for `posterior_experiment`.
-
-    Args:
-        h, y: representation (n, d), and labels (n,) or (n, c) or None.
-        groups: (n,) group of each row, numbers or text.
-        bias: as in `model_moments`.
-
-    Raises:
-        InputError: shapes that do not fit.
-
-    >>> group_moments([[1.0], [3.0], [5.0]], groups=["a", "a", "b"]).count
-    Array(1., dtype=float32)
-    """
-    h = as_matrix("representations", h)
-    y = None if y is None else as_labels("labels", y, h.shape[0])
-    members = Members.of(groups, h.shape[0])
-    labels = None if y is None else members.means(y)
-    m = model_moments(members.means(h), labels, weights=members.related.astype(float), bias=bias)
-    return GroupMoments(m, jnp.asarray(members.groups, m.n.dtype))
-
-
-class Members(NamedTuple):
-    """The group (n,) of each row by number, each group's size, which rows have relatives, and how many groups they are in."""
-
-    group: np.ndarray
-    sizes: np.ndarray
-    related: np.ndarray
-    groups: int
-
-    @classmethod
-    def of(cls, groups: Any, n: int) -> Members:
-        """Raises InputError unless there is a group for every row."""
-        groups = np.asarray(groups)
-        if groups.shape != (n,):
-            raise InputError(f"groups must have shape ({n},), one entry per row, got {groups.shape}")
-        _, group, sizes = np.unique(groups, return_inverse=True, return_counts=True)
-        return cls(group, sizes, sizes[group] > 1, int(np.sum(sizes > 1)))
-
-    def means(self, x: Array) -> Array:
-        """Of every row the mean over its group."""
-        total = jax.ops.segment_sum(x, self.group, len(self.sizes))
-        return (total / jnp.asarray(self.sizes, x.dtype).reshape(-1, *(1,) * (x.ndim - 1)))[self.group]
+from w2s_jax.spectrum import spectrum
+from w2s_jax.theory.expected import checked_blocks, experiment_errors, planned_experiment, planned_rows
+from w2s_jax.theory.groups import GroupMoments, Members, group_moments
+from w2s_jax.theory.label_fits import (
+    CORRELATIONS,
+    PRIORS,
+    SHARES,
+    Grid,
+    LabelPosterior,
+    LabelSums,
+    average_of_rows,
+    average_of_sums,
+    grid_of,
+)
 
 
 def label_posterior(
@@ -310,10 +224,10 @@ def _of_moments(
     d, dtype = len(eigen.values), eigen.values.dtype
     if labels is None:
         own = LabelSums(0, *(jnp.zeros(shape, dtype) for shape in ((d, d), (d, 1), (1,))))
-        return _in_basis(posterior_of_sums(eigen, own, None, grid), eigen.vectors)
+        return _in_basis(average_of_sums(eigen, own, None, grid).posterior(), eigen.vectors)
     own = rotated(labels, labels.n, labels.label_mean)
     related = None if groups is None else rotated(groups.moments, groups.count, labels.label_mean)
-    return _in_basis(posterior_of_sums(eigen, own, related, grid), eigen.vectors)
+    return _in_basis(average_of_sums(eigen, own, related, grid).posterior(), eigen.vectors)
 
 
 @jax.jit
@@ -322,168 +236,9 @@ def _of_rows(strong: ModelMoments, h: Array, y: Array, members: Members | None, 
     h, y = (x.astype(eigen.values.dtype).reshape(len(x), -1) for x in (h, y))
     if strong.is_centred:
         h, y = h - strong.mean, y - jnp.mean(y, 0)
-    return _in_basis(posterior_of_rows(eigen, matmul(h, eigen.vectors), y, members, grid), eigen.vectors)
+    return _in_basis(average_of_rows(eigen, matmul(h, eigen.vectors), y, members, grid).posterior(), eigen.vectors)
 
 
 def _in_basis(posterior: LabelPosterior, vectors: Array) -> LabelPosterior:
     """A posterior in the coordinates of which the columns of `vectors` are the basis it is in."""
     return replace(posterior, second=matmul(matmul(vectors, posterior.second), vectors.T))
-
-
-class Grid(NamedTuple):
-    """Pairs (p, c) of a prior's power and the noise's correlation in groups, each (points,), and shares R (shares,)."""
-
-    prior: Any
-    correlation: Any
-    share: Any
-
-
-def grid_of(priors: Any, shares: Any, correlations: Any, dtype: Any) -> Grid:
-    """All pairs, and all shares; raises InputError for values out of range."""
-    p, R, c = (np.asarray(x, dtype) for x in (priors, shares, correlations))
-    for name, values in (("priors", p), ("shares", R), ("correlations", c)):
-        if values.ndim != 1 or not values.size:
-            raise InputError(f"{name} must be a list of numbers, got shape {values.shape}")
-    require_range("priors", p, 0)
-    if not (R.min() > 0 and R.max() < 1):
-        raise InputError(f"shares must lie between 0 and 1, got {R.min():g} to {R.max():g}")
-    if not c.min() > -1:
-        raise InputError(f"correlations must be above -1, got {c.min():g}")
-    p, c = np.meshgrid(p, c, indexing="ij")
-    return Grid(p.reshape(-1), c.reshape(-1), R)
-
-
-class LabelSums(NamedTuple):
-    """What labelled rows, or the means of their groups, add up to: their number n, hh (d, d), hy (d, c), yy (c,)."""
-
-    n: Any
-    hh: Array
-    hy: Array
-    yy: Array
-
-
-def posterior_of_sums(eigen: Spectrum, own: LabelSums, related: LabelSums | None, grid: Grid) -> LabelPosterior:
-    """The posterior in the eigenbasis of the strong moment, from what labelled rows and their groups add up to in that basis."""
-
-    def fit(prior: Array, inner: Array) -> _LabelFit:
-        hh, hy, yy = own[1:]
-        if related is not None:
-            # (I + c P)^{-1} = I - c / (1 + c) P
-            hh, hy, yy = (x - inner * of_groups for x, of_groups in zip(own[1:], related[1:], strict=True))
-        root = _root_of(eigen, prior)
-        of = spectrum(root(root(hh).T), 1)
-        return _LabelFit(of, matmul(of.vectors.T, root(hy)), yy, None)
-
-    return _averaged(eigen, fit, own.n, 0 if related is None else related.n, grid)
-
-
-def posterior_of_rows(eigen: Spectrum, h: Array, y: Array, members: Members | None, grid: Grid) -> LabelPosterior:
-    """The same from labelled rows h (m, d) in that basis and their labels y (m, c), by the products of rows."""
-    means = None if members is None else (members.means(h), members.means(y))
-
-    def fit(prior: Array, inner: Array) -> _LabelFit:
-        rows, labels = h, y
-        if members is not None and means is not None:
-            # (I + c P)^{-1/2}; of rows without relatives P is 0.
-            step = jnp.where(members.related, jnp.sqrt(1 - inner) - 1, 0)[:, None]
-            rows, labels = (x + step * mean for x, mean in zip((h, y), means, strict=True))
-        rows = _root_of(eigen, prior)(rows.T).T
-        of = spectrum(matmul(rows, rows.T), 1)
-        return _LabelFit(of, matmul(of.vectors.T, labels), None, rows)
-
-    return _averaged(eigen, fit, len(h), 0 if members is None else members.groups, grid)
-
-
-class _LabelFit(NamedTuple):
-    """Labelled rows under one prior and noise. Features, in units of the prior: eigenpairs of `H^T H`, `H^T y` in that basis
-    (d, c) and `y^T y` (c,). Or rows: eigenpairs of `H H^T`, y in that basis (m, c), and H (m, d)."""
-
-    eigen: Spectrum
-    labels: Array
-    energy: Array | None
-    rows: Array | None
-
-    def gain(self, odds: Array) -> Array:
-        """The mean of theta (shares, k, c), of rows as their combination; `odds` is R / (1 - R)."""
-        return apply_response(_Ratio(odds, odds), self.eigen, self.labels)
-
-    def misfit(self, odds: Array) -> Array:
-        """`y^T (I + odds H H^T)^{-1} y` (shares, c)."""
-        if self.energy is None:
-            return jnp.sum(self.labels * apply_response(_Ratio(jnp.ones_like(odds), odds), self.eigen, self.labels), 1)
-        left = self.energy - jnp.sum(self.labels * self.gain(odds), 1)
-        return jnp.maximum(left, jnp.finfo(left.dtype).eps * self.energy)
-
-    def second(self, weight: Array, spread: Array, odds: Array) -> Array:
-        """`E[theta theta^T]` (d, d) in units of the prior: outputs' means by their weights (shares, c), and covariances
-        by `spread` (shares,)."""
-        gain, k = self.gain(odds), len(self.labels)
-        columns = jnp.swapaxes(gain, 0, 1).reshape(k, -1)
-        means = matmul(columns * weight.reshape(-1), columns.T)
-        basis, eye = self.eigen.vectors, jnp.eye(k, dtype=gain.dtype)
-        if self.rows is None:
-            inside = means + apply_response(_Mixture(spread, odds), self.eigen, eye)
-            return matmul(matmul(basis, inside), basis.T)
-        seen = matmul(basis.T, self.rows)
-        inside = means - apply_response(_Mixture(spread * odds, odds), self.eigen, eye)
-        return matmul(matmul(seen.T, inside), seen) + jnp.sum(spread) * jnp.eye(seen.shape[1], dtype=seen.dtype)
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class _Ratio:
-    """`top / (1 + odds lambda)`."""
-
-    top: Array
-    odds: Array
-
-    def kept(self, values: Array) -> Array:
-        return jnp.ones_like(values, bool)
-
-    def curve(self, values: Array, n: Array) -> Callable[[Array], Array]:
-        return lambda mu: self.top[:, None] / (1 + self.odds[:, None] * mu)
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class _Mixture(_Ratio):
-    """The sum of such ratios."""
-
-    def curve(self, values: Array, n: Array) -> Callable[[Array], Array]:
-        return lambda mu: jnp.sum(self.top[:, None] / (1 + self.odds[:, None] * mu), 0)
-
-
-def _root_of(eigen: Spectrum, prior: Array) -> Callable[[Array], Array]:
-    """`x -> Gamma^{1/2} x` in the eigenbasis of the strong moment."""
-    side, power = in_shares(eigen), Power((prior - 1) / 2)
-    size = jnp.sqrt(jnp.sum(evaluate(Power(prior - 1), side.values, side.n) * eigen.values))
-    return lambda x: apply_response(power, side, x) / size
-
-
-def _averaged(eigen: Spectrum, fit: Callable[..., _LabelFit], n: Any, groups: Any, grid: Grid) -> LabelPosterior:
-    """The average over the grid, per output by marginal likelihood, summed over outputs."""
-    prior, correlation, share = (jnp.asarray(x, eigen.values.dtype) for x in grid)
-    odds, n = share / (1 - share), jnp.asarray(n, share.dtype)
-    fits = jax.lax.map(lambda point: fit(*point), (prior, correlation / (1 + correlation)))
-
-    def likelihood(point: tuple[_LabelFit, Array]) -> tuple[Array, Array]:
-        of, c = point
-        left = of.misfit(odds)
-        volume = jnp.sum(jnp.log1p(odds[:, None] * of.eigen.values), 1) + groups * jnp.log1p(c)
-        tiny = jnp.finfo(left.dtype).tiny
-        return left, -(n * jnp.log(jnp.maximum(left, tiny)) + volume[:, None]) / 2
-
-    left, logs = jax.lax.map(likelihood, (fits, correlation))  # (points, shares, c)
-    weight = jax.nn.softmax(logs, (0, 1))
-    energy = weight * jnp.where(n > 0, left / (jnp.maximum(n, 1) * (1 - share[:, None])), 1)
-
-    def add(total: Array, point: tuple) -> tuple[Array, None]:
-        of, p, w, spread = point
-        root = _root_of(eigen, p)
-        return total + root(root(of.second(w, spread, odds)).T), None
-
-    signal = jnp.sum(energy, 2) * share
-    noise = jnp.sum(energy, 2) * (1 - share)
-    d = len(eigen.values)
-    second, _ = jax.lax.scan(add, jnp.zeros((d, d), share.dtype), (fits, prior, weight, signal))
-    return LabelPosterior(second, jnp.sum(signal), jnp.sum(noise), jnp.sum(noise * correlation[:, None]))
