@@ -129,7 +129,7 @@ def test_scores_of_a_task_are_the_ranking_s(rows, tmp_path, monkeypatch):
     mask = np.zeros(120, bool)
     mask[splits[0][0]] = True
     table = w2s.rank_supervisors(
-        {name: own[name] for name in ("small:layer1", "other:layer1")},
+        own,  # also the student's own network, which is left out of the results
         own["big:layer1"],
         y,
         labelled_rows=mask,

@@ -72,9 +72,9 @@ def test_few_models_and_no_error_at_all(models):
 
 def test_what_is_said():
     """Who is level with the first, by standard errors of a difference, and what a blind strong model makes of it all."""
-    prediction = Prediction(np.exp([0.3, 0.0, 0.1]), np.ones(3), 0.25, 0.1)
+    prediction = Prediction(np.exp([0.3, 0.0, 0.1]), np.ones(3), 0.32, 0.1)
     assert said_of("big", prediction, 40, 0.5) == (
-        "big: 40 labels, of which it expresses 50%; trial's weight 0.25; the first 2 do not differ beyond their errors"
+        "big: 40 labels, of which it expresses 50%; trial's weight 0.3; the first 2 do not differ beyond their errors"
     )
     assert said_of("big", prediction._replace(apart=0.01), 40, 0.5).endswith("the first differs from all others")
     blind = said_of("big", prediction, 40, 0.02)

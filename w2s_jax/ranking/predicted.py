@@ -104,7 +104,7 @@ def said_of(name: str, prediction: Prediction, labels: int, share: float) -> str
     rests = f"{name}: {labels} labels, of which it expresses {share:.0%}"
     if share < LITTLE:
         return f"{rests}: there is little to teach, and the order means little"
-    return f"{rests}; trial's weight {prediction.weight:.2f}; {first}"
+    return f"{rests}; trial's weight {prediction.weight:.1f}; {first}"
 
 
 def _follows(posterior: np.ndarray, trial: np.ndarray) -> float:
