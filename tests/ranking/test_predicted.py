@@ -77,8 +77,13 @@ def test_what_is_said():
         "big: 40 labels, of which it expresses 50%; trial's weight 0.3; the first 2 do not differ beyond their errors"
     )
     assert said_of("big", prediction._replace(apart=0.01), 40, 0.5).endswith("the first differs from all others")
+    alone = said_of("big", Prediction(np.ones(1), np.ones(1), 0.32, 0.1), 40, 0.5)
+    assert alone == "big: 40 labels, of which it expresses 50%; trial's weight 0.3"
     blind = said_of("big", prediction, 40, 0.02)
-    assert blind == "big: 40 labels, of which it expresses 2%: there is little to teach, and the order means little"
+    assert (
+        blind
+        == "big: 40 labels, of which it expresses 2%: there is little to teach, and labels as few may order teachers wrongly"
+    )
 
 
 def test_the_interval_holds_the_error_of_the_student(x64):

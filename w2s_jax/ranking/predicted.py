@@ -14,7 +14,7 @@ import numpy as np
 from w2s_jax.ranking.crossfit import Score
 from w2s_jax.ranking.scores import Evidence
 
-LITTLE = 0.05  # a share of the labels' energy; what expresses no more of them has little to learn
+LITTLE = 0.1  # a share of the labels' energy; what expresses no more of them has little to learn
 LEVEL = 1.645  # standard errors within which 90% of normal differences lie
 
 
@@ -98,13 +98,13 @@ def said_of(name: str, prediction: Prediction, labels: int, share: float) -> str
     """One sentence: what the order of a strong model's teachers rests on, who is level with the first, and if it means much."""
     logs = np.sort(np.log(prediction.value))
     level = int(np.sum(logs - logs[0] <= LEVEL * prediction.apart))
-    first = (
-        "the first differs from all others" if level == 1 else f"the first {level} do not differ beyond their errors"
-    )
     rests = f"{name}: {labels} labels, of which it expresses {share:.0%}"
     if share < LITTLE:
-        return f"{rests}: there is little to teach, and the order means little"
-    return f"{rests}; trial's weight {prediction.weight:.1f}; {first}"
+        return f"{rests}: there is little to teach, and labels as few may order teachers wrongly"
+    rests = f"{rests}; trial's weight {prediction.weight:.1f}"
+    if len(logs) == 1:
+        return rests
+    return f"{rests}; the first {'differs from all others' if level == 1 else f'{level} do not differ beyond their errors'}"
 
 
 def _follows(posterior: np.ndarray, trial: np.ndarray) -> float:

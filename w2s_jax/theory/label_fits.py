@@ -164,7 +164,8 @@ class LabelAverage(NamedTuple):
         return LabelPosterior(second, jnp.sum(signal), jnp.sum(noise), jnp.sum(noise * correlation[:, None]))
 
     def draws(self, count: int, spread: Array) -> LabelDraws:
-        """Labels drawn from the average; v strays from its most likely value by the relative standard error `spread`."""
+        """Labels drawn from the average, whose fits are of features; v strays from its most likely value by the relative standard
+        error `spread`."""
         points, shares, outputs = self.weight.shape
         d, (prior, correlation, share) = len(self.eigen.values), self.grid
         of_grid, of_energy, *of_theta = jax.random.split(jax.random.key(0), 4)
