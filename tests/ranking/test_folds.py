@@ -120,22 +120,24 @@ def test_students_see_the_tested_fold_only_if_rows_are_unrelated(kind):
 
 @pytest.mark.parametrize("folds", [3, 4, 7])
 @pytest.mark.parametrize("kind", KINDS)
-def test_weak_heads_are_fitted_once_on_each_set_of_cells(kind, folds):
-    """No set of cells is there twice, the expected experiment's come first, and every trial finds its own."""
+def test_heads_are_fitted_once_on_each_set_of_cells(kind, folds):
+    """No set is there twice, the weak heads' begin with the expected experiment's, and every experiment finds its own."""
     place = layout(kind, 3 if "grouped" in kind else folds)
     experiments = place.experiments(np.float32)
-    fits = np.asarray(experiments.fits)
-    assert len(np.unique(fits, axis=0)) == len(fits)
-    np.testing.assert_array_equal(fits[: len(place.expected.labelled)], place.expected.labelled)
-    if place.trial is None:
-        assert experiments.trial is None and experiments.heads.size == 0
-    else:
-        np.testing.assert_array_equal(fits[np.asarray(experiments.heads)], place.trial.labelled)
+    np.testing.assert_array_equal(experiments.weak.expected, np.arange(len(place.expected.labelled)))
+    for part, fits in (("labelled", experiments.weak), ("student", experiments.students)):
+        assert len(np.unique(fits.sets, axis=0)) == len(fits.sets)
+        np.testing.assert_array_equal(fits.sets[fits.expected], getattr(place.expected, part))
+        if place.trial is None:
+            assert experiments.trial is None and fits.trial.size == 0
+        else:
+            np.testing.assert_array_equal(fits.sets[fits.trial], getattr(place.trial, part))
 
 
 def test_with_three_folds_trials_need_no_heads_of_their_own():
-    """All rows labelled: the trial's weak heads are fitted on one fold, as the expected experiment's."""
-    assert len(layout("all", 3).experiments(np.float32).fits) == 3
+    """All rows labelled: the trial's heads are fitted on one fold, as the expected experiment's."""
+    experiments = layout("all", 3).experiments(np.float32)
+    assert len(experiments.weak.sets) == len(experiments.students.sets) == 3
 
 
 def test_no_labels_no_trial():

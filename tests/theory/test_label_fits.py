@@ -9,7 +9,7 @@ import pytest
 from conftest import relative_error
 
 from w2s_jax.spectrum import spectrum
-from w2s_jax.theory.label_fits import LabelAverage, LabelSums, average_of_sums, grid_of
+from w2s_jax.theory.label_fits import Chance, LabelAverage, LabelSums, average_of_sums, grid_of
 
 N, D, M = 80, 12, 30
 
@@ -34,7 +34,8 @@ def test_draws_have_the_moments_of_the_posterior(groups, m, x64):
     """Within five standard errors of 20,000 draws; v does not stray."""
     of, _ = average(np.eye(D), groups=groups, m=m)
     count = 20_000
-    draws, posterior = of.draws(count, jnp.array(0.0)), of.posterior()
+    outputs = of.weight.shape[-1]
+    draws, posterior = of.draws(Chance.of(D, outputs, 0.0, float, count)), of.posterior()
     theta = np.asarray(draws.theta)
     each = np.einsum("isc,jsc->ijs", theta, theta)
     for found, wanted in ((each, posterior.second), (draws.noise, posterior.noise), (draws.shared, posterior.shared)):
@@ -48,7 +49,7 @@ def test_draws_turn_with_the_representation(x64):
     drawn = []
     for basis in (np.eye(D), rotation):
         of, vectors = average(basis)
-        theta = of.draws(8, jnp.array(0.3)).theta
+        theta = of.draws(Chance.of(D, of.weight.shape[-1], 0.3, float, 8)).theta
         drawn.append(basis @ np.asarray(vectors) @ theta.reshape(D, -1))
     assert relative_error(drawn[1], drawn[0], 1e-3) <= 1e-8
 
@@ -56,6 +57,6 @@ def test_draws_turn_with_the_representation(x64):
 def test_the_energy_of_labels_strays(x64):
     """By the relative standard error that is asked for, about the same place."""
     of, _ = average(np.eye(D), outputs=1)
-    still, moved = (np.asarray(of.draws(20_000, jnp.array(spread)).noise) for spread in (0.0, 0.2))
+    still, moved = (np.asarray(of.draws(Chance.of(D, 1, spread, float, 20_000)).noise) for spread in (0.0, 0.2))
     assert np.std(np.log(moved / still)) == pytest.approx(0.2, rel=0.05)
     assert np.mean(np.log(moved / still)) == pytest.approx(0, abs=0.01)

@@ -73,14 +73,25 @@ def weak_heads(weak: Sums, fits: Array, ridge: Array) -> WeakHeads:
     return WeakHeads(ridge, jax.vmap(partial(ridge_inverse, ridge=ridge))(pool(fits, weak.hh, weak.n)))
 
 
+def student_inverses(cells: Sums, fits: Array, ridge: Array) -> Array:
+    """The ridge inverses (F, d_s, d_s) of students that the cells of `fits` (F, J) teach, shared by all weak models."""
+    return jax.lax.map(lambda fit: ridge_inverse(pool(fit, cells.hh, cells.n), ridge), fits)
+
+
 def prepare_expected(
-    cells: Sums, values: Array, roles: Roles, settings: Settings, test_rows: int | None = None
+    cells: Sums,
+    values: Array,
+    inverses: Array,
+    experiments: Experiments,
+    settings: Settings,
+    test_rows: int | None = None,
 ) -> ExpectedStrong:
     """The strong model's part of `students` and of their errors: `(S^C)^{1/2}` times the student's map, itself, and times the
     ceiling's, and the prior's variances (d_s,).
 
-    `values` (d_s,): eigenvalues of the pooled second moment. The prior is `theta ~ N(0, S_s^{p-1})`, scaled so that the
-    labels `h_s^T theta` have mean square 1. `test_rows`: no more than so many eigenvalues of `S^C` are not zero.
+    `values` (d_s,): eigenvalues of the pooled second moment; `inverses`: `student_inverses` of the experiments' sets. The prior
+    is `theta ~ N(0, S_s^{p-1})`, scaled so that the labels `h_s^T theta` have mean square 1. `test_rows`: no more than so many
+    eigenvalues of `S^C` are not zero.
     """
     nonzero = values > numerically_zero(values)
     # Powers of shares of the largest overflow at no scale and for no p. p = 1 is flat, also where an eigenvalue is zero;
@@ -88,14 +99,15 @@ def prepare_expected(
     power = jnp.where(nonzero, values / values[0], 1) ** (settings.prior - 1)
     prior = jnp.where(nonzero | (settings.prior == 1), power, 0)
 
-    def one(role: tuple[Array, Array]) -> tuple[Array, Array, Array]:
-        S_student, S_test = (pool(r, cells.hh, cells.n) for r in role)
+    def one(of: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        (S_student, S_test), inverse = (pool(role, cells.hh, cells.n) for role in of[:2]), inverses[of[2]]
         eigen = spectrum(S_test, 1)
         half = (jnp.sqrt(eigen.values)[:, None] * eigen.vectors.T)[:test_rows]
-        response = matmul(half, ridge_inverse(S_student, settings.strong_ridge))
+        response = matmul(half, inverse)
         return response, half, matmul(response, S_student)
 
-    student, target, ceiling = jax.lax.map(one, (roles.student, roles.test))
+    roles = experiments.expected
+    student, target, ceiling = jax.lax.map(one, (roles.student, roles.test, experiments.students.expected))
     return ExpectedStrong(student, target, ceiling, prior / jnp.sum(prior * values))
 
 
@@ -157,32 +169,28 @@ def drawn_errors(strong: ExpectedStrong, of: Students, draws: LabelDraws) -> Arr
     return error if of.shared is None else error + draws.shared * jnp.mean(of.shared)
 
 
-def prepare_trial(cells: Sums, roles: Roles, settings: Settings) -> Array:
-    """The student's ridge inverses (blocks x experiments, d_s, d_s), shared by all weak models."""
-    students = roles.student.reshape(-1, len(cells.n))
-    return jax.lax.map(lambda role: ridge_inverse(pool(role, cells.hh, cells.n), settings.strong_ridge), students)
-
-
 def trial(
     inverses: Array, strong: Sums, weak: WeakCells, heads: WeakHeads, experiments: Experiments, bias: bool
 ) -> Array:
     """Mean squared errors of the real experiment (heads/from_moments.py) by fold (K,), summed over outputs.
 
-    `inverses` from `prepare_trial`, `heads` on `experiments.fits`. With a bias labels are taken about their mean on A.
+    `inverses`: `student_inverses` of the experiments' sets, `heads`: on those of the weak ones. With a bias labels are taken
+    about their mean on A.
     """
 
     def one(args: tuple[Roles, Array, Array]) -> Array:
-        (labelled_cells, student_cells, test_cells), head, inverse_student = args
+        (labelled_cells, student_cells, test_cells), head, student = args
         mean = pool(labelled_cells, strong.y, strong.n) * bias
         labelled, taught, tested = (
             _pooled(role, strong, weak, mean) for role in (labelled_cells, student_cells, test_cells)
         )
-        solve_weak, solve_strong = partial(matmul, heads.inverse[head]), partial(matmul, inverse_student)
+        solve_weak, solve_strong = partial(matmul, heads.inverse[head]), partial(matmul, inverses[student])
         return mean_square(tested, strong=ridge_heads(labelled.weak, taught, solve_weak, solve_strong).student, y=-1.0)
 
     roles = Roles(*(role.reshape(-1, len(strong.n)) for role in experiments.trial))
-    errors = jax.lax.map(one, (roles, experiments.heads.reshape(-1), inverses))
-    return errors.reshape(experiments.heads.shape).mean(1)
+    heads_of, students_of = experiments.weak.trial, experiments.students.trial
+    errors = jax.lax.map(one, (roles, heads_of.reshape(-1), students_of.reshape(-1)))
+    return errors.reshape(heads_of.shape).mean(1)
 
 
 def _pooled(role: Array, strong: Sums, weak: WeakCells, mean: Array) -> Moments:

@@ -22,16 +22,22 @@ class Roles(NamedTuple):
 
 
 class Experiments(NamedTuple):
-    """All experiments of a layout: those of the expected one, and of the trial (blocks x experiments of one block) or None.
-
-    `fits` (F, J): the sets of cells that weak heads are fitted on, each once and first the expected experiment's; `heads`
-    (blocks, experiments): which of them the trial's are.
-    """
+    """All experiments of a layout: those of the expected one, and of the trial (blocks x experiments of one block) or None; and
+    what heads are fitted on, each set of cells once: weak ones first on the expected experiment's."""
 
     expected: Roles
     trial: Any
-    fits: Any
-    heads: Any
+    weak: Fits
+    students: Fits
+
+
+class Fits(NamedTuple):
+    """Sets of cells (F, J) that heads are fitted on, and which of them an experiment's is: of the expected one (blocks,), of the
+    trial (blocks, experiments)."""
+
+    sets: Any
+    expected: Any
+    trial: Any
 
 
 @dataclass(frozen=True)
@@ -47,10 +53,19 @@ class Layout:
     def experiments(self, dtype: Any) -> Experiments:
         """All roles as numbers of a type, and what the weak heads of all experiments are fitted on."""
         cast = lambda roles: roles and Roles(*(np.asarray(role, dtype) for role in roles))
-        tried = [] if self.trial is None else self.trial.labelled
-        fits = list(dict.fromkeys(map(tuple, [*self.expected.labelled, *np.reshape(tried, (-1, self.cells))])))
-        heads = np.asarray([[fits.index(tuple(fit)) for fit in block] for block in tried], np.int32)
-        return Experiments(cast(self.expected), cast(self.trial), np.asarray(fits, dtype), heads)
+        return Experiments(cast(self.expected), cast(self.trial), self._fits(0, dtype), self._fits(1, dtype))
+
+    def _fits(self, part: int, dtype: Any) -> Fits:
+        """Of the weak heads (0) or the students (1)."""
+        own = self.expected[part]
+        tried = np.zeros((0, 1, self.cells)) if self.trial is None else self.trial[part]
+        sets = list(dict.fromkeys(map(tuple, [*own, *tried.reshape(-1, self.cells)])))
+        expected, trial = ([sets.index(tuple(fit)) for fit in x.reshape(-1, self.cells)] for x in (own, tried))
+        return Fits(
+            np.asarray(sets, dtype),
+            np.asarray(expected, np.int32),
+            np.asarray(trial, np.int32).reshape(tried.shape[:2]),
+        )
 
 
 def lay_out(n: int, folds: int, labelled_rows: np.ndarray | None, groups: np.ndarray | None, seed: int) -> Layout:

@@ -61,6 +61,7 @@ from w2s_jax.ranking.scores import Evidence, Shared, Size, prepare_strong, score
 from w2s_jax.ranking.table import SupervisorTable
 from w2s_jax.ranking.unit_rows import UnitRows
 from w2s_jax.ranking.widths import padded_widths
+from w2s_jax.theory.label_fits import Chance
 
 BATCH_BYTES = 256 << 20  # of a batch of weak models on each device
 _BY_CELL = P(None, ROWS)
@@ -308,8 +309,8 @@ def _prepare(model: ModelRows, work: _Work) -> _Strong:
     largest = (work.layout.expected.test @ work.rows.counts).max()
     choices = work.layout.folds, work.normalize, work.cut, min(int(largest), model.width)
     origin = Origin(model.shift[0], work.dtype.type(model.rounding))
-    spread = work.dtype.type(work.label_spread)
-    center, shared = prepare_strong(sums, origin, experiments, work.settings, related, spread, *choices)
+    chance = None if sums.y is None else Chance.of(model.width, sums.y.shape[-1], work.label_spread, work.dtype)
+    center, shared = prepare_strong(sums, origin, experiments, work.settings, related, chance, *choices)
     largest_value = np.asarray(shared.values)[0]
     if not np.isfinite(largest_value):
         raise InputError(f"{model.name} is too large: its squares overflow {work.dtype}")

@@ -18,7 +18,6 @@ from jax import Array
 
 from w2s_jax._core.arrays import matmul
 from w2s_jax._core.normalize import Normalize
-from w2s_jax._core.ridge_solve import ridge_inverse
 from w2s_jax.devices.mesh import over_models
 from w2s_jax.moments import Shift, Sums, moved
 from w2s_jax.ranking import crossfit, insample, norms
@@ -32,6 +31,7 @@ from w2s_jax.theory.label_fits import (
     CORRELATIONS,
     PRIORS,
     SHARES,
+    Chance,
     LabelAverage,
     LabelDraws,
     LabelPosterior,
@@ -73,7 +73,7 @@ def prepare_strong(
     experiments: Experiments,
     settings: Settings,
     related: GroupSums | None,
-    label_spread: Array,
+    chance: Chance | None,
     folds: int,
     normalize: Normalize,
     cut: bool,
@@ -81,7 +81,7 @@ def prepare_strong(
 ) -> tuple[Array, Shared]:
     """What rows about their shift are taken about (d_s,) before they are rotated, and what weak models share, from sums per cell.
 
-    `related`: those of groups of labelled rows, if they count; `label_spread`: relative standard error of labels' mean square;
+    `related`: those of groups of labelled rows, if they count; `chance`: what labels are drawn with, where there are labels;
     `test_rows`: the most rows that test together.
     """
     n, total, every_cell = sums.n, jnp.sum(sums.n), jnp.ones_like(sums.n)
@@ -92,7 +92,12 @@ def prepare_strong(
     zz = jax.vmap(lambda s: matmul(rotate(s).T, eigen.vectors))(sums.hh)
     zy = None if sums.hy is None else jax.vmap(lambda s: matmul(eigen.vectors.T, s))(sums.hy)
     cells: Sums = sums._replace(h=rotate(sums.h), hh=zz, hy=zy)
-    expected = crossfit.prepare_expected(cells, eigen.values, experiments.expected, settings, test_rows)
+    taught = experiments.students.sets
+    if experiments.trial is not None:  # the last is the ceiling of all labelled rows
+        every_labelled = jnp.sum(_members(len(n), folds, with_labels=True), 0, dtype=taught.dtype)
+        taught = jnp.concatenate([taught, every_labelled[None]])
+    inverses = crossfit.student_inverses(cells, taught, settings.strong_ridge)
+    expected = crossfit.prepare_expected(cells, eigen.values, inverses, experiments, settings, test_rows)
     every = _members(len(n), folds, with_labels=False)
     blocks = insample.strong_blocks(zz, n, every, normalize == "scale", eigen.values)
     centred = blocks
@@ -102,33 +107,27 @@ def prepare_strong(
     of_norms = norms.prepare_norms(blocks, settings)
     rotation = of.factor[:, None] * eigen.vectors
     shared = Shared(rotation, cells, eigen.values, expected, blocks, centred, of_norms, None, None, None, None)
-    if experiments.trial is not None:
+    if experiments.trial is not None and chance is not None:
         average = _label_average(eigen, cells, related and prepared_groups(related, of), folds)
         shared = shared._replace(
-            inverses=crossfit.prepare_trial(cells, experiments.trial, settings),
-            labelled=_labelled(cells, settings, folds, normalize, cut),
+            inverses=inverses,
+            labelled=_labelled(cells, inverses[-1], folds, normalize, cut),
             posterior=average.posterior(),
-            draws=average.draws(draws_of(cells.hy.shape[-1]), label_spread),
+            draws=average.draws(chance),
         )
     return of.mean - of.origin, shared
 
 
-def _labelled(cells: Sums, settings: Settings, folds: int, normalize: Normalize, cut: bool) -> Labelled:
+def _labelled(cells: Sums, inverted: Array, folds: int, normalize: Normalize, cut: bool) -> Labelled:
     members = _members(len(cells.n), folds, with_labels=True)
     # Where only some rows have labels they did not set the scale, and it does not move with their weights.
     unit_trace = normalize == "scale" and len(cells.n) == folds
     blocks = insample.strong_blocks(cells.hh, cells.n, members, unit_trace)
-    inverted = ridge_inverse(blocks.pooled, settings.strong_ridge)
     if not cut:
         return Labelled(blocks, jnp.zeros((0, 0), cells.hh.dtype), inverted)
     basis = spectrum(blocks.pooled, jnp.sum(cells.n)).vectors
     rotated = jax.vmap(lambda s: matmul(matmul(basis.T, s), basis))(cells.hh)
     return Labelled(insample.strong_blocks(rotated, cells.n, members, unit_trace), basis, inverted)
-
-
-def draws_of(outputs: int) -> int:
-    """How many draws of labels: fewer where each has many outputs."""
-    return max(16, min(64, 512 // outputs))
 
 
 def _label_average(eigen: Spectrum, cells: Sums, related: GroupSums | None, folds: int) -> LabelAverage:
@@ -237,7 +236,7 @@ def _score_one(
     weak, centred, size = _prepared(sums, origin, cells, normalize)
     blocks = insample.blocks_of(shared.blocks, PairMoments(weak.own.hh, weak.cross, None), normalize == "scale")
     scores, evidence, rest = {}, None, None
-    fits = [experiments.fits]
+    fits = [experiments.weak.sets]
     if not cut:  # heads of all rows and, the last, of all labelled ones
         fits.append(jnp.ones((1, len(cells.n)), cells.n.dtype))
         if shared.labelled is not None and len(cells.n) > folds:
@@ -250,7 +249,7 @@ def _score_one(
     if cut:
         scores["gap_op"], scores["gap_fro"] = insample.norms_by_spectrum(blocks, eigen[0], settings)
     else:
-        parts = norms.solved(blocks.pooled, heads.inverse[len(experiments.fits)], settings)
+        parts = norms.solved(blocks.pooled, heads.inverse[len(experiments.weak.sets)], settings)
         scores["gap_fro"] = norms.frobenius(shared.norms, blocks, parts, settings)
         rest = norms.Unfinished(parts, blocks._replace(moments=blocks.moments._replace(zz=None)))
     if normalize == "none":

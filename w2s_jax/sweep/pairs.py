@@ -219,9 +219,10 @@ def prepare_student(
 
     def of_ridge(b: Array) -> tuple[ExpectedStrong, Any]:
         settings = Settings(b, b, jnp.zeros_like(b), shared[0], shared[1])
-        expected = crossfit.prepare_expected(rotated, strong.values[0], experiments.expected, settings, test_rows)
-        trial = experiments.trial
-        return expected, None if trial is None else crossfit.prepare_trial(rotated, trial, settings)
+        inverses = crossfit.student_inverses(rotated, experiments.students.sets, b)
+        return crossfit.prepare_expected(
+            rotated, strong.values[0], inverses, experiments, settings, test_rows
+        ), inverses
 
     return Student(rotated, *jax.lax.map(of_ridge, strong_ridge))
 
@@ -249,7 +250,7 @@ def run_experiments(
     zh = jax.vmap(lambda x: matmul(strong.vectors[0].T, x))(products)
     own = student.cells._replace(h=_first(weak, cells), hh=weak.second, hy=weak.hy)
     taught = WeakCells(own, zh)
-    heads = jax.lax.map(partial(crossfit.weak_heads, own, experiments.fits), weak_ridge)
+    heads = jax.lax.map(partial(crossfit.weak_heads, own, experiments.weak.sets), weak_ridge)
 
     def of_ridges(heads: WeakHeads, expected: ExpectedStrong, inverses: Any) -> tuple[Array, Array, Array]:
         students = crossfit.students(expected, taught, heads, experiments.expected)

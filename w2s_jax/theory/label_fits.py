@@ -137,6 +137,29 @@ class LabelDraws(NamedTuple):
     shared: Array
 
 
+class Chance(NamedTuple):
+    """What labels are drawn with, made outside of the programs, which compile a third faster without their own: uniform numbers
+    that choose the grid's points (draws, outputs), factors of the energies (draws, 1), and standard normal numbers for theta and
+    for the noise, (d_s, draws, outputs) each."""
+
+    choice: Any
+    energy: Any
+    theta: Any
+    noise: Any
+
+    @classmethod
+    def of(cls, d: int, outputs: int, spread: float, dtype: Any, count: int | None = None) -> Chance:
+        """The same ones every time, and of fewer features the first ones; energies stray from the most likely by the relative
+        standard error `spread`. Where draws have many outputs there are fewer of them, unless a number is given."""
+        shape = count or max(16, min(64, 512 // outputs)), outputs
+        for_choice, *others = np.random.default_rng(0).spawn(4)
+        shapes = (shape[0], 1), (d, *shape), (d, *shape)
+        energy, theta, noise = (
+            rng.standard_normal(shape, np.float32).astype(dtype) for rng, shape in zip(others, shapes, strict=True)
+        )
+        return cls(for_choice.random(shape).astype(dtype), np.exp(spread * energy).astype(dtype), theta, noise)
+
+
 class LabelAverage(NamedTuple):
     """Fits over the pairs (p, c) of a grid; weights (points, shares, outputs) that sum to 1 for each output, and the most likely
     energies v of labels. `signs` (d,): of the labels' products with features, whatever an eigenvector's own sign."""
@@ -163,23 +186,22 @@ class LabelAverage(NamedTuple):
         second, _ = jax.lax.scan(add, jnp.zeros((d, d), share.dtype), (self.fits, prior, self.weight, signal))
         return LabelPosterior(second, jnp.sum(signal), jnp.sum(noise), jnp.sum(noise * correlation[:, None]))
 
-    def draws(self, count: int, spread: Array) -> LabelDraws:
-        """Labels drawn from the average, whose fits are of features; v strays from its most likely value by the relative standard
-        error `spread`."""
+    def draws(self, chance: Chance) -> LabelDraws:
+        """Labels drawn from the average, whose fits are of features."""
         points, shares, outputs = self.weight.shape
-        d, (prior, correlation, share) = len(self.eigen.values), self.grid
-        of_grid, of_energy, *of_theta = jax.random.split(jax.random.key(0), 4)
-        weight = jnp.log(self.weight).reshape(-1, outputs)
-        chosen = jax.random.categorical(of_grid, weight, 0, shape=(count, outputs))
+        prior, correlation, share = self.grid
+        chance = jax.tree.map(jnp.asarray, chance)
+        up_to = jnp.cumsum(self.weight.reshape(-1, 1, outputs), 0)
+        chosen = jnp.minimum(jnp.sum(up_to <= chance.choice * up_to[-1], 0), points * shares - 1)
         point, R = chosen // shares, share[chosen % shares]
-        v = jnp.take_along_axis(self.energy.reshape(-1, outputs), chosen, 0)
-        v *= jnp.exp(spread * jax.random.normal(of_energy, (count, 1), v.dtype))
-        start, noise = (jax.random.normal(key, (d, count, outputs), v.dtype) for key in of_theta)
-        start *= self.signs[:, None, None]
+        v = jnp.take_along_axis(self.energy.reshape(-1, outputs), chosen, 0) * chance.energy
+        start = chance.theta * self.signs[:, None, None]
 
         def add(total: Array, of_point: tuple) -> tuple[Array, None]:
             i, of, p = of_point
-            drawn = _root_of(self.eigen, p)(of.drawn(R, v, start, noise).reshape(d, -1)).reshape(start.shape)
+            drawn = _root_of(self.eigen, p)(of.drawn(R, v, start, chance.noise).reshape(len(start), -1)).reshape(
+                start.shape
+            )
             return total + jnp.where(point == i, drawn, 0), None
 
         theta, _ = jax.lax.scan(add, jnp.zeros_like(start), (jnp.arange(points), self.fits, prior))
