@@ -24,7 +24,19 @@ from w2s_jax.sweep.config import KEYS
 ROOT = Path(__file__).parent.parent
 README, START = ROOT / "README.md", ROOT / "docs" / "index.md"
 PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
-WINGS = ("devices", "experiment", "extract", "files", "heads", "heads.losses", "ranking", "studies", "sweep", "theory")
+WINGS = (
+    "devices",
+    "experiment",
+    "extract",
+    "files",
+    "heads",
+    "heads.losses",
+    "predictors",
+    "ranking",
+    "studies",
+    "sweep",
+    "theory",
+)
 PUBLIC = {
     name: getattr(module, name)
     for module in (w2s_jax, *(importlib.import_module(f"w2s_jax.{wing}") for wing in WINGS))

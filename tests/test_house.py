@@ -22,6 +22,7 @@ FLOORS = (
     "sweep",
     "experiment",
     "ranking",
+    "predictors",
     "theory",
     "heads",
     "gap",

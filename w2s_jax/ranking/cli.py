@@ -17,6 +17,7 @@ from w2s_jax._core.commands import (
     require_writable,
 )
 from w2s_jax._core.normalize import Normalize, RowNorm
+from w2s_jax.predictors import PREDICTORS
 
 _SETTINGS = ("threshold", "prior", "noise", "folds", "seed", "normalize", "rows", "precision")
 
@@ -59,6 +60,9 @@ def add_rank(commands: Any) -> argparse.ArgumentParser:
     rank.add_argument("--normalize", choices=get_args(Normalize), default="features", help=NORMALIZE_HELP)
     rank.add_argument("--rows", choices=get_args(RowNorm), default="given", help=ROWS_HELP)
     rank.add_argument("--precision", default="float32", metavar="NAME", help=PRECISION_HELP)
+    rank.add_argument(
+        "--predictor", nargs="+", default=[], metavar="NAME", help=f"further columns: {', '.join(PREDICTORS)}"
+    )
     rank.add_argument("--sort", metavar="COLUMN", help="sort by this column")
     rank.add_argument("--json", metavar="FILE", help="also write the table as JSON")
     rank.add_argument("--plot", metavar="FILE", help="also draw the table")
@@ -90,7 +94,7 @@ def run(args: argparse.Namespace) -> None:
 
     cache_compiled_programs()
     settings: dict[str, Any] = {name: getattr(args, name) for name in _SETTINGS}
-    settings |= {"weak_ridge": args.ridge[0], "strong_ridge": args.ridge[-1]}
+    settings |= {"weak_ridge": args.ridge[0], "strong_ridge": args.ridge[-1], "predictors": args.predictor}
     table = rank_supervisors(weak, strong, y, groups=groups, progress=not args.quiet, mesh=all_devices(), **settings)
     table = table if args.sort is None else table.sort_by(args.sort)
     if args.plot is not None:

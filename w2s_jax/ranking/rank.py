@@ -35,6 +35,8 @@ from w2s_jax.devices.mesh import BATCH, MODELS, ROWS, over_models, put, require_
 from w2s_jax.devices.precision import resolved
 from w2s_jax.files.ids import require_same_ids
 from w2s_jax.moments import Sums
+from w2s_jax.predictors import PREDICTORS, Predictor
+from w2s_jax.predictors.predictor import one_of_each
 from w2s_jax.ranking.cells import (
     ByLayout,
     ModelRows,
@@ -58,7 +60,7 @@ from w2s_jax.ranking.predicted import Scored, predict
 from w2s_jax.ranking.prepared import Origin
 from w2s_jax.ranking.related import GroupSums, Places, Related, group_sums, related_rows
 from w2s_jax.ranking.scores import Evidence, Shared, Size, prepare_strong, scorer
-from w2s_jax.ranking.table import SupervisorTable
+from w2s_jax.ranking.table import LARGER_IS_BETTER, TITLES, SupervisorTable
 from w2s_jax.ranking.unit_rows import UnitRows
 from w2s_jax.ranking.widths import padded_widths
 from w2s_jax.theory.label_fits import Chance
@@ -83,6 +85,7 @@ def rank_supervisors(
     normalize: Normalize = "features",
     rows: RowNorm = "given",
     seed: int = 0,
+    predictors: Iterable[str | Predictor] = (),
     progress: bool | Callable[[Iterable], Iterable] = False,
     mesh: Mesh | None = None,
     precision: Precision = "float32",
@@ -116,6 +119,7 @@ def rank_supervisors(
         rows: "unit": each row is divided by its norm after that, and representations are centred and of one scale again, so
             that no row is larger than another. Every representation is then read twice.
         seed: of the random folds.
+        predictors: further columns, by name (`w2s_jax.predictors.PREDICTORS`) or of one's own; without standard errors.
         progress: True for a progress bar, or a function that wraps an iterable.
         mesh: devices that share the work (see `device_mesh`): rows over one axis, weak models over the other.
         precision: of the products over rows, as in `moments`; solves and spectra are always at full precision.
@@ -149,6 +153,10 @@ def rank_supervisors(
         require_number(name, value, 0, 1 if name == "threshold" else None)
     require_choice("normalize", normalize, Normalize)
     require_choice("rows", rows, RowNorm)
+    asked = one_of_each(predictors, PREDICTORS, TITLES)
+    for of in asked:
+        if of.needs == "labels" and y is None:
+            raise InputError(f"predictors that need labels need y, got {of.name!r} and y=None")
     if not isinstance(seed, int | np.integer) or seed < 0:
         raise InputError(f"seed must be an integer of at least 0, got {seed!r}")
     weak_rows, strong_rows, n = _sources(weak, strong)
@@ -173,7 +181,9 @@ def rank_supervisors(
     left = after_unit_rows(normalize, rows)
     cells = RowCells((layout,), targets)
     spread_of_labels = 0.0 if targets is None else _label_spread(targets[mask])
-    work = _Work(cells, settings, left, threshold > 0, mesh, chosen_precision, related, labelled, spread_of_labels)
+    work = _Work(
+        cells, settings, left, threshold > 0, mesh, chosen_precision, related, labelled, spread_of_labels, asked
+    )
     pairs: dict[tuple[str, str], Scored] = {}
     shares: dict[str, Any] = {}
     tasks = [
@@ -211,7 +221,8 @@ def rank_supervisors(
                 stacklevel=2,
             )
     scores = {key: scored.scores for key, scored in pairs.items()}
-    return _table(scores, widths, main, chosen, tuple(notes))
+    larger = LARGER_IS_BETTER | {of.name for of in asked if of.larger_is_better}
+    return _table(scores, widths, main, chosen, tuple(notes), larger)
 
 
 def _label_spread(known: np.ndarray) -> float:
@@ -233,6 +244,7 @@ class _Work(NamedTuple):
     related: Related | None
     labelled: Related | None
     label_spread: float
+    predictors: tuple[Predictor, ...]
 
     @property
     def layout(self) -> Layout:
@@ -340,7 +352,7 @@ def _start(strong: _Strong, models: list[ModelRows], batch: _Batch, work: _Work)
     filled_up = models + models[-1:] * (size - len(models))
     shifts = np.stack([np.pad(model.shift[0], (0, batch.width - model.width)) for model in filled_up])
     origins = Origin(shifts, np.asarray([model.rounding for model in filled_up], work.dtype))
-    score = scorer(work.layout.folds, work.normalize, work.cut)
+    score = scorer(work.layout.folds, work.normalize, work.cut, work.predictors)
     experiments = work.layout.experiments(work.dtype)
     score = score if work.mesh is None else spread(score, work.mesh)
     return score((sums, origins), strong.shared, experiments, work.settings)
@@ -468,11 +480,13 @@ def _batches(weak: Mapping[str, ModelRows], d_s: int, work: _Work) -> Iterator[_
         yield from (_Batch(width, size, names[i : i + size]) for i in range(0, len(names), size))
 
 
-def _table(pairs: dict, width: Mapping[str, int], main: str, settings: dict, notes: tuple[str, ...]) -> SupervisorTable:
+def _table(
+    pairs: dict, width: Mapping[str, int], main: str, settings: dict, notes: tuple[str, ...], larger: frozenset[str]
+) -> SupervisorTable:
     keys = list(pairs)
     columns = list(pairs[keys[0]])
     values = {column: np.array([pairs[key][column].value for key in keys], float) for column in columns}
     errors = {column: np.array([pairs[key][column].error for key in keys], float) for column in columns}
     names, strong = tuple(name for _, name in keys), tuple(name for name, _ in keys)
     widths = tuple(width[name] for name in names)
-    return SupervisorTable(names, strong, widths, values, errors, main, settings, notes).sort_by(main)
+    return SupervisorTable(names, strong, widths, values, errors, main, settings, notes, larger).sort_by(main)

@@ -19,7 +19,10 @@ from jax import Array
 from w2s_jax._core.arrays import matmul
 from w2s_jax._core.normalize import Normalize
 from w2s_jax.devices.mesh import over_models
-from w2s_jax.moments import Shift, Sums, moved
+from w2s_jax.filters import ridge
+from w2s_jax.moments import Moments, Shift, Sums, moved
+from w2s_jax.overlap import overlap_from_moments
+from w2s_jax.predictors import PairView, Predictor
 from w2s_jax.ranking import crossfit, insample, norms
 from w2s_jax.ranking.crossfit import Score, Settings, WeakCells
 from w2s_jax.ranking.folds import Experiments
@@ -184,12 +187,12 @@ class Scorer(NamedTuple):
 
 
 @lru_cache
-def scorer(folds: int, normalize: Normalize, cut: bool) -> Scorer:
+def scorer(folds: int, normalize: Normalize, cut: bool, predictors: tuple[Predictor, ...] = ()) -> Scorer:
     """The programs of one set of choices."""
 
     @jax.jit
     def score(sums: WeakCells, origins: Origin, shared: Shared, experiments: Experiments, settings: Settings) -> tuple:
-        one = partial(_score_one, folds=folds, normalize=normalize, cut=cut)
+        one = partial(_score_one, folds=folds, normalize=normalize, cut=cut, predictors=predictors)
         # Eigensolves before all else: on a CPU they and the products that they share the cores with take twice as long.
         of_model = lambda model: _weak_spectra(model[0], model[1], shared, folds, normalize)
         eigen = over_models(of_model, (sums, origins)) if cut else ()
@@ -230,6 +233,7 @@ def _score_one(
     folds: int,
     normalize: Normalize,
     cut: bool,
+    predictors: tuple[Predictor, ...],
 ) -> tuple[Size, dict[str, Score], Evidence | None, norms.Unfinished | None]:
     """The size of a model, its scores, what they rest on, and without a cut what the operator norm is made of."""
     cells = shared.cells
@@ -269,6 +273,7 @@ def _score_one(
         scores["trial_error"] = crossfit.over_blocks(evidence.trial)
         of_labelled = eigen[-1] if cut else heads.inverse[-1]
         scores["predicted_gap"] = _predicted_gap(weak, cells, folds, shared.labelled, settings, normalize, of_labelled)
+    scores |= _predicted(predictors, weak, cells, folds, settings, normalize)
     S = insample.pooled_moment(shared.blocks, weak.own.hh)
     return Size(size, jnp.square(jnp.trace(S)) / jnp.sum(S * S)), scores, evidence, rest
 
@@ -297,6 +302,38 @@ def _predicted_gap(
     zh, zy = (jax.vmap(lambda s: matmul(labelled.basis.T, s))(x) for x in (sums.zh, sums.zy))
     blocks = insample.blocks_of(labelled.blocks, sums._replace(zh=zh, zy=zy), unit_trace)
     return insample.gap_by_spectrum(blocks, replace(weak_side, n=n), settings)
+
+
+def _predicted(
+    predictors: tuple[Predictor, ...],
+    weak: WeakCells,
+    cells: Sums,
+    folds: int,
+    settings: Settings,
+    normalize: Normalize,
+) -> dict[str, Score]:
+    """Predictors of a pair, those that need labels on the labelled rows; a block has none of its own, and they no error."""
+    weak_head, student = (ridge(b, settings.threshold) for b in (settings.weak_ridge, settings.strong_ridge))
+    mixed = len(cells.n) > folds
+    pairs: dict[bool, PairView] = {}
+    found: dict[str, Score] = {}
+    for of in predictors:
+        labelled = mixed and of.needs == "labels"
+        if labelled not in pairs:
+            chosen = jnp.sum(_members(len(cells.n), folds, labelled), 0)
+            m = _moments_over(chosen, weak, cells, normalize, with_labels=labelled or not mixed)
+            pairs[labelled] = PairView(m, overlap_from_moments(m), weak_head, student)
+        found[of.name] = Score(of.function(pairs[labelled]), jnp.asarray(jnp.nan, cells.hh.dtype))
+    return found
+
+
+def _moments_over(chosen: Array, weak: WeakCells, cells: Sums, normalize: Normalize, with_labels: bool) -> Moments:
+    """The moments of some cells' rows (J,), centred where heads have an intercept."""
+    sums = [weak.own, cells] if with_labels else [x._replace(y=None, hy=None, yy=None) for x in (weak.own, cells)]
+    add = lambda x: jnp.tensordot(chosen, x, 1, precision="highest")
+    own, strong, cross = jax.tree.map(add, (*sums, weak.cross))
+    origin = lambda side: Shift(*jax.tree.map(jnp.zeros_like, (side.h, side.y)))
+    return Moments.of((own, strong, cross), None if normalize == "none" else (origin(own), origin(strong)))
 
 
 def _prepared(sums: WeakCells, origin: Origin, cells: Sums, normalize: Normalize) -> tuple[WeakCells, WeakCells, Array]:

@@ -32,7 +32,8 @@ class SupervisorTable:
     """Weak models ranked as supervisors of strong ones, best first.
 
     `names`, `strong`, `widths`: the pairs, one per row. `table[column]` and `table.se(column)`: a score (rows,) and its
-    standard error over blocks of rows. `columns`: the scores at hand; `sorted_by`: the one that orders the rows.
+    standard error over blocks of rows, NaN for predictors (w2s_jax.predictors). `columns`: the scores at hand; `sorted_by`: the
+    one that orders the rows; of `larger_is_better` the largest is the best.
 
     >>> cka, error = np.array([0.5, 0.9]), np.array([0.1, 0.1])
     >>> table = SupervisorTable(("a", "b"), ("s", "s"), (8, 16), {"cka": cka}, {"cka": error}, "cka", {})
@@ -50,11 +51,12 @@ class SupervisorTable:
     sorted_by: str
     settings: Mapping[str, Any]
     notes: tuple[str, ...] = ()
+    larger_is_better: frozenset[str] = LARGER_IS_BETTER
 
     @property
     def columns(self) -> list[str]:
         """Names of the scores, in the order they print."""
-        return [column for column in TITLES if column in self.values]
+        return [*(column for column in TITLES if column in self.values), *(c for c in self.values if c not in TITLES)]
 
     def __len__(self) -> int:
         return len(self.names)
@@ -72,7 +74,7 @@ class SupervisorTable:
         Raises:
             InputError: no such column.
         """
-        sign = -1.0 if self._known(column) in LARGER_IS_BETTER else 1.0
+        sign = -1.0 if self._known(column) in self.larger_is_better else 1.0
         groups = {name: place for place, name in enumerate(dict.fromkeys(self.strong))}
         keys = sign * self.values[column], np.array([groups[name] for name in self.strong])
         return self._take(np.lexsort(keys), column)
@@ -115,7 +117,7 @@ class SupervisorTable:
         order = [self.sorted_by, *(column for column in self.columns if column != self.sorted_by)]
         several = len(set(self.strong)) > 1
         header = ["", "supervisor", *(["strong"] if several else []), "width"]
-        header += [TITLES[column] + (" *" if column == self.sorted_by else "") for column in order]
+        header += [title_of(column) + (" *" if column == self.sorted_by else "") for column in order]
         body, place = [], 0
         for i, name in enumerate(self.names):
             place = place + 1 if i and self.strong[i] == self.strong[i - 1] else 1
@@ -133,6 +135,11 @@ class SupervisorTable:
         values, errors = ({c: x[order] for c, x in side.items()} for side in (self.values, self.errors))
         lists = {"names": pick(self.names), "strong": pick(self.strong), "widths": pick(self.widths)}
         return replace(self, **lists, values=values, errors=errors, sorted_by=column)
+
+
+def title_of(column: str) -> str:
+    """How a column is called where it is printed."""
+    return TITLES.get(column, column.replace("_", " "))
 
 
 def _with_error(value: float, error: float) -> str:

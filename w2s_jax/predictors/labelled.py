@@ -1,0 +1,65 @@
+"""Predictors that ask how well a teacher's representation explains some labels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from w2s_jax._core.response import apply_response
+from w2s_jax.filters import ridge
+from w2s_jax.overlap import Side
+from w2s_jax.predictors.predictor import PairView, predictor
+
+RATIOS, STEPS = 65, 40  # penalties that are tried over sixteen decades, and golden sections around the best
+
+
+@predictor(
+    needs="labels", predicts="how well a teacher fits labels", source="Cristianini et al. 2001", larger_is_better=True
+)
+def kernel_alignment(pair: PairView) -> Array:
+    """`||H_w^T y||^2 / (||H_w^T H_w||_F ||y||^2)`, sums over outputs: of one output the alignment of kernel and target."""
+    size = jnp.linalg.norm(pair.overlap.weak.values)
+    return jnp.sum(jnp.square(jnp.asarray(pair.moments.wy))) / (size * jnp.sum(pair.labels[2]))
+
+
+@predictor(needs="labels", predicts="how well a teacher fits labels", source="You et al. 2021", larger_is_better=True)
+def logme(pair: PairView) -> Array:
+    """Log evidence per row of `y = H_w m + e`, m and e normal of the most likely variances; the mean over outputs.
+
+    With the penalty r, the ratio of the variances of e and m over n, it is `(log(b / 2 pi) - 1) / 2 - log det(I + S_w / r) / 2n`,
+    `1 / b = y^T (I + K / n r)^{-1} y / n = ||y||^2 / n - a_w^T F_r a_w`; the best r by search, where its own derivative is zero.
+    About their means n rows count as n - 1.
+    """
+    a_w, _, energy = pair.labels
+    n = pair.overlap.weak.n
+    rows = n - 1 if pair.moments.is_centred else n
+    of_output = lambda a, e: _evidence(pair.overlap.weak, a * jnp.sqrt(n / rows), e * n / rows, rows)
+    return jnp.mean(jax.vmap(of_output, (1, 0))(a_w, energy))
+
+
+def _evidence(side: Side, a: Array, energy: Array, rows: Array) -> Array:
+    """The largest log evidence per row, from `U_w^T y / sqrt(rows)` (k,) and the labels' mean square ()."""
+
+    def at(log_ratio: Array, side: Side, a: Array) -> Array:
+        r = jnp.exp(log_ratio)
+        left = energy - jnp.sum(a * apply_response(ridge(r), side, a[:, None])[:, 0])
+        left = jnp.maximum(left, jnp.finfo(a.dtype).eps * energy)
+        return -(jnp.log(2 * jnp.pi * left) + 1 + jnp.sum(jnp.log1p(side.values / r)) / rows) / 2
+
+    fixed = jax.lax.stop_gradient((side, a))
+    tried = jnp.log(jnp.mean(fixed[0].values)) + jnp.linspace(-8, 8, RATIOS) * jnp.log(10.0)
+    best = tried[jnp.argmax(jax.lax.map(lambda x: at(x, *fixed), tried))]
+    golden = (5**0.5 - 1) / 2
+
+    def section(_: Any, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = ends
+        left, right = high - golden * (high - low), low + golden * (high - low)
+        better = at(left, *fixed) > at(right, *fixed)
+        return jnp.where(better, low, left), jnp.where(better, right, high)
+
+    step = tried[1] - tried[0]
+    low, high = jax.lax.fori_loop(0, STEPS, section, (best - step, best + step))
+    return at(jax.lax.stop_gradient((low + high) / 2), side, a)
