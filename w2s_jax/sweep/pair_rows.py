@@ -15,7 +15,7 @@ from jax.typing import ArrayLike
 
 from w2s_jax._core.normalize import Normalize
 from w2s_jax.devices.mesh import BATCH, spread
-from w2s_jax.ranking.folds import Experiments, Layout
+from w2s_jax.ranking.folds import Layout
 from w2s_jax.sweep.config import Setting, SweepConfig
 from w2s_jax.sweep.label_sets import Cells, LabelSet, SweepRows
 from w2s_jax.sweep.pairs import (
@@ -23,7 +23,6 @@ from w2s_jax.sweep.pairs import (
     Model,
     Pair,
     Sides,
-    Student,
     batches,
     meet,
     prepare_student,
@@ -54,15 +53,13 @@ def meet_strong(
     padded = {name: _padded(cross[name], strong.model, entry.model) for name, entry in weak.items()}
     common = strong.light, _on_device(rows.cells, strong.model.mean.dtype)
     run = _over(mesh, _meetings(config.normalize))
-    started = []  # fetched only when all are, so that the device never waits
-    for names in batches(_widths(weak), _at_once(mesh)):
-        started.append((names, run(_stacked([(weak[name].light, padded[name]) for name in names]), *common)))
-    found = {}
-    for names, met in jax.device_get(started):
-        found |= {name: Met(met.cka[i], met.rotated[i]) for i, name in enumerate(names)}
+    batch = lambda names: _stacked([(weak[name].light, padded[name]) for name in names])
+    widths = {name: entry.model.mean.shape[0] for name, entry in weak.items()}
+    found = _by_name(widths, mesh, lambda names: run(batch(names), *common))
     if config.folds:
-        tried = _trials(_Task(strong, weak, padded, rows, config, mesh))
-        found = {name: met._replace(experiments=tried[name]) for name, met in found.items()}
+        whole = {name: (entry.model, padded[name]) for name, entry in weak.items()}
+        tried = [_trials(number, strong.model, whole, rows, config, mesh) for number in range(len(rows.layouts))]
+        found = {name: met._replace(experiments=[of[name] for of in tried]) for name, met in found.items()}
     return found
 
 
@@ -78,27 +75,21 @@ def table_rows(
     dtype = next(iter(weak.values())).light.values.dtype
     common = _on_device((rows.cells, np.asarray(config.grid), rows.energy), dtype)
     sides = [jax.device_get({n: (e.light.values, e.light.labels) for n, e in side.items()}) for side in (strong, weak)]
-    run, started = _over(mesh, score_pairs), []
-    for pairs in batches({pair: of.rotated.shape for pair, of in met.items()}, _at_once(mesh)):
-        batch = [Sides(met[pair].rotated, *sides[1][pair[1]], *sides[0][pair[0]]) for pair in pairs]
-        started.append((pairs, run(jax.tree.map(lambda *x: np.stack(x), *batch), *common)))
-    found = {}
-    for pairs, scores in jax.device_get(started):
-        for i, pair in enumerate(pairs):
-            of_pair = {key: np.asarray(x[i], float) for key, x in scores.items()}
-            found[pair] = list(_rows(of_pair, met[pair], rows, config))
-    return found
+    run, shapes = _over(mesh, score_pairs), {pair: of.rotated.shape for pair, of in met.items()}
+    one = lambda pair: Sides(met[pair].rotated, *sides[1][pair[1]], *sides[0][pair[0]])
+    batch = lambda pairs: jax.tree.map(lambda *x: np.stack(x), *map(one, pairs))
+    scores = _by_name(shapes, mesh, lambda pairs: run(batch(pairs), *common))
+    as_floats = lambda of_pair: {key: np.asarray(x, float) for key, x in of_pair.items()}
+    return {pair: list(_rows(as_floats(of), met[pair], rows, config)) for pair, of in scores.items()}
 
 
-class _Task(NamedTuple):
-    """A strong model's pairs: cross sums are padded to the models' widths."""
-
-    strong: Entry
-    weak: Mapping[str, Entry]
-    cross: Mapping[str, np.ndarray]
-    rows: SweepRows
-    config: SweepConfig
-    mesh: Mesh | None
+def _by_name(shapes: Mapping[Any, Any], mesh: Mesh | None, run: Callable[[list[Any]], Any]) -> dict[Any, Any]:
+    """What `run` makes of every model or pair, given the names of a batch; a CPU takes one at a time on each of its devices."""
+    size = (1 if jax.default_backend() == "cpu" else BATCH) * (1 if mesh is None else mesh.size)
+    # Fetched only when all are started, so that the device never waits.
+    started = [(names, run(names)) for names in batches(shapes, lambda shape, count: size)]
+    entry = lambda i, found: jax.tree.map(lambda x: x[i], found)
+    return {name: entry(i, found) for names, found in jax.device_get(started) for i, name in enumerate(names)}
 
 
 def _padded(cross: np.ndarray, strong: Model, weak: Model) -> np.ndarray:
@@ -125,46 +116,28 @@ def _stacked(trees: list[Any]) -> Any:
     return jax.tree.map(lambda *x: jnp.stack(x), *trees)
 
 
-def _at_once(mesh: Mesh | None) -> Callable[[Any, int], int]:
-    """The size of a batch of models or pairs: a CPU takes one at a time on each of its devices."""
-    size = (1 if jax.default_backend() == "cpu" else BATCH) * (1 if mesh is None else mesh.size)
-    return lambda shape, count: size
-
-
-def _widths(models: Mapping[str, Entry]) -> dict[str, int]:
-    return {name: entry.model.mean.shape[0] for name, entry in models.items()}
-
-
-class _Experiment(NamedTuple):
-    """One layout: where its cells are, what they hold, its experiments, label sums, and columns of its label sets."""
-
-    where: slice
-    cells: Cells
-    experiments: Experiments
-    y: tuple[Array, Array]
-    columns: tuple[tuple[int, int], ...]
-
-
-def _trials(task: _Task) -> dict[str, list[dict[str, np.ndarray]]]:
-    """What `run_experiments` makes of every weak model, by layout."""
-    (strong, _), weak, cross, rows, config, mesh = task
-    dtype = strong.mean.dtype
-    ridges = tuple(jnp.asarray(side, dtype) for side in _ridges(config.grid))
+def _trials(
+    number: int,
+    strong: Model,
+    weak: Mapping[str, tuple[Model, np.ndarray]],
+    rows: SweepRows,
+    config: SweepConfig,
+    mesh: Mesh | None,
+) -> dict[str, dict[str, np.ndarray]]:
+    """What `run_experiments` makes of weak models, whole and with their cross sums, on one layout of the rows."""
+    layout, where, dtype = rows.layouts[number], rows.of(number), strong.mean.dtype
+    y, yy = (sums[where] for sums in rows.label_sums)
+    cells, y = _on_device((Cells(rows.counts[where], rows.sets[:, where], y), (y, yy)), dtype)
+    experiments, part = layout.experiments(dtype), _part(strong, where)
+    weak_ridges, strong_ridges = (jnp.asarray(side, dtype) for side in _ridges(config.grid))
     shared = jnp.asarray([config.prior, config.noise], dtype)
-    found: dict[str, list[dict[str, np.ndarray]]] = {name: [] for name in weak}
-    for number, layout in enumerate(rows.layouts):
-        where, cells, experiments, y, columns = _experiment(rows, number, dtype)
-        part, size = _part(strong, where), _test_rows(layout, strong)
-        student: Student = prepare_student(part, cells, experiments, ridges[1], shared, y, size)
-        run = _over(mesh, _experiments(columns, config.normalize))
-        started = []
-        for names in batches(_widths(weak), _at_once(mesh)):
-            batch = _stacked([(_part(weak[name].model, where), cross[name][where]) for name in names])
-            started.append((names, run(batch, part, cells, student, experiments, ridges[0], shared)))
-        for names, errors in jax.device_get(started):
-            for i, name in enumerate(dict.fromkeys(names)):
-                found[name].append({key: x[i] for key, x in errors.items()})
-    return found
+    student = prepare_student(part, cells, experiments, strong_ridges, shared, y, _test_rows(layout, strong))
+    columns = tuple((label.start, label.stop) for label in rows.label_sets if label.layout == number)
+    run = _over(mesh, _experiments(columns, config.normalize))
+    batch = lambda names: _stacked([(_part(weak[name][0], where), weak[name][1][where]) for name in names])
+    common = part, cells, student, experiments, weak_ridges, shared
+    widths = {name: model.mean.shape[0] for name, (model, _) in weak.items()}
+    return _by_name(widths, mesh, lambda names: run(batch(names), *common))
 
 
 @lru_cache
@@ -177,14 +150,6 @@ def _experiments(columns: tuple[tuple[int, int], ...], normalize: Normalize) -> 
         return jax.lax.map(one, entries)
 
     return run
-
-
-def _experiment(rows: SweepRows, number: int, dtype: Any) -> _Experiment:
-    layout, where = rows.layouts[number], rows.of(number)
-    y, yy = (sums[where] for sums in rows.label_sums)
-    cells, y = _on_device((Cells(rows.counts[where], rows.sets[:, where], y), (y, yy)), dtype)
-    columns = tuple((label.start, label.stop) for label in rows.label_sets if label.layout == number)
-    return _Experiment(where, cells, layout.experiments(dtype), y, columns)
 
 
 def _on_device(tree: Any, dtype: Any) -> Any:
