@@ -21,7 +21,7 @@ def needed(module: str, what: str, extra: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         package = module.split(".")[0]
-        why = "" if isinstance(error, ModuleNotFoundError) and error.name == package else f" ({error})"
+        why = "" if isinstance(error, ModuleNotFoundError) and error.name in (package, module) else f" ({error})"
         raise InputError(f"{what} needs the {package} package{why}: pip install 'w2s_jax[{extra}]'") from error
 
 

@@ -23,7 +23,7 @@ _END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
 
 def open_parquet(place: Place, kind: Kind) -> Rows:
     """One column of a Parquet file."""
-    parquet: Any = place.extra("pyarrow.parquet", "pyarrow", "arrow")
+    parquet = place.extra("pyarrow.parquet", "arrow")
     with place.faults():
         file = parquet.ParquetFile(place.file, pre_buffer=False, buffer_size=1 << 20)
         counts = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
@@ -42,7 +42,7 @@ def open_ipc(place: Place, kind: Kind) -> Rows:
 
     A compressed record batch is decompressed whole, and opening a compressed file decompresses it once.
     """
-    arrow: Any = place.extra("pyarrow", "pyarrow", "arrow")
+    arrow = place.extra("pyarrow", "arrow")
     with place.faults(), arrow.memory_map(place.file) as mapped:
         is_file = mapped.read(6) == b"ARROW1"
         if not is_file and not _ends_as_stream(place.file):
@@ -142,7 +142,7 @@ def _column_rows(place: Place, kind: Kind, schema: Any, counts: list[int], batch
 
 def _column(place: Place, kind: Any) -> _Column:
     """What a column of an Arrow type holds."""
-    types: Any = place.extra("pyarrow", "pyarrow", "arrow").types
+    types = place.extra("pyarrow", "arrow").types
     kind = getattr(kind, "storage_type", kind)
     is_list = types.is_fixed_size_list(kind) or types.is_list(kind) or types.is_large_list(kind)
     width = kind.list_size if types.is_fixed_size_list(kind) else None

@@ -6,7 +6,6 @@ beside the one asked for names its rows: it is never taken for the representatio
 
 from __future__ import annotations
 
-import importlib
 import math
 import os
 import threading
@@ -14,13 +13,13 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from types import ModuleType
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import ml_dtypes
 import numpy as np
 
 from w2s_jax._core.checks import InputError, reason
+from w2s_jax._core.extras import needed
 from w2s_jax.files.paths import Layer
 
 LISTED = 10  # names at most in a message
@@ -118,13 +117,12 @@ class Place(NamedTuple):
         except Exception as error:  # BadZipFile, zlib.error, ArrowInvalid, RuntimeError when encrypted, ...
             raise self.unreadable(error) from error
 
-    def extra(self, module: str, package: str, extra: str) -> ModuleType:
+    def extra(self, module: str, extra: str) -> Any:
         """A module that only this format needs."""
         try:
-            return importlib.import_module(module)
-        except ImportError as error:
-            needs = f"reading {self.format} files needs the {package} package: pip install 'w2s_jax[{extra}]'"
-            raise self.error(needs) from error
+            return needed(module, f"reading {self.format} files", extra)
+        except InputError as error:
+            raise self.error(str(error)) from error
 
     def rows(self, shape: tuple[int, ...], dtype: np.dtype, read: Callable[[int, int], np.ndarray]) -> Rows:
         """Rows of native byte order; bytes are text."""

@@ -6,8 +6,6 @@ The format has no text. Where its metadata say `utf-8` of an array, rows of byte
 
 from __future__ import annotations
 
-from typing import Any
-
 import ml_dtypes
 import numpy as np
 
@@ -25,7 +23,7 @@ _DTYPES = {
 
 def open_safetensors(place: Place, kind: Kind) -> Rows:
     """One array of a .safetensors file, which the safetensors package memory-maps."""
-    safetensors: Any = place.extra("safetensors", "safetensors", "cli")
+    safetensors = place.extra("safetensors", "cli")
     with place.faults():
         file = safetensors.safe_open(place.file, framework="np")
         texts = [key for key, code in (file.metadata() or {}).items() if code == "utf-8"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from functools import partial
-from typing import Any
 
 import numpy as np
 
@@ -50,7 +49,7 @@ def _driver(path: str) -> str | None:
 
 
 def _read(group: str, place: Place, key: str, kind: Kind) -> Rows:
-    tensorstore: Any = place.extra("tensorstore", "tensorstore", "zarr")
+    tensorstore = place.extra("tensorstore", "zarr")
     path = os.path.join(group, key)
     spec = {
         "driver": _driver(path),

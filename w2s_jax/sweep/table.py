@@ -157,14 +157,10 @@ def read_sweep(output: str | os.PathLike) -> Sweep:
 
 
 def _write_parquet(path: str | os.PathLike, columns: Iterable[tuple[str, tuple]]) -> None:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise InputError("writing .parquet needs the pyarrow package: pip install 'w2s_jax[pandas]'") from error
+    parquet, pyarrow = (needed(module, "writing .parquet", "pandas") for module in ("pyarrow.parquet", "pyarrow"))
     table = pyarrow.table({c: pyarrow.array(values, _KINDS[COLUMNS[c]]) for c, values in columns})
     with replacing(path) as temporary:
         try:
-            pyarrow.parquet.write_table(table, temporary)
+            parquet.write_table(table, temporary)
         except OSError as error:
             raise InputError(f"cannot write {os.fspath(path)}: {error}") from error
