@@ -128,21 +128,14 @@ class _Closed(NamedTuple):
 
 def _stack(place: Place, shards: list[Place], closed: list[_Closed], open_one: Callable[[Place], Rows]) -> Rows:
     """Rows of files that hold one vector each."""
-    first = closed[0]
-    for shard, one in zip(shards, closed, strict=True):
-        if one.dtype != first.dtype:
-            raise shard.error(f"expected {first.dtype.name} as in {shards[0].file}, got {one.dtype.name}")
-
-    def vector(index: int) -> np.ndarray:
-        rows = open_one(shards[index])
-        if _Closed(rows.shape, rows.dtype) != first:
-            raise shards[index].error("the file has changed since it was opened")
-        return rows[:]
-
     ends = [os.path.basename(shards[i].file) for i in (0, -1)]
     note = f"{len(shards)} files of one vector each are the rows, in natural order from {ends[0]} to {ends[1]}"
-    read = lambda start, stop: np.stack([vector(i) for i in range(start, stop)])
-    return replace(place.rows((len(shards), *first.shape), first.dtype, read), note=note)
+    vectors = [_Closed((1, *one.shape), one.dtype) for one in closed]
+    return replace(_join(place, shards, vectors, lambda shard: _as_row(open_one(shard))), note=note)
+
+
+def _as_row(vector: Rows) -> Rows:
+    return replace(vector, shape=(1, *vector.shape), _read=lambda start, stop: vector[:][None])
 
 
 def in_order(place: Place, rows: Rows, order: Rows) -> Rows:
@@ -156,14 +149,12 @@ def in_order(place: Place, rows: Rows, order: Rows) -> Rows:
     if wrong.any():
         raise place.error(f"its order names row {numbers[wrong][0]} of {len(rows)}")
     note = f"{len(numbers)} of {len(rows)} saved rows, in the order that its state.json names"
-    shape = (len(numbers), *rows.shape[1:])
-    ordered = replace(rows, shape=shape, _read=lambda start, stop: _taken(rows, numbers[start:stop]), note=note)
-    if rows.ids is None:
-        return ordered
-    ids = rows.ids
-    return replace(
-        ordered, ids=replace(ids, shape=shape[:1], _read=lambda start, stop: _taken(ids, numbers[start:stop]))
-    )
+
+    def ordered(of: Rows) -> Rows:
+        shape = (len(numbers), *of.shape[1:])
+        return replace(of, shape=shape, _read=lambda start, stop: _taken(of, numbers[start:stop]))
+
+    return replace(ordered(rows), note=note, ids=None if rows.ids is None else ordered(rows.ids))
 
 
 def _taken(rows: Rows, numbers: np.ndarray) -> np.ndarray:
