@@ -16,28 +16,8 @@ from w2s_jax._core.checks import InputError, require_integer
 from w2s_jax._core.extras import needed
 
 _PLAIN = (
-    "the",
-    "a",
-    "this",
-    "that",
-    "film",
-    "story",
-    "scene",
-    "actor",
-    "plot",
-    "ending",
-    "music",
-    "camera",
-    "night",
-    "city",
-    "house",
-    "man",
-    "woman",
-    "was",
-    "and",
-    "with",
-    "of",
-    "in",
+    *("the", "a", "this", "that", "film", "story", "scene", "actor", "plot", "ending", "music"),
+    *("camera", "night", "city", "house", "man", "woman", "was", "and", "with", "of", "in"),
 )
 _LIKED = ("good", "fine", "warm", "lovely", "bright", "clever", "honest", "funny", "gentle", "brave")
 _DISLIKED = ("bad", "dull", "cold", "clumsy", "dark", "stupid", "false", "boring", "cruel", "weak")
