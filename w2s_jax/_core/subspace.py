@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,21 +28,6 @@ DIRECTIONS_PER_VECTOR = 16  # with fewer dimensions per wanted vector, too
 MAX_DEGREE = 16
 MAX_STEPS = 1000
 ROUNDING = 16  # a residual of so many eps times the largest eigenvalue is rounding
-
-
-class Operator(Protocol):
-    """A symmetric positive semidefinite matrix (d, d), as a pytree that is linear or quadratic in its leaves."""
-
-    @property
-    def size(self) -> int: ...
-
-    def times(self, x: Array) -> Array: ...
-
-    def symmetric_times(self, x: Array) -> Array: ...
-
-    def trace(self) -> Array: ...
-
-    def dense(self) -> Array: ...
 
 
 @jax.tree_util.register_dataclass
@@ -91,6 +76,9 @@ class SecondMoment:
 
     def dense(self) -> Array:
         return matmul(self.rows.T, self.rows) / self.rows.shape[0]
+
+
+Operator = Dense | SecondMoment  # pytrees that are linear or quadratic in their leaves
 
 
 class Pairs(NamedTuple):
