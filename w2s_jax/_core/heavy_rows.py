@@ -67,10 +67,9 @@ class Watched:
     """Rows as they are read: when they have been read from the first to the last, a warning says if a handful hold most of their
     energy, by number or id."""
 
-    def __init__(self, rows: Any, name: str, normalize: Normalize, ids: Any = None) -> None:
-        self._rows, self._name = rows, name
+    def __init__(self, rows: Any, name: str, normalize: Normalize) -> None:
+        self._rows, self._name, self._ids = rows, name, getattr(rows, "ids", None)
         self._normalize: Normalize = normalize
-        self._ids = getattr(rows, "ids", None) if ids is None else ids
         self._energies: list[np.ndarray] = []
         self._next, self._done = -1, False
         self._scaling: tuple[np.ndarray, np.ndarray] = np.zeros(0), np.zeros(0)

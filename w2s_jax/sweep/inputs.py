@@ -22,6 +22,7 @@ from w2s_jax._core.normalize import rounding_of
 from w2s_jax.devices.hosts import Hosts
 from w2s_jax.files.ids import require_same_ids
 from w2s_jax.files.opening import notes_of, open_rows, read_labels_and_classes
+from w2s_jax.files.rows import Rows
 from w2s_jax.ranking.cells import ModelRows, about_first_row
 from w2s_jax.ranking.unit_rows import UnitRows
 from w2s_jax.sweep.config import SweepConfig
@@ -63,32 +64,12 @@ class _Files(NamedTuple):
     """n rows of every model, and of what is read at once: the models' first rows (1, d), labels, their classes and groups."""
 
     n: int
-    models: dict[str, Any]
+    models: dict[str, Rows]
     stamps: dict[str, str]
     first: dict[str, np.ndarray]
     labels: dict[str, np.ndarray]
     classes: dict[str, tuple[str, ...]]
     groups: np.ndarray | None
-
-
-@dataclass(frozen=True)
-class _Share:
-    """Rows of a model from `start` on, with places among `n` rows of which only they can be read."""
-
-    held: Any
-    start: int
-    n: int
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return self.n, self.held.shape[1]
-
-    @property
-    def dtype(self) -> Any:
-        return self.held.dtype
-
-    def __getitem__(self, wanted: slice) -> np.ndarray:
-        return self.held[wanted.start - self.start : wanted.stop - self.start]
 
 
 def open_inputs(config: SweepConfig, hosts: Hosts, process_local: bool) -> Inputs:
@@ -108,14 +89,19 @@ def open_inputs(config: SweepConfig, hosts: Hosts, process_local: bool) -> Input
         span = (ends[hosts.index] - own.n, ends[hosts.index]) if ends else hosts.span(own.n, chunk_rows(own.n))
         groups = None if every.groups is None else np.unique(every.groups, return_inverse=True)[1]
         rows = sweep_rows(every.n, every.labels, groups, config.folds, config.seed, config.normalize)
-    models = {name: _Share(held, span[0], every.n) for name, held in own.models.items()} if ends else own.models
+    models = {name: _placed(held, span[0], every.n) for name, held in own.models.items()} if ends else own.models
     sources = {name: _source(f"model {name!r}", held, every.first[name], config) for name, held in models.items()}
     rows_key = _rows_key(rows, config, next(iter(every.first.values())).dtype)
     notes = notes_of(own.models.values(), {f"labels {name!r}": names for name, names in own.classes.items()})
     return Inputs(sources, rows, rows_key, span, ends, every.stamps, config.models, own.stamps, tuple(notes))
 
 
-def _source(label: str, held: Any, first: np.ndarray, config: SweepConfig) -> ModelRows:
+def _placed(held: Rows, first: int, n: int) -> Rows:
+    """Rows of a model from `first` on, with places among `n` rows of which only they can be read."""
+    return Rows(held.label, (n, *held.shape[1:]), held.dtype, lambda start, stop: held[start - first : stop - first])
+
+
+def _source(label: str, held: Rows, first: np.ndarray, config: SweepConfig) -> ModelRows:
     """A model's rows as its moments are made of them."""
     if config.rows == "unit":  # which are about 0 or of norm 1
         return ModelRows(label, UnitRows(held, label, first.dtype, config.normalize), np.zeros_like(first))
@@ -160,7 +146,7 @@ def _opened(config: SweepConfig) -> _Files:
     codes = None if groups is None else groups[:]
     if codes is not None and codes.dtype == object:  # text of Arrow
         codes = codes.astype(str)
-    return _Files(n, dict(models), stamps, heads, labels, classes, codes)
+    return _Files(n, models, stamps, heads, labels, classes, codes)
 
 
 def _require_same(hosts: Hosts, config: SweepConfig, own: _Files, process_local: bool) -> None:

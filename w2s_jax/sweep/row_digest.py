@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+
+from w2s_jax.files.rows import Rows
 
 CHUNKS = 1024
 LEAST_ROWS = 32  # of a chunk: with fewer, hashing takes longer than what is computed of the rows
@@ -37,9 +40,15 @@ class RowDigest:
             self._chunks[chunk].update(part.reshape(-1).view(np.uint8).data)
             self._fed[chunk], start = True, end
 
-    def of(self, rows: Any) -> _Digested:
-        """The rows, each block of which is fed when it is read."""
-        return _Digested(rows, self)
+    def of(self, rows: Rows) -> Rows:
+        """The rows, each block of which is fed when it is read: once."""
+
+        def read(start: int, stop: int) -> np.ndarray:
+            block = rows[start:stop]
+            self.feed(start, block)
+            return block
+
+        return replace(rows, _read=read)
 
     def finish(self, merge: Callable[[np.ndarray], Any]) -> str:
         """The hash; `merge` adds up what every process has (chunks, 32), zero where it has read nothing."""
@@ -47,16 +56,3 @@ class RowDigest:
             np.frombuffer(chunk.digest(), np.uint8) * fed for chunk, fed in zip(self._chunks, self._fed, strict=True)
         ]
         return hashlib.sha256(self._head + np.asarray(merge(np.stack(own))).astype(np.uint8).tobytes()).hexdigest()
-
-
-class _Digested:
-    """Rows that feed a digest as they are read, once."""
-
-    def __init__(self, rows: Any, digest: RowDigest) -> None:
-        self._rows, self._digest = rows, digest
-        self.shape, self.dtype = rows.shape, rows.dtype
-
-    def __getitem__(self, wanted: slice) -> np.ndarray:
-        block = np.asarray(self._rows[wanted])
-        self._digest.feed(wanted.start, block)
-        return block

@@ -107,7 +107,7 @@ class Workers:
         if isinstance(source.rows, UnitRows):
             rows = source.rows.read_through(rows)
         elif self.hosts.count == 1:
-            rows = Watched(rows, source.name, self.config.normalize, getattr(source.rows, "ids", None))
+            rows = Watched(rows, source.name, self.config.normalize)
         if self.widths[name] == source.width:
             return source._replace(rows=rows)
         left = after_unit_rows(self.config.normalize, self.config.rows)
