@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from w2s_jax._core.checks import InputError, require_choice, require_range
+from w2s_jax._core.checks import InputError, require_choice, require_integer, require_range
 from w2s_jax._core.normalize import Normalize, RowNorm
 from w2s_jax.files.paths import matching, short_name
 
@@ -140,7 +140,12 @@ def sweep_config(table: Mapping[str, Any], folder: str | os.PathLike = ".") -> S
     for name in weak.keys() & strong.keys():
         if weak[name] != strong[name]:
             raise InputError(f"a name must mean one model, got {name!r} for {weak[name]} and for {strong[name]}")
-    groups = table.get("groups")
+    groups, folds, seed = table.get("groups"), table.get("folds", 0), table.get("seed", 0)
+    normalize, rows = table.get("normalize", "features"), table.get("rows", "given")
+    require_choice("normalize", normalize, Normalize)
+    require_choice("rows", rows, RowNorm)
+    require_integer("folds", folds, 0)
+    require_integer("seed", seed, 0)
     return SweepConfig(
         output=output,
         weak=weak,
@@ -149,10 +154,10 @@ def sweep_config(table: Mapping[str, Any], folder: str | os.PathLike = ".") -> S
         unlabelled=_label(table.get("unlabelled")),
         grid=_grid(table),
         groups=None if groups is None else _place("groups", groups, folder),
-        normalize=_choice("normalize", table.get("normalize", "features"), Normalize),
-        rows=_choice("rows", table.get("rows", "given"), RowNorm),
-        folds=_integer("folds", table.get("folds", 0)),
-        seed=_integer("seed", table.get("seed", 0)),
+        normalize=normalize,
+        rows=rows,
+        folds=int(folds),
+        seed=int(seed),
         prior=_number("prior", table.get("prior", 2.0)),
         noise=_number("noise", table.get("noise", 1.0)),
         memory=_number("memory", table.get("memory", 256.0)),
@@ -196,22 +201,11 @@ def _number(key: str, value: Any) -> float:
     return float(value)
 
 
-def _integer(key: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 0:
-        raise InputError(f"{key} must be an integer of at least 0, got {value!r}")
-    return int(value)
-
-
 def _label(value: Any) -> float | str | None:
     value = value.item() if isinstance(value, np.generic) else value
     if isinstance(value, bool) or not isinstance(value, int | float | str | None):
         raise InputError(f"unlabelled must be a number or text, got {value!r}")
     return float(value) if isinstance(value, int) else value
-
-
-def _choice(key: str, value: Any, choices: Any) -> Any:
-    require_choice(key, value, choices)
-    return value
 
 
 def _text(key: str, value: Any, what: str = "a path") -> str:
