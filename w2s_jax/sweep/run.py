@@ -12,12 +12,14 @@ models' moments.
 
 from __future__ import annotations
 
+import itertools
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from importlib.metadata import version
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -33,12 +35,13 @@ from w2s_jax.sweep.config import SweepConfig, read_config, sweep_config
 from w2s_jax.sweep.inputs import Inputs, open_inputs
 from w2s_jax.sweep.kernels import KeptSize, kernel_entries, products
 from w2s_jax.sweep.pairs import Model, Pair, eigenpairs
-from w2s_jax.sweep.store import COLUMNS, Store, key_of, now_ns, open_store
+from w2s_jax.sweep.store import COLUMNS, Store, key_of, open_store
 from w2s_jax.sweep.table import Sweep, read_sweep
 from w2s_jax.sweep.workers import Workers
 
 _ALONE = Hosts()
 T = TypeVar("T")
+Group = tuple[list[str], list[str]]  # strong and weak models that are read together
 
 
 def run_sweep(
@@ -122,15 +125,6 @@ class _Run:
         return self.hosts.first(lambda: work(self.store))
 
 
-class _PairGroup(NamedTuple):
-    """Weak and strong models that are read together, and the keys of their pairs (strong, weak) that are missing."""
-
-    weak: list[str]
-    strong: list[str]
-    by_kernels: bool
-    missing: dict[Pair, str]
-
-
 def _agreed(
     config: SweepConfig | Mapping[str, Any] | str | os.PathLike, hosts: Hosts, mesh: Mesh | None
 ) -> SweepConfig:
@@ -161,7 +155,7 @@ def _keep_models(run: _Run) -> tuple[dict[str, str], tuple[str, ...]]:
         keys = {name: _model_key(run, content) for name, content in contents.items()}
         if not _missing(run, _pair_keys(run, keys).values()):
             return keys, ()
-    run.stored(lambda store: store.begin(len(run.config.weak) * len(run.config.strong)))
+    run.stored(lambda store: store.plan([None] * (len(run.config.weak) * len(run.config.strong))))
     for batch in track(_batches(run, _not_kept(run, contents)), run.progress, "moments"):
         contents |= {name: _hashed(run, name) for name in batch if contents[name] is None and before[name] is not None}
         contents |= _computed(run, _not_kept(run, {name: contents[name] for name in batch}))
@@ -197,13 +191,13 @@ def _batches(run: _Run, names: Iterable[str]) -> list[list[str]]:
 
 def _hashed(run: _Run, name: str) -> str:
     """The hash of a model's rows, read for its sake alone."""
-    began = now_ns()
+    began = time.time_ns()
     return _keep(run, name, began, run.workers.hash_of(name))
 
 
 def _computed(run: _Run, names: Sequence[str]) -> dict[str, str]:
     """Computes and keeps models' moments; the hashes of their rows."""
-    began, contents = now_ns(), {}
+    began, contents = time.time_ns(), {}
     for name, (found, content) in run.workers.models(names).items():
         if not np.isfinite(found.variance) or not np.isfinite(found.values).all():
             raise InputError(f"model {name!r} is too large: its squares overflow {run.inputs.dtype}")
@@ -247,18 +241,18 @@ def _keep_pairs(run: _Run, keys: Mapping[str, str]) -> int:
     asked = _missing(run, pairs.values())
     if not asked:
         return 0
-    groups = []
     kept = run.stored(lambda store: _eigenpairs(run, store, keys))
-    for group in _kernel_groups(run, kept) or _groups(run):
-        missing = {p: pairs[p] for p in ((s, w) for s in group.strong for w in group.weak) if pairs[p] in asked}
-        if missing:
-            groups.append(group._replace(missing=missing))
+    by_kernels = _kernel_groups(run, kept)
+    missing_of = lambda group: {pair: pairs[pair] for pair in itertools.product(*group) if pairs[pair] in asked}
+    groups = [(group, missing) for group in by_kernels or _groups(run) if (missing := missing_of(group))]
     held: dict[str, Model] = {}
-    for group in track(groups, run.progress, "pairs"):
-        names = dict.fromkeys([*group.strong, *group.weak])
+    for group, missing in track(groups, run.progress, "pairs"):
+        names = dict.fromkeys(itertools.chain(*group))
         held = {name: held[name] if name in held else _loaded(run, name, keys[name]) for name in names}
-        _keep_results(run, group, held, kept)
-    return sum(len(group.missing) for group in groups)
+        strong, weak = ({name: held[name] for name in side} for side in group)
+        scored = run.workers.score(strong, weak, list(missing), kept, bool(by_kernels))
+        _keep_results(run, missing, scored)
+    return sum(len(missing) for _, missing in groups)
 
 
 def _eigenpairs(run: _Run, store: Store, keys: Mapping[str, str]) -> tuple[int, int]:
@@ -272,17 +266,17 @@ def _eigenpairs(run: _Run, store: Store, keys: Mapping[str, str]) -> tuple[int, 
     return strong, weak
 
 
-def _groups(run: _Run) -> Iterator[_PairGroup]:
+def _groups(run: _Run) -> Iterator[Group]:
     """All pairs, in groups whose cross sums fit in the memory for them; near squares need the fewest reads."""
     width = run.workers.widths
     entries = run.config.memory * 2**20 / (3 * run.inputs.dtype.itemsize * len(run.inputs.rows.counts))
     all_weak = sum(width[name] for name in run.config.weak)
     for strong in _packed(run.config.strong, width, max(entries**0.5, entries / all_weak)):
         for weak in _packed(run.config.weak, width, entries / sum(width[name] for name in strong)):
-            yield _PairGroup(weak, strong, False, {})
+            yield strong, weak
 
 
-def _kernel_groups(run: _Run, kept: tuple[int, int]) -> list[_PairGroup]:
+def _kernel_groups(run: _Run, kept: tuple[int, int]) -> list[Group]:
     """All pairs, in groups whose strong kernels fit in that memory, as do weak models with their cross moments; none where the
     product of features takes less, or is shared by several processes or devices."""
     config, sets, n = run.config, len(run.inputs.rows.sets), run.inputs.rows.n
@@ -299,7 +293,7 @@ def _kernel_groups(run: _Run, kept: tuple[int, int]) -> list[_PairGroup]:
         needed += products(n, sets, [strong[name] for name in part], list(weak.values()))
         beside = sum(strong[name].kept for name in part)
         own = {name: sets * (2 * of.width**2 + of.kept * beside) for name, of in weak.items()}
-        groups += [_PairGroup(names, part, True, {}) for names in _packed(weak, own, entries)]
+        groups += [(part, names) for names in _packed(weak, own, entries)]
     features = n * sum(of.width for of in strong.values()) * sum(of.width for of in weak.values())
     return groups if needed < features else []
 
@@ -315,14 +309,12 @@ def _packed(names: Iterable[str], size: Mapping[str, int], limit: float) -> Iter
     yield part
 
 
-def _keep_results(run: _Run, group: _PairGroup, held: Mapping[str, Model], kept: tuple[int, int]) -> None:
-    """Computes and keeps the rows of every missing pair of a group."""
+def _keep_results(run: _Run, missing: Mapping[Pair, str], scored: Sequence[list[dict[str, Any]]]) -> None:
+    """Keeps the rows of pairs (strong, weak) by their keys."""
     width = lambda name: run.inputs.sources[name].width
     same = {"rows": run.inputs.rows.n, "version": version("w2s_jax")}
     results = {}
-    strong, weak = ({name: held[name] for name in side} for side in (group.strong, group.weak))
-    scored = run.workers.score(strong, weak, list(group.missing), kept, group.by_kernels)
-    for ((strong, weak), key), rows in zip(group.missing.items(), scored, strict=True):
+    for ((strong, weak), key), rows in zip(missing.items(), scored, strict=True):
         models = {"weak": weak, "strong": strong, "weak_width": width(weak), "strong_width": width(strong)}
         results[key] = [models | same | {"inputs": key} | row for row in rows]
     run.stored(lambda store: store.keep_results(results))

@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import sqlite3
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from importlib.util import find_spec
@@ -125,13 +124,8 @@ class Store:
                 if file.suffix == ".safetensors" and file.name not in kept:
                     file.unlink()
 
-    def begin(self, pairs: int) -> None:
-        """Forgets which pairs the last configuration had, for as many that are not known yet; results stay."""
-        places = [(place, None) for place in range(pairs)]
-        self._write([("DELETE FROM sweep", [()]), ("INSERT INTO sweep VALUES (?, ?)", places)])
-
-    def plan(self, pairs: Sequence[str]) -> None:
-        """The pairs of the present configuration in the order of the exported table."""
+    def plan(self, pairs: Sequence[str | None]) -> None:
+        """The pairs of the present configuration in the order of the exported table, None where they are not known yet."""
         self._write([("DELETE FROM sweep", [()]), ("INSERT INTO sweep VALUES (?, ?)", list(enumerate(pairs)))])
 
     def finished(self) -> set[str]:
@@ -242,8 +236,3 @@ def _faults(folder: Path) -> Iterator[None]:
         raise InputError(f"cannot use the sweep's database {folder / DATABASE}: {error}") from error
     except OSError as error:
         raise InputError(f"cannot write the sweep's folder {folder}: {error.strerror}") from error
-
-
-def now_ns() -> int:
-    """The time that file stamps are compared with."""
-    return time.time_ns()
