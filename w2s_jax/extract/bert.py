@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from w2s_jax._core.extras import needed
 from w2s_jax.extract.checkpoint import Checkpoint
-from w2s_jax.extract.models import LanguageModel, jax_dtype
+from w2s_jax.extract.models import LanguageModel
 
 _LAYER = {
     "query": "attention.self.query",
@@ -104,7 +104,7 @@ def open_bert(checkpoint: Checkpoint, dtype: str = "float32") -> LanguageModel:
         checkpoint.name,
         tokenize,
         apply,
-        jax.tree.map(lambda x: jnp.asarray(x, jax_dtype(dtype)), weights),
+        jax.tree.map(lambda x: jnp.asarray(x, dtype), weights),
         longest=len(weights["position"]) - first,
         about={
             "architecture": checkpoint.kind,

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import jax.numpy as jnp
 from jax import Array
 
 from w2s_jax.extract.checkpoint import Tokenize
@@ -28,6 +27,7 @@ class LanguageModel:
         about: more facts for `extraction.json`.
         checksum: of all that decides the hidden states.
 
+    >>> import jax.numpy as jnp
     >>> model = LanguageModel(
     ...     "lengths",
     ...     tokenize=lambda texts, max_tokens: [[len(word) for word in text.split()][:max_tokens] for text in texts],
@@ -45,8 +45,3 @@ class LanguageModel:
     longest: int | None = None
     about: Mapping[str, Any] = field(default_factory=dict)
     checksum: str | None = None
-
-
-def jax_dtype(name: str) -> Any:
-    """The dtype of a forward pass."""
-    return {"float32": jnp.float32, "bfloat16": jnp.bfloat16}[name]

@@ -181,7 +181,7 @@ def _minimum(
         conjugate_gradients = lambda product, b: jax.scipy.sparse.linalg.cg(product, b, **options)[0]
         return jax.lax.custom_linear_solve(hessian, b, conjugate_gradients, symmetric=True)
 
-    gradient = lambda head: _gradient(problem, head, problem.rows.y)
+    gradient = jax.grad(lambda head: _objective(problem, head, problem.rows.y))
     head, (norm, steps) = jax.lax.custom_root(gradient, start, solve, tangent, has_aux=True)
     return head, jax.lax.stop_gradient(_Report(norm, steps.astype(int)))
 
@@ -346,10 +346,6 @@ def _targets(problem: _Training, head: _Head, steps: Array) -> Array:
     rows = problem.rows
     targets = problem.loss.targets(_outputs(problem, head), rows.y, rows.weights, steps)
     return jax.lax.stop_gradient(targets)
-
-
-def _gradient(problem: _Training, head: _Head, targets: Array) -> _Head:
-    return jax.grad(lambda head: _objective(problem, head, targets))(head)
 
 
 def _outputs(problem: _Training, head: _Head) -> Array:

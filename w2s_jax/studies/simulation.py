@@ -24,6 +24,7 @@ from jaxtyping import Float
 from w2s_jax._core.arrays import matmul, outer
 from w2s_jax._core.checks import InputError, require_integer, require_range
 from w2s_jax._core.ridge_solve import ridge_solver
+from w2s_jax.devices.mesh import filled
 from w2s_jax.filters import ridge as ridge_filter
 from w2s_jax.gap import prediction_gap
 from w2s_jax.moments import Moments, moments
@@ -198,9 +199,9 @@ def _simulate(
     batches = -(-trials // batch)
     # Batches of one size, the last filled up with a trial already run: a remainder would be a second program.
     size = -(-trials // batches)
-    filled = keys[jnp.minimum(jnp.arange(batches * size), trials - 1)].reshape(batches, size, *keys.shape[1:])
-    results = jax.lax.map(jax.vmap(lambda key: measure(run_trial(key, family, *sizes, *ridges))), filled)
-    return jax.tree.map(lambda x: x.reshape(batches * size, *x.shape[2:])[:trials], results)
+    one = lambda key: measure(run_trial(key, family, *sizes, *ridges))
+    results = jax.lax.map(one, filled(keys, batches * size), batch_size=size)
+    return jax.tree.map(lambda x: x[:trials], results)
 
 
 def _split(key: Array, family: Family, n: int) -> _ReducedRows:

@@ -298,9 +298,8 @@ def _rate(cells: list[Cell]) -> tuple[float, float]:
     if len(cells) < 3:
         return float("nan"), float("nan")
     x, y = np.log([cell.n for cell in cells]), np.log([cell.theorem[0] for cell in cells])
-    (slope, _), covariance = np.polyfit(x, y, 1, cov="unscaled")
-    left = y - np.polyval(np.polyfit(x, y, 1), x)
-    return float(slope), float(np.sqrt(covariance[0, 0] * np.sum(left**2) / (len(x) - 2)))
+    (slope, _), covariance = np.polyfit(x, y, 1, cov=True)
+    return float(slope), float(np.sqrt(covariance[0, 0]))
 
 
 def _broken(scenario: str, n: int = 1000) -> tuple[int, ...]:
