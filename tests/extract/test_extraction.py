@@ -236,7 +236,8 @@ def test_from_texts_to_a_ranking(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")
     monkeypatch.chdir(tmp_path)
     Path("texts.csv").write_text("id,sentence\n" + "".join(f"r{row},{text}\n" for row, text in enumerate(TEXTS)))
-    command = ["extract", str(folder), "--texts", "texts.csv", "--column", "sentence", "--out", "reps"]
+    Path("link").symlink_to(folder)
+    command = ["extract", "link", "--texts", "texts.csv", "--column", "sentence", "--out", "reps"]
     assert main([*command, "--layers", "0,2,-1", "--pool", "mean"]) == 0
     printed = capsys.readouterr()
     assert printed.out.splitlines()[1].split() == ["reps/tiny:layer2", "50", "x", "16"]

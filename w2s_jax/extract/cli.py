@@ -68,12 +68,9 @@ def run(args: argparse.Namespace) -> None:
         mesh=all_devices(),
         progress=not args.quiet,
     )
+    folder = os.path.join(args.out, os.path.basename(os.path.realpath(args.model)))
     for name, rows in found.items():
-        print(f"{os.path.join(args.out, _folder(args.model))}:{name}  {rows.shape[0]} x {rows.shape[1]}")
-
-
-def _folder(model: str) -> str:
-    return os.path.basename(os.path.abspath(model))
+        print(f"{folder}:{name}  {rows.shape[0]} x {rows.shape[1]}")
 
 
 def _layers(text: str) -> str | list[int]:
