@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from w2s_jax._core.checks import InputError
+from w2s_jax._core.figures import require_figure_path
 
 
 def require_writable(*paths: str | None) -> None:
@@ -22,8 +23,6 @@ def require_writable(*paths: str | None) -> None:
 
 def require_figure(path: str | None) -> None:
     if path is not None:
-        from w2s_jax._core.figures import require_figure_path
-
         require_figure_path(path)
 
 

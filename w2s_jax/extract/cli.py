@@ -7,6 +7,10 @@ import os
 from typing import Any
 
 from w2s_jax._core.checks import InputError
+from w2s_jax.devices.mesh import all_devices
+from w2s_jax.devices.programs import cache_compiled_programs
+from w2s_jax.extract.extraction import extract_model
+from w2s_jax.extract.texts import open_texts
 
 
 def add_extract(commands: Any) -> argparse.ArgumentParser:
@@ -47,11 +51,6 @@ def add_extract(commands: Any) -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> None:
     """Extracts; raises InputError with one sentence."""
-    from w2s_jax.devices.mesh import all_devices
-    from w2s_jax.devices.programs import cache_compiled_programs
-    from w2s_jax.extract.extraction import extract_model
-    from w2s_jax.extract.texts import open_texts
-
     layers = _layers(args.layers)
     texts = open_texts(args.texts, args.column)
     cache_compiled_programs()

@@ -7,6 +7,11 @@ import json
 from typing import Any
 
 from w2s_jax._core.commands import require_figure, require_writable
+from w2s_jax._core.writing import write_text_atomically
+from w2s_jax.devices.programs import cache_compiled_programs
+from w2s_jax.studies.demo import run_demo
+from w2s_jax.studies.verify import SCENARIOS, run_verify
+from w2s_jax.studies.verify_figure import draw_verification
 
 
 def add_studies(commands: Any) -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
@@ -30,9 +35,6 @@ def add_studies(commands: Any) -> tuple[argparse.ArgumentParser, argparse.Argume
 def _demo(args: argparse.Namespace) -> None:
     require_writable(args.plot)
     require_figure(args.plot)
-    from w2s_jax.devices.programs import cache_compiled_programs
-    from w2s_jax.studies.demo import run_demo
-
     cache_compiled_programs()
     result = run_demo(args.seed, progress=not args.quiet)
     result.figure(args.plot)
@@ -41,14 +43,8 @@ def _demo(args: argparse.Namespace) -> None:
 
 
 def _verify(args: argparse.Namespace) -> None:
-    from w2s_jax._core.writing import write_text_atomically
-
     require_writable(args.json, args.plot)
     require_figure(args.plot)
-    from w2s_jax.devices.programs import cache_compiled_programs
-    from w2s_jax.studies.verify import SCENARIOS, run_verify
-    from w2s_jax.studies.verify_figure import draw_verification
-
     cache_compiled_programs()
     scenarios = list(SCENARIOS) if args.scenarios is None else args.scenarios
     numbers = {"largest": args.largest, "effort": args.effort, "seed": args.seed}

@@ -14,6 +14,13 @@ from typing import Any, get_args
 from w2s_jax._core.checks import InputError
 from w2s_jax._core.commands import NORMALIZE_HELP, PRECISION_HELP, ROWS_HELP, UNLABELLED_HELP, number_or_text
 from w2s_jax._core.normalize import Normalize, RowNorm
+from w2s_jax.devices.hosts import LostError, connected_hosts
+from w2s_jax.devices.mesh import all_devices
+from w2s_jax.devices.programs import cache_compiled_programs
+from w2s_jax.files.paths import short_name, split_key
+from w2s_jax.sweep.config import read_toml, sweep_config
+from w2s_jax.sweep.run import run_sweep
+from w2s_jax.sweep.table import read_sweep
 
 _LISTS = ("weak", "strong")
 _NUMBERS = ("threshold", "weak_threshold", "strong_threshold", "weak_ridge", "strong_ridge")
@@ -82,12 +89,6 @@ def run(args: argparse.Namespace) -> None:
     for option, value in alone.items():
         if args.coordinator is None and value is not None:
             raise InputError(f"{option} is for several processes and needs --coordinator")
-    from w2s_jax.devices.hosts import connected_hosts
-    from w2s_jax.devices.mesh import all_devices
-    from w2s_jax.devices.programs import cache_compiled_programs
-    from w2s_jax.sweep.config import read_toml, sweep_config
-    from w2s_jax.sweep.run import run_sweep
-
     table, folder = ({}, Path()) if not args.what else (read_toml(args.what[0]), Path(args.what[0]).parent)
     config = sweep_config(_with_options(table, args, folder), folder)
     cache_compiled_programs()
@@ -108,8 +109,6 @@ def run(args: argparse.Namespace) -> None:
 @contextmanager
 def _leaving_at_once() -> Iterator[None]:
     """Ends the process on what the others have not heard of: a normal exit would wait for them, and they for it."""
-    from w2s_jax.devices.hosts import LostError
-
     try:
         yield
     except BaseException as error:
@@ -122,8 +121,6 @@ def _leaving_at_once() -> Iterator[None]:
 
 
 def _export(args: argparse.Namespace) -> None:
-    from w2s_jax.sweep.table import read_sweep
-
     if len(args.what) != 2 or args.to is None:
         raise InputError(f"usage: {_USAGE}")
     own = {"command", "run", "what", "to", "quiet"}
@@ -155,8 +152,6 @@ def _with_options(table: dict[str, Any], args: argparse.Namespace, folder: Path)
 
 def _label_sets(given: list[str], here: Any) -> dict[str, str]:
     """Name -> file, of `NAME=FILE` or `FILE`."""
-    from w2s_jax.files.paths import short_name, split_key
-
     found: dict[str, str] = {}
     for text in given:
         name, equals, path = text.partition("=") if not os.path.exists(split_key(text)[0]) else ("", "", text)
