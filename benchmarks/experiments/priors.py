@@ -27,7 +27,7 @@ def expected_map(
 ) -> dict[str, np.ndarray]:
     """Errors (ridge, weak) by p, without noise and in units of the labels' variance; `response` is what nu = 1 adds."""
     fold = grouped_folds(groups, folds, np.random.default_rng(0))
-    z = _prepared(strong, scaling)
+    z = prepared(strong, scaling)
     values, vectors = np.linalg.eigh(z.T @ z / len(z))
     z, values = z @ vectors, np.maximum(values, values[-1] * np.finfo(np.float32).eps)
     prior = np.array([(values / values[-1]) ** (p - 1) for p in PRIORS])
@@ -39,7 +39,7 @@ def expected_map(
         students = [_root(z[c]) @ cho_solve(_factor(z[b], ridge), z[b].T / len(b)) for ridge in ridges]
         target = _root(z[c])
         for w, rows in enumerate(weak.values()):
-            h = _prepared(rows, scaling)
+            h = prepared(rows, scaling)
             for r, ridge in enumerate(ridges):
                 heads = cho_solve(_factor(h[a], ridge), h[a].T / len(a))
                 of_noise = students[r] @ (h[b] @ heads)  # the student's response to labels on A
@@ -48,7 +48,7 @@ def expected_map(
     return {RESPONSE: noise} | {f"{p:g}": errors[i] for i, p in enumerate(PRIORS)}
 
 
-def _prepared(h: np.ndarray, scaling: str) -> np.ndarray:
+def prepared(h: np.ndarray, scaling: str) -> np.ndarray:
     """Rows about their mean, on one scale, in single precision."""
     about = h - h.mean(0, dtype=np.float64)
     if scaling == "features":

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.experiments.measure import SCALINGS, Splits, measured
+from benchmarks.experiments.predictors import predictions
 from benchmarks.experiments.priors import expected_map
 from benchmarks.experiments.scores import label_sets, scores
 from w2s_jax.ranking.folds import deal
@@ -40,7 +41,7 @@ def run_task(
     ridges: Sequence[float] = RIDGES,
     say: Callable[[str], None] = print,
 ) -> None:
-    """Fills `folder` with `SCALING.npz` for every scaling, and `priors.npz`; what is there is not computed again.
+    """Fills `folder` with `SCALING.npz` for every scaling, `priors.npz`, `predictors.npz`; what is there is not computed again.
 
     rows: name -> representation (n, d) of all models, the strong ones too; y (n, c); groups (n,).
     """
@@ -66,6 +67,11 @@ def run_task(
         say(f"{folder.name}, {SCALINGS[0]}: priors")
         maps = [expected_map(rows, z, groups, ridges, SCALINGS[0]) for z in students.values()]
         _replaced(file, {name: np.stack([of[name] for of in maps]) for name in maps[0]})
+    file = folder / "predictors.npz"
+    if not file.exists():
+        say(f"{folder.name}, {SCALINGS[0]}: predictors")
+        labels = label_sets(splits, LABELS, DRAWS)
+        _replaced(file, predictions(rows, students, y, labels, ridges, SCALINGS[0]))
 
 
 def _replaced(file: Path, content: Mapping[str, Any]) -> None:

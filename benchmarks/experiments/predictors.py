@@ -1,0 +1,70 @@
+"""What every predictor of `w2s_jax.predictors` says of all teachers, for all strong models, ridges and label sets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import w2s_jax as w2s
+from benchmarks.experiments.priors import prepared
+from benchmarks.experiments.scores import SCORE
+from w2s_jax.predictors import PREDICTORS, PairView
+
+WIDTHS = (32, 64, 128, 256, 384, 640, 1024)  # that teachers are filled up to with zeros, for few programs
+
+
+def predictions(
+    weak: Mapping[str, np.ndarray],
+    strong: Mapping[str, np.ndarray],
+    y: np.ndarray,
+    labels: Mapping[str, np.ndarray],
+    ridges: Sequence[float],
+    scaling: str,
+) -> dict[str, np.ndarray]:
+    """Numbers (strong, ridge, weak): `score:gulp`, `score:misfit:draw0-100`; arguments as in `scores.scores`."""
+    found: dict[str, np.ndarray] = {}
+    teachers = {name: _filled(prepared(rows, scaling)) for name, rows in weak.items()}
+    strengths = jnp.asarray(ridges, jnp.float32)
+    for s, z in enumerate(prepared(rows, scaling) for rows in strong.values()):
+        for w, h in enumerate(teachers.values()):
+            said = {f"{SCORE}{name}": x for name, x in _label_free(h, z, strengths).items()}
+            for named, rows in labels.items():
+                of_rows = _labelled(h[rows], z[rows], y[rows].astype(np.float32), strengths)
+                said |= {f"{SCORE}{name}:{named}": x for name, x in of_rows.items()}
+            for name, values in said.items():
+                kept = found.setdefault(name, np.full((len(strong), len(ridges), len(weak)), np.nan, np.float32))
+                kept[s, :, w] = values
+    return found
+
+
+def _filled(h: np.ndarray) -> np.ndarray:
+    width = next((width for width in WIDTHS if width >= h.shape[1]), h.shape[1])
+    return np.pad(h, ((0, 0), (0, width - h.shape[1])))
+
+
+@jax.jit
+def _label_free(h: jax.Array, z: jax.Array, ridges: jax.Array) -> dict[str, jax.Array]:
+    return _of_pair(w2s.moments(h, z, bias=True), ridges, "nothing")
+
+
+def _labelled(h: np.ndarray, z: np.ndarray, y: np.ndarray, ridges: jax.Array) -> dict[str, jax.Array]:
+    return _of_moments(w2s.moments(h, z, y, bias=True), ridges)
+
+
+@jax.jit
+def _of_moments(m: w2s.Moments, ridges: jax.Array) -> dict[str, jax.Array]:
+    return _of_pair(m, ridges, "labels")
+
+
+def _of_pair(m: w2s.Moments, ridges: jax.Array, needs: str) -> dict[str, jax.Array]:
+    overlap = w2s.overlap_from_moments(m)
+    chosen = {name: of.function for name, of in PREDICTORS.items() if of.needs == needs}
+
+    def at(ridge: jax.Array) -> dict[str, jax.Array]:
+        pair = PairView(m, overlap, w2s.ridge(ridge), w2s.ridge(ridge))
+        return {name: function(pair) for name, function in chosen.items()}
+
+    return jax.vmap(at)(ridges)
