@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -48,12 +49,13 @@ def free_port() -> int:
 
 
 def environment_of(folder: Path) -> dict[str, str]:
-    """Double precision on one device; what one of the tests' processes has compiled no other compiles again."""
+    """Double precision on one device, compiled as in all tests; what one process 0 has compiled no other compiles again."""
+    flags = os.environ["XLA_FLAGS"].replace("--xla_force_host_platform_device_count=8", "")
     cache = {
         "JAX_COMPILATION_CACHE_DIR": str(folder.parent / "cache"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
-    return os.environ | cache | {"XLA_FLAGS": "", "JAX_ENABLE_X64": "1"}
+    return os.environ | cache | {"XLA_FLAGS": flags, "JAX_ENABLE_X64": "1"}
 
 
 def start(
@@ -95,9 +97,64 @@ def finish(running: list) -> list[tuple[int, str]]:
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with models and the finished sweep "alone" of a single process."""
     folder = tmp_path_factory.mktemp("hosts")
-    write_models(folder)
+    write_models(folder, weak=20)
     assert finish(start(folder, "alone", 1))[0][0] == 0
     return folder
+
+
+TOGETHER = """
+import json, sys
+import numpy as np
+from w2s_jax import InputError, merge_moments, moments, run_sweep
+from w2s_jax.devices import connected_hosts
+from w2s_jax.sweep import store, workers
+
+solve, score, solved, scored = workers.model_from_sums, workers.meet_strong, [], []
+workers.model_from_sums = lambda *args: solved.append(args) or solve(*args)
+workers.meet_strong = lambda strong, weak, *rest: scored.extend(weak) or score(strong, weak, *rest)
+
+def swept(weak, output):
+    solved.clear(), scored.clear()
+    try:
+        run_sweep({"strong": ["strong.npy"], "weak": weak, "output": output}, hosts=hosts, progress=False)
+    except InputError as error:
+        return str(error)
+    return [len(solved), *scored]
+
+def full(*args, **options):
+    raise InputError("the disk is full")
+
+files = [f"weak{i}.npy" for i in range(6)]
+with connected_hosts(sys.argv[1], 2, int(sys.argv[2])) as hosts:
+    said = {
+        "four": swept(files[:4], "dealt"),
+        "six": swept(files, "dealt"),
+        "fault": swept(["faulty/weak0.npy", "faulty/weak1.npy"], "faults"),
+        "other": swept(files[: 2 - hosts.index], "others"),
+    }
+    if hosts.index == 0:
+        store.Store.keep_results = full
+    said["kept"] = swept(files[:2], "kept")
+    rows = np.load("rows.npy")[hosts.index :: hosts.count]
+    for bias in (False, True):
+        m = merge_moments(moments(rows[:, :3], rows[:, 3:7], rows[:, 7], bias=bias), hosts)
+        said[f"moments{bias}"] = {k: np.asarray(getattr(m, k)).tolist() for k in "n ww ss sw wy sy yy".split()}
+print(json.dumps(said))
+"""
+
+
+@pytest.fixture(scope="module")
+def together(alone: Path) -> list[dict]:
+    """What each of two processes has to say of pieces of work that they do one after another, most of them faulty."""
+    (alone / "faulty").mkdir()
+    write_models(alone / "faulty", fault=N - 1)
+    np.save(alone / "rows.npy", np.random.default_rng(0).standard_normal((101, 8)) + 10)
+    address = f"127.0.0.1:{free_port()}"
+    given = dict(cwd=alone, env=environment_of(alone), text=True, stdout=subprocess.PIPE)
+    running = [subprocess.Popen([sys.executable, "-c", TOGETHER, address, str(i)], **given) for i in range(2)]
+    said = [process.communicate(timeout=200)[0] for process in running]
+    assert [process.returncode for process in running] == [0, 0]
+    return [json.loads(lines.splitlines()[-1]) for lines in said]
 
 
 @pytest.mark.parametrize(
@@ -170,24 +227,19 @@ def test_processes_with_files_of_their_own(tmp_path):
 
 
 @pytest.mark.everything
-def test_a_fault_in_one_process_is_heard_by_all(tmp_path):
-    """NaN in rows that only the last process reads: the same sentence from each, none waits."""
-    write_models(tmp_path, fault=N - 1)
-    for code, said in finish(start(tmp_path, "out", 2)):
-        assert code == 2
-        assert said.endswith(
-            f"the values of model 'weak0' contain 5 NaN or infinite values, the first in row {N - 1}\n"
-        )
+def test_a_fault_in_one_process_is_heard_by_all(together):
+    """NaN in rows that only the last process reads: the same sentence from each, none waits, and they go on together."""
+    sentence = f"the values of model 'weak0' contain 5 NaN or infinite values, the first in row {N - 1}"
+    assert [said["fault"] for said in together] == [sentence] * 2
 
 
 BREAKING = """
 import sys
-from w2s_jax import InputError
 from w2s_jax.cli import main
-from w2s_jax.sweep import store, workers
+from w2s_jax.sweep import workers
 
 def fail(*args, **options):
-    raise {error}
+    raise RuntimeError('a fault of its own')
 
 if sys.argv[sys.argv.index("--process") + 1] == "{victim}":
     {place} = fail
@@ -195,24 +247,18 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-def breaking(folder: Path, victim: int, place: str, error: str) -> list[tuple[int, str]]:
-    """How two processes end of which one fails at a place."""
-    script = BREAKING.format(victim=victim, place=place, error=error)
-    return finish(start(folder, f"{place}{victim}", 2, program=("-c", script)))
-
-
 @pytest.mark.everything
-def test_what_process_0_cannot_keep_is_heard_by_all(alone):
+def test_what_process_0_cannot_keep_is_heard_by_all(together):
     """The others have no part in the store and end with its sentence."""
-    for code, said in breaking(alone, 0, "store.Store.keep_results", "InputError('the disk is full')"):
-        assert (code, said) == (2, "w2s sweep: the disk is full\n")
+    assert [said["kept"] for said in together] == ["the disk is full"] * 2
 
 
 @pytest.mark.everything
 @pytest.mark.parametrize(("victim", "place"), [(1, "workers.table_rows"), (0, "workers.model_sums")])
 def test_a_failure_of_another_kind_ends_the_others(alone, victim, place):
     """The one that fails shows where; the other says that it was lost, or without process 0 JAX's runtime does."""
-    ended = breaking(alone, victim, place, "RuntimeError('a fault of its own')")
+    script = BREAKING.format(victim=victim, place=place)
+    ended = finish(start(alone, f"{place}{victim}", 2, extra=("--folds", "0"), program=("-c", script)))
     assert ended[victim][0] == 1 and "RuntimeError: a fault of its own" in ended[victim][1]
     code, said = ended[1 - victim]
     ours = code == 2 and "another process of this run was lost: start all of them again" in said
@@ -241,25 +287,22 @@ def test_processes_go_on_with_kernels_of_one(tmp_path):
 
 
 @pytest.mark.everything
-def test_processes_with_other_models_are_refused(alone):
+def test_processes_with_other_models_are_refused(together):
     """What each is given must be the same."""
-    for code, said in finish(start(alone, "other", 2, weak=lambda i: ["weak*.npy", "weak0.npy"][i])):
-        assert code == 2
-        assert said.endswith(
-            "all processes of a sweep must be given the same weak, got ['weak0', 'weak1'] in process 0 and ['weak0'] in "
-            "process 1\n"
-        )
+    given = "['weak0', 'weak1'] in process 0 and ['weak0'] in process 1"
+    sentence = f"all processes of a sweep must be given the same weak, got {given}"
+    assert [said["other"] for said in together] == [sentence] * 2
 
 
 @pytest.mark.everything
 @pytest.mark.parametrize("victim", [0, 1])
-def test_a_lost_process_stops_the_others_and_a_restart_goes_on(tmp_path, victim):
+def test_a_lost_process_stops_the_others_and_a_restart_goes_on(alone, tmp_path, victim):
     """kill -9 in the middle: the other says so and ends; started again the sweep computes only what is missing.
 
     Without process 0, which coordinates, JAX's runtime itself ends the others, in its own words.
     """
-    write_models(tmp_path, weak=20)
-    time.sleep(store._FRESH_NS / 1e9)  # files as young as the run would be hashed again
+    for file in alone.glob("*.npy"):
+        shutil.copy2(file, tmp_path)  # no younger than they are: files as young as the run would be hashed again
     running = start(tmp_path, "out", 2)
     kept = wait_for_moments(tmp_path / "out" / "sweep.sqlite", 5)
     running[victim].send_signal(signal.SIGKILL)
@@ -271,8 +314,7 @@ def test_a_lost_process_stops_the_others_and_a_restart_goes_on(tmp_path, victim)
     assert len(before) >= kept
     assert [code for code, _ in finish(start(tmp_path, "out", 2))] == [0, 0]
     assert before.items() <= stored(tmp_path / "out" / "sweep.sqlite").items()
-    assert finish(start(tmp_path, "whole", 1))[0][0] == 0
-    found, expected = read_sweep(tmp_path / "out"), read_sweep(tmp_path / "whole")
+    found, expected = read_sweep(tmp_path / "out"), read_sweep(alone / "alone")
     for column in NUMBERS:
         assert relative_error(found[column], expected[column]) <= 1e-9, column
 
@@ -340,39 +382,11 @@ def test_spans_cover_the_rows_once():
         Hosts(0, 4).span(20, 8)
 
 
-WORK = """
-import sys
-from w2s_jax import run_sweep
-from w2s_jax.devices import connected_hosts
-from w2s_jax.sweep import workers
-solve, score, solved, scored = workers.model_from_sums, workers.meet_strong, [], []
-workers.model_from_sums = lambda *args: solved.append(args) or solve(*args)
-workers.meet_strong = lambda strong, weak, *rest: scored.extend(weak) or score(strong, weak, *rest)
-with connected_hosts(sys.argv[1], 2, int(sys.argv[2])) as hosts:
-    config = dict(strong=["strong.npy"], weak=[f"weak{i}.npy" for i in range(int(sys.argv[3]))], output="out")
-    run_sweep(config, hosts=hosts)
-    print(len(solved), *scored)
-"""
-
-
-def run_both(script: str, folder: Path, *arguments: str) -> list[str]:
-    """What the script prints in each of two processes; both end well."""
-    address = f"127.0.0.1:{free_port()}"
-    given = dict(cwd=folder, env=environment_of(folder), text=True, stdout=subprocess.PIPE)
-    command = [sys.executable, "-c", script, address]
-    running = [subprocess.Popen([*command, str(i), *arguments], **given) for i in range(2)]
-    said = [process.communicate(timeout=200)[0] for process in running]
-    assert [process.returncode for process in running] == [0, 0]
-    return said
-
-
 @pytest.mark.everything
-def test_eigensolves_and_pairs_are_dealt_to_the_processes(tmp_path):
+def test_eigensolves_and_pairs_are_dealt_to_the_processes(together):
     """Each model is solved, and each pair scored, in one process; a restart deals what is missing."""
-    write_models(tmp_path, weak=6)
-    done = lambda weak: [said.splitlines()[-1] for said in run_both(WORK, tmp_path, weak)]
-    assert done("4") == ["3 weak0 weak2", "2 weak1 weak3"]
-    assert done("6") == ["1 weak4", "1 weak5"]
+    assert [said["four"] for said in together] == [[3, "weak0", "weak2"], [2, "weak1", "weak3"]]
+    assert [said["six"] for said in together] == [[1, "weak4"], [1, "weak5"]]
 
 
 def test_a_strong_model_goes_to_few_processes():
@@ -385,31 +399,15 @@ def test_a_strong_model_goes_to_few_processes():
     assert order(3) == ["a0", "a3", "a1", "a2", "b0", "b3", "b1", "b2"]
 
 
-SCRIPT = """
-import sys
-import numpy as np
-from w2s_jax import merge_moments, moments
-from w2s_jax.devices import connected_hosts
-with connected_hosts(sys.argv[1], 2, int(sys.argv[2])) as hosts:
-    rows = np.load("rows.npy")[hosts.index :: hosts.count]
-    for bias in (False, True):
-        m = merge_moments(moments(rows[:, :3], rows[:, 3:7], rows[:, 7], bias=bias), hosts)
-        np.savez(f"{hosts.index}{bias}.npz", n=m.n, **{k: getattr(m, k) for k in ("ww", "ss", "sw", "wy", "sy", "yy")})
-"""
-
-
 @pytest.mark.everything
-def test_moments_merge_over_processes(tmp_path, x64):
+@pytest.mark.parametrize("bias", [False, True])
+def test_moments_merge_over_processes(alone, together, bias, x64):
     """Each process has the moments of all rows from those of its own, centred or not."""
-    rows = np.random.default_rng(0).standard_normal((101, 8)) + 10
-    np.save(tmp_path / "rows.npy", rows)
-    run_both(SCRIPT, tmp_path)
-    for bias in (False, True):
-        expected = moments(rows[:, :3], rows[:, 3:7], rows[:, 7], bias=bias)
-        for i in range(2):
-            found = np.load(tmp_path / f"{i}{bias}.npz")
-            for name in found.files:
-                assert relative_error(found[name], getattr(expected, name), 1.0) <= 1e-12, name
+    rows = np.load(alone / "rows.npy")
+    expected = moments(rows[:, :3], rows[:, 3:7], rows[:, 7], bias=bias)
+    for said in together:
+        for name, found in said[f"moments{bias}"].items():
+            assert relative_error(found, getattr(expected, name), 1.0) <= 1e-12, name
 
 
 @pytest.mark.parametrize("address", ["localhost", "localhost:", ":9999", "localhost:http", "localhost:70000"])
