@@ -23,6 +23,7 @@ SMALL = DemoConfig(
     splits=2,
     widths=(4, 12),
     steps=30,
+    strong_width=32,
     strong_hidden=64,
 )
 ROWS = np.arange(0, 60), np.arange(60, 160), np.arange(160, 240)

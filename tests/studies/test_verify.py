@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 
 import jax
@@ -10,10 +12,19 @@ import numpy as np
 import pytest
 
 from w2s_jax.cli import main
-from w2s_jax.studies import verify
-from w2s_jax.studies.verify import MEASURED, SCENARIOS, Verification, phase_diagram, run_verify
+from w2s_jax.studies import verify, verify_figure
+from w2s_jax.studies.verify import MEASURED, SCENARIOS, Verification, run_verify
 
 SMALL = dict(scenarios=["low", "proportional"], largest=250, effort=0.0, progress=False)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def once() -> Iterator[None]:
+    """What depends on a scenario alone, or on nothing, is computed once for all runs: it takes longer than their trials."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(verify, "_broken", lru_cache(verify._broken))
+        patch.setattr(verify_figure, "phase_diagram", lru_cache(verify_figure.phase_diagram))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -66,11 +77,12 @@ def test_a_stopped_run_goes_on(found, store, tmp_path, monkeypatch, cut):
     assert len(simulated) == len(lines) - 2
 
 
-def test_trials_do_not_depend_on_their_chunk(monkeypatch):
+def test_trials_do_not_depend_on_their_chunk(found, store):
     """Trial i is the same however the trials are divided up."""
-    once = verify._simulated("low", 250, 0, 6, 0)
-    parts = [verify._simulated("low", 250, first, 3, 0) for first in (0, 3)]
-    for name, values in once.items():
+    whole = json.loads(store.read_text().splitlines()[1])
+    assert whole["chunk"] == ["low", 250, 0, 20]
+    parts = [verify._simulated("low", 250, first, 10, 0) for first in (0, 10)]
+    for name, values in whole["trials"].items():
         np.testing.assert_allclose(np.concatenate([part[name] for part in parts]), values, rtol=1e-4)
 
 
@@ -91,7 +103,7 @@ def test_the_band_of_a_median_covers_it():
 
 def test_the_phase_diagram_has_both_phases():
     """With few labels the student beats its teacher, with few rows of its own it does not."""
-    ratio, outcome = phase_diagram(7)
+    ratio, outcome = verify_figure.phase_diagram()
     beats = np.asarray(outcome.student_error < outcome.weak_error)
     assert beats.shape == (len(ratio), len(ratio))
     assert beats[0, -1] and not beats[-1, 0]
