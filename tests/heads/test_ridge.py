@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,8 +22,13 @@ from w2s_jax.heads.ridge import (
 from w2s_jax.heads.trained import train_probe
 
 
-@pytest.mark.parametrize("outputs", [None, 2])
-@pytest.mark.parametrize(("shape", "bias"), CASES)
+def in_pairs(cases: Sequence, outputs: Sequence = (None, 2)) -> list[tuple]:
+    """Each case with all labels, in single and in double precision by turns: any two of the three meet."""
+    of = ("float32", "float64")
+    return [(*case, labels, of[(i + j) % 2]) for i, case in enumerate(cases) for j, labels in enumerate(outputs)]
+
+
+@pytest.mark.parametrize(("shape", "bias", "outputs", "dtype"), in_pairs(CASES), indirect=["dtype"])
 def test_ridge_is_the_dense_solution(shape, bias, outputs, dtype):
     """The closed form is the argmin of mean squared loss plus penalty, on either side, with the labels' shape."""
     h, y = rows(*shape, dtype, outputs=outputs, mean=1.0)
@@ -76,8 +83,7 @@ def test_a_dominant_mean_costs_no_digits():
     )
 
 
-@pytest.mark.parametrize("normalize", ["scale", "features"])
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(("shape", "normalize"), [*((shape, "features") for shape in SHAPES), (SHAPES[0], "scale")])
 def test_a_head_of_scaled_features_takes_rows_as_they_are(shape, normalize, x64):
     """In closed form, on a path, by gradients and by folds: the head of scaled rows, with the weights' statistics."""
     h, y = rows(*shape)
@@ -103,7 +109,9 @@ def test_a_head_of_scaled_features_takes_rows_as_they_are(shape, normalize, x64)
     assert entrywise_error(*errors) < 1e-8
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(
+    ("shape", "dtype"), [(SHAPES[2], "float32"), *((shape, "float64") for shape in SHAPES)], indirect=["dtype"]
+)
 def test_weights_are_repeated_and_left_out_rows(shape, dtype):
     """Weight 0 leaves a row out and weight 2 counts it twice, in closed form, on a path and by gradients."""
     h, y = rows(*shape, dtype)
@@ -148,8 +156,7 @@ def test_penalties_may_be_a_list(unchecked):
     jax.tree.map(np.testing.assert_array_equal, of([1, 0.1]), of(np.array([1, 0.1])))
 
 
-@pytest.mark.parametrize("outputs", [None, 2])
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(("shape", "outputs", "dtype"), in_pairs([(shape,) for shape in SHAPES]), indirect=["dtype"])
 def test_cross_validation_is_the_refit_without_each_fold(shape, outputs, dtype):
     """The error of a penalty is that of heads fitted without the row's fold, and the least one is chosen."""
     h, y = rows(*shape, dtype, outputs=outputs, mean=1.0)
