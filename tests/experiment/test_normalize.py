@@ -99,10 +99,10 @@ def test_a_column_of_rounding_is_dead(x64):
 
 def test_a_unit_that_is_what_sums_leave_is_dead(x64):
     """One row that wakes it is seen as the others are."""
-    plain = [(h_w, np.float32(h_s), y) for h_w, h_s, y in splits()]
-    left = [1e-9 * RNG.standard_normal((80, 1)).astype(np.float32) for _ in plain]
-    left[2][0] = 1e-3
-    woken = [(h_w, np.concatenate([h_s, unit], 1), y) for (h_w, h_s, y), unit in zip(plain, left, strict=True)]
+    plain, woken = ([(h_w, np.float32(h_s), y) for h_w, h_s, y in rows] for rows in [splits()] * 2)
+    for _, h_s, _ in woken:
+        h_s[:, 5] = 1e-9 * RNG.standard_normal(80)
+    woken[2][1][0, 5] = 1e-3
     want, found = (weak_to_strong(*rows, **RIDGES, normalize="features") for rows in (plain, woken))
     assert relative_error(found.student_error, want.student_error) < 1e-6
 

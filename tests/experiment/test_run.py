@@ -612,17 +612,18 @@ def test_bad_input_is_named(fault):
         call()
 
 
-def test_classes_that_the_labelled_rows_lack_are_named():
+def test_classes_that_the_labelled_rows_lack_are_named(x64):
     """A head learns nothing of them: of given splits, of the first random one, and of a trained head."""
-    h = np.random.default_rng(0).standard_normal((60, 4)).astype(np.float32)
-    y = np.eye(3, dtype=np.float32)[np.arange(60) % 3]
-    y[:20] = np.eye(3)[np.arange(20) % 2]
-    a, b, c = ((h[rows, :2], h[rows], y[rows]) for rows in (slice(0, 20), slice(20, 40), slice(40, 60)))
-    for loss in ("squared", "softmax"):
+    (h_w, h_s, _), *others = splits(12, 3, "classes")
+    y = np.eye(3)[np.arange(SIZES[0]) % 2]
+    for options in (
+        {"loss": "squared"},
+        {"loss": "softmax", "bias": False},
+    ):  # whose programs tests above have compiled
         with pytest.warns(UserWarning, match="the labelled rows have no row of class 2: a head learns nothing"):
-            weak_to_strong(a, b, c, loss=loss)
+            weak_to_strong((h_w, h_s, y), *others, **RIDGES, **options, pseudo_labels="hard")
     rare = np.eye(3)[np.where(np.arange(60) == 7, 2, np.arange(60) % 2)]
     with pytest.warns(UserWarning, match="the labelled rows of split 0 have no row of class 2"):
-        weak_to_strong_splits(h[:, :2], h, rare, n_labelled=5, n_test=30, repeats=2)
+        weak_to_strong_splits(*sample(60)[:2], rare, n_labelled=5, n_test=30, repeats=2)
     with pytest.warns(UserWarning, match="the rows have no row of class 2"):
-        train_probe(h[:20], y[:20], loss="softmax")
+        train_probe(h_w, y, loss="softmax")
