@@ -203,7 +203,7 @@ def test_means_are_the_deterministic_equivalents():
     """Single precision has no bias: the mean of many trials of a spiked family is the equivalent's."""
     n = 250
     family = spiked(jax.random.key(1), n, 5 * n, noise=0.25)
-    drawn = simulate(jax.random.split(KEY, 200), family, n, n, 0.1, 0.1)
+    drawn = simulate(jax.random.split(KEY, 400), family, n, n, 0.1, 0.1)
     equivalent = deterministic_equivalent(family.population, n, n, 0.1, 0.1).to_dict()
     for name in ("weak_error", "student_error", "ceiling_error", "gap"):
         mean, error = mean_and_error(getattr(drawn, name))
@@ -214,7 +214,7 @@ def test_the_theorem_needs_gamma_and_gains_with_rows():
     """On tails of width n^1.5 its error falls like n^-1/2; gamma left out, it stays wrong."""
     errors = []
     for n in (250, 1000):
-        drawn = simulate(jax.random.split(KEY, 200), spiked(jax.random.key(1), n, round(n**1.5)), n, n, 0.1, 0.1)
+        drawn = simulate(jax.random.split(KEY, 400), spiked(jax.random.key(1), n, round(n**1.5)), n, n, 0.1, 0.1)
         errors.append(np.median(np.abs(drawn.theorem / drawn.gap - 1)))
         assert np.median(drawn.theorem_without_gamma / drawn.gap) > 1.3
     assert errors[1] <= 0.65 * errors[0] <= 0.1
