@@ -37,6 +37,11 @@ from jaxtyping import PyTree
 from threadpoolctl import threadpool_limits
 
 QUICK = True  # the tier that runs
+# Files that take a minute or more start first: no worker waits for another one's last file.
+LONGEST = (
+    *("hosts", "pair_rows", "notebooks", "benchmarks", "simulation", "rank"),
+    *("compact", "run", "trained", "experiments", "docs"),
+)
 
 pytest_plugins = ["sweeping"]  # its fixtures, for all tests of sweeps
 threadpool_limits(1, user_api="blas")  # on matrices this small, threads only get in each other's way
@@ -93,6 +98,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
     A test whose name stands on the command line runs whole.
     """
+    order = {f"test_{name}": place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
     if config.getoption("everything") or any("::" in argument for argument in config.args):
         return
     cases = defaultdict(list)

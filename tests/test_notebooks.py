@@ -23,7 +23,7 @@ TEACHER, SCALE = ROOT / "notebooks" / "choose_your_teacher.ipynb", ROOT / "noteb
 SMALLER = {
     TEACHER: {"(800, 160, 5) if small": "(400, 160, 2) if small"},
     SCALE: {
-        "(1000, 0.05) if small": "(250, 0.05) if small",
+        "(1000, 0.05) if small": "(500, 0.05) if small",
         "(64, 256) if small": "(32, 256) if small",
         "ratios = 0.25, 0.5, 2.0, 4.0": "ratios = 0.5, 2.0",
     },

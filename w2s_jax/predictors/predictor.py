@@ -24,6 +24,11 @@ class PairView(NamedTuple):
     """A weak/strong pair as predictors see it: moments, with labels if those are needed, their overlap, and the two heads.
 
     Where a ranking calls, weak features may be followed by columns of zeros and strong ones are in their eigenbasis.
+
+    >>> from w2s_jax import moments, ridge
+    >>> m = moments([[1.0], [0.0]], [[1.0, 0.0], [0.0, 1.0]])
+    >>> PairView(m, overlap_from_moments(m), ridge(0.5), ridge(0.0)).f_w.tolist()
+    [0.5]
     """
 
     moments: Moments
@@ -63,6 +68,10 @@ class Predictor:
     """A predictor, called with moments and heads; made by `predictor`.
 
     `needs`: "nothing" or "labels"; `predicts`: the quantity that it claims to rank or to equal; `source`: who says so.
+
+    >>> from w2s_jax.predictors import PREDICTORS
+    >>> PREDICTORS["logme"], PREDICTORS["logme"].source
+    (Predictor('logme', needs labels, largest is best), 'You et al. 2021')
     """
 
     name: str

@@ -187,7 +187,7 @@ class Scorer(NamedTuple):
 
 
 @lru_cache
-def scorer(folds: int, normalize: Normalize, cut: bool, predictors: tuple[Predictor, ...] = ()) -> Scorer:
+def scorer(folds: int, normalize: Normalize, cut: bool, predictors: tuple[Predictor, ...]) -> Scorer:
     """The programs of one set of choices."""
 
     @jax.jit
