@@ -10,7 +10,7 @@ from benchmarks.experiments.judge import LEVEL, interval, network_of, resampled
 from benchmarks.experiments.results import Cell
 from benchmarks.experiments.tables import cost, grouped, kendall, mean, number, spearman, table, titled
 
-REPEATS = 200  # resamplings
+REPEATS = 100  # resamplings
 
 
 def leaderboard(cells: Sequence[Cell]) -> str:

@@ -162,6 +162,14 @@ def test_a_batch_of_teachers_is_each_of_them(x64):
         assert {name: float(values[i]) for name, values in found.items()} == pytest.approx(numbers(h, h_s, y), rel=1e-8)
 
 
+def test_a_class_that_no_row_is_of_does_not_count(x64):
+    h_w, h_s, y = rows()
+    with_none = np.concatenate([y, np.zeros((N, 1))], 1)
+    for name in ("logme", "kernel_alignment", "label_error", "misfit"):
+        wanted = predicted(PREDICTORS[name], h_w, h_s, y)
+        assert predicted(PREDICTORS[name], h_w, h_s, with_none) == pytest.approx(wanted, rel=1e-9)
+
+
 def test_variances_are_those_that_were_simulated():
     """Student errors of simulated experiments, noise of variance 1: (d_w, d_s, shared, labelled, student's rows)."""
     cases = {

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from w2s_jax._core.response import apply_response
-from w2s_jax.filters import ridge
+from w2s_jax._core.response import OnNonzero, apply_response
 from w2s_jax.overlap import Side
 from w2s_jax.predictors.predictor import PairView, predictor
 
@@ -31,22 +32,37 @@ def logme(pair: PairView) -> Array:
 
     With the penalty r, the ratio of the variances of e and m over n, it is `(log(b / 2 pi) - 1) / 2 - log det(I + S_w / r) / 2n`,
     `1 / b = y^T (I + K / n r)^{-1} y / n = ||y||^2 / n - a_w^T F_r a_w`; the best r by search, where its own derivative is zero.
-    About their means n rows count as n - 1.
+    About their means n rows count as n - 1. Outputs of zeros, as of classes that no row is of, do not count.
     """
     a_w, _, energy = pair.labels
     n = pair.overlap.weak.n
     rows = n - 1 if pair.moments.is_centred else n
     of_output = lambda a, e: _evidence(pair.overlap.weak, a * jnp.sqrt(n / rows), e * n / rows, rows)
-    return jnp.mean(jax.vmap(of_output, (1, 0))(a_w, energy))
+    found = jax.vmap(of_output, (1, 0))(a_w, jnp.where(energy > 0, energy, 1))
+    return jnp.sum(jnp.where(energy > 0, found, 0)) / jnp.sum(energy > 0)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class _Missed(OnNonzero):
+    """`r / (lambda + r)`."""
+
+    ratio: Array
+
+    def curve(self, values: Array, n: Array) -> Callable[[Array], Array]:
+        return lambda mu: self.ratio / (mu + self.ratio)
 
 
 def _evidence(side: Side, a: Array, energy: Array, rows: Array) -> Array:
     """The largest log evidence per row, from `U_w^T y / sqrt(rows)` (k,) and the labels' mean square ()."""
+    # What no feature sees; where features are more than rows it is rounding.
+    unseen = energy - jnp.sum(a * a)
+    unseen = jnp.where(unseen > 32 * jnp.finfo(a.dtype).eps * len(a) ** 0.5 * energy, unseen, 0)
 
     def at(log_ratio: Array, side: Side, a: Array) -> Array:
         r = jnp.exp(log_ratio)
-        left = energy - jnp.sum(a * apply_response(ridge(r), side, a[:, None])[:, 0])
-        left = jnp.maximum(left, jnp.finfo(a.dtype).eps * energy)
+        left = unseen + jnp.sum(a * apply_response(_Missed(r), side, a[:, None])[:, 0])
+        left = jnp.where(left > 0, left, jnp.finfo(a.dtype).tiny)
         return -(jnp.log(2 * jnp.pi * left) + 1 + jnp.sum(jnp.log1p(side.values / r)) / rows) / 2
 
     fixed = jax.lax.stop_gradient((side, a))
