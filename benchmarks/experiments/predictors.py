@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -30,10 +31,12 @@ def predictions(
     strengths = jnp.asarray(ridges, jnp.float32)
     for s, z in enumerate(prepared(rows, scaling) for rows in strong.values()):
         for w, h in enumerate(teachers.values()):
-            said = {f"{SCORE}{name}": x for name, x in _label_free(h, z, strengths).items()}
+            said = {
+                f"{SCORE}{name}": x for name, x in _of_pair(w2s.moments(h, z, bias=True), strengths, "nothing").items()
+            }
             for named, rows in labels.items():
-                of_rows = _labelled(h[rows], z[rows], y[rows].astype(np.float32), strengths)
-                said |= {f"{SCORE}{name}:{named}": x for name, x in of_rows.items()}
+                m = w2s.moments(h[rows], z[rows], y[rows].astype(np.float32), bias=True)
+                said |= {f"{SCORE}{name}:{named}": x for name, x in _of_pair(m, strengths, "labels").items()}
             for name, values in said.items():
                 kept = found.setdefault(name, np.full((len(strong), len(ridges), len(weak)), np.nan, np.float32))
                 kept[s, :, w] = values
@@ -45,21 +48,9 @@ def _filled(h: np.ndarray) -> np.ndarray:
     return np.pad(h, ((0, 0), (0, width - h.shape[1])))
 
 
-@jax.jit
-def _label_free(h: jax.Array, z: jax.Array, ridges: jax.Array) -> dict[str, jax.Array]:
-    return _of_pair(w2s.moments(h, z, bias=True), ridges, "nothing")
-
-
-def _labelled(h: np.ndarray, z: np.ndarray, y: np.ndarray, ridges: jax.Array) -> dict[str, jax.Array]:
-    return _of_moments(w2s.moments(h, z, y, bias=True), ridges)
-
-
-@jax.jit
-def _of_moments(m: w2s.Moments, ridges: jax.Array) -> dict[str, jax.Array]:
-    return _of_pair(m, ridges, "labels")
-
-
+@partial(jax.jit, static_argnames="needs")
 def _of_pair(m: w2s.Moments, ridges: jax.Array, needs: str) -> dict[str, jax.Array]:
+    """Those with such needs, for every ridge (ridges,)."""
     overlap = w2s.overlap_from_moments(m)
     chosen = {name: of.function for name, of in PREDICTORS.items() if of.needs == needs}
 

@@ -201,6 +201,12 @@ def test_variances_of_heads_on_gaussian_features(x64):
     assert float(wanted.opr) == pytest.approx(float(wanted.strong / wanted.student))
 
 
+def test_closed_forms_can_be_jitted():
+    found = jax.jit(variance_errors)(20, 5, 5, 60, 100)
+    np.testing.assert_allclose(found, variance_errors(20, 5, 5, 60, 100), rtol=1e-6)
+    assert float(jax.jit(student_floor)(0.36)) == pytest.approx(0.04)
+
+
 def test_no_filter_of_the_teacher_is_below_the_floor():
     """Any filter between 0 and 1 of a projection of the target."""
     rng = np.random.default_rng(0)
@@ -235,6 +241,8 @@ def test_bad_arguments_are_named(unchecked):
         (lambda: variance_errors(20, 5, 5, 21, 100), "n_labelled must be above"),
         (lambda: variance_errors(20, 5, 6, 60, 100), "shared must be at most"),
         (lambda: student_floor(1.5), "weak_error"),
+        (lambda: predictor(needs="label", predicts=""), "needs must be"),
+        (lambda: predictor(predicts="")(lambda pair: pair.f_w)(m, head, head), r"must return a number, got .* \(7,\)"),
     ):
         with pytest.raises(w2s.InputError, match=words):
             call()

@@ -6,6 +6,7 @@ import pytest
 
 import w2s_jax as w2s
 from w2s_jax.predictors import PREDICTORS, predictor
+from w2s_jax.ranking import plot_ranking
 
 N = 90
 HEADS = w2s.ridge(1e-2, 0.0), w2s.ridge(1e-1, 0.0)
@@ -57,6 +58,8 @@ def test_ones_own_sorts_and_prints(models):
     assert by_own.names[0] == "wide" and np.all(np.diff(by_own["weak_freedom"]) < 0)
     assert np.all(np.diff(table.sort_by("gulp")["gulp"]) > 0)
     assert "weak freedom *" in str(by_own) and "±" not in str(by_own).splitlines()[1].split("wide")[1].split()[1]
+    axes = [plot_ranking(table, column).get_xlabel() for column in ("gulp", "cka")]
+    assert axes == ["gulp", "linear CKA (± standard error)"]
     assert table.to_dict()["rows"][0]["gulp"] == table["gulp"][0] and np.isnan(table.se("gulp")).all()
 
 
@@ -82,6 +85,7 @@ def test_bad_predictors_are_named(models, unchecked):
         (["gulp", "gulp"], "'gulp' twice"),
         ("gulp", "must be a list"),
         ([3], "got int"),
+        (None, "must be a list, got None"),
         ([twice, twice], "twice"),
         ([predictor(predicts="")(_named("cka"))], "no other column has, got 'cka'"),
     ):

@@ -12,7 +12,7 @@ from w2s_jax._core.figures import axes, ink, quiet_grid, style
 from w2s_jax._core.ranks import spearman
 from w2s_jax.experiment.outcome import Predicted, WeakToStrong
 from w2s_jax.ranking.figures import layer_of
-from w2s_jax.ranking.table import SupervisorTable, title_of
+from w2s_jax.ranking.table import SupervisorTable, axis_title
 
 
 def plot_predicted(outcomes: WeakToStrong | Mapping[str, WeakToStrong], ax: Any = None) -> Any:
@@ -99,9 +99,7 @@ def plot_against_ranking(
         _points(ax, scores[own], [outcomes[table.names[row]] for row in own], quantity, network, number, errors[own])
     measured = np.array([np.mean(getattr(outcomes[table.names[row]], quantity)) for row in rows])
     ax.set_title(f"Spearman {spearman(scores[rows], measured):.2f} over {len(rows)} teachers")
-    ax.set(
-        xlabel=f"{title_of(column)} (± standard error)", ylabel=f"measured {quantity.replace('_', ' ')} (95% interval)"
-    )
+    ax.set(xlabel=axis_title(table, column), ylabel=f"measured {quantity.replace('_', ' ')} (95% interval)")
     ax.legend(frameon=False)
     quiet_grid(ax)
     return ax

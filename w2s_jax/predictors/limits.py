@@ -6,14 +6,15 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
+from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from w2s_jax._core.checks import InputError, require_range
 
 
 class VarianceErrors(NamedTuple):
-    """Errors, in units of the label noise's variance, of the teacher, the student, the strong model on the teacher's labels'
-    rows and the strong model on true labels of all rows; shapes as the arguments' broadcast.
+    """Errors, in units of the label noise's variance, of the teacher, its student, the strong model on the teacher's rows and
+    their labels, and on true labels of all rows; shapes as the arguments' broadcast.
 
     >>> found = variance_errors(20, 5, 2.75, 60, 100)
     >>> f"{found.pgr:.2f}, {found.opr:.2f}"  # beats its teacher, not the strong model on few true labels
@@ -57,16 +58,20 @@ def variance_errors(
     """
     for name, value, low in (("d_w", d_w, 1), ("d_s", d_s, 1), ("shared", shared, 0)):
         require_range(name, value, low)
-    widest = jnp.maximum(jnp.asarray(d_w), jnp.asarray(d_s))
-    for name, n, d in (("n_labelled", n_labelled, widest), ("n_student", n_student, d_s)):
-        if not jnp.all(jnp.asarray(n) > jnp.asarray(d) + 1):
-            raise InputError(f"{name} must be above the number of features and one, got {n}")
-    if not jnp.all(jnp.asarray(shared) <= jnp.minimum(jnp.asarray(d_w), jnp.asarray(d_s))):
-        raise InputError(f"shared must be at most the smaller dimension, got {shared}")
     d_w, d_s, shared, n, N = (jnp.asarray(x, float) for x in (d_w, d_s, shared, n_labelled, n_student))
+    for name, rows, d in (("n_labelled", n, jnp.maximum(d_w, d_s)), ("n_student", N, d_s)):
+        if _known(rows <= d + 1):
+            raise InputError(f"{name} must be above the number of features and one, got {rows}")
+    if _known(shared > jnp.minimum(d_w, d_s)):
+        raise InputError(f"shared must be at most the smaller dimension, got {shared}")
     noise = 1 / (n - d_w - 1)
     student = noise * (shared + d_s / (N - d_s - 1) * (d_w - shared))
     return VarianceErrors(d_w * noise, student, d_s / (n - d_s - 1), d_s / (n + N - d_s - 1))
+
+
+def _known(faults: Array) -> bool:
+    """Whether there is a fault; of tracers nothing is known."""
+    return not isinstance(faults, Tracer) and bool(jnp.any(faults))
 
 
 def student_floor(weak_error: ArrayLike) -> Array:

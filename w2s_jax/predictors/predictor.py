@@ -8,10 +8,11 @@ from functools import partial
 from typing import Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from w2s_jax._core.checks import InputError
+from w2s_jax._core.checks import InputError, require_choice
 from w2s_jax._core.response import apply_response, evaluate
 from w2s_jax.filters import Filter
 from w2s_jax.moments import Moments
@@ -110,6 +111,13 @@ class Predictor:
             raise InputError(f"moments must have labels for the predictor {self.name!r}, got some made without y")
         return _predicted(self, moments, weak, strong)
 
+    def of_pair(self, pair: PairView) -> Float[Array, ""]:
+        """The number for a pair; raises InputError if the function's result is no single number."""
+        value = jnp.asarray(self.function(pair))
+        if value.shape:
+            raise InputError(f"predictor {self.name!r} must return a number, got an array of shape {value.shape}")
+        return value
+
     def __repr__(self) -> str:
         best = "largest" if self.larger_is_better else "smallest"
         return f"Predictor({self.name!r}, needs {self.needs}, {best} is best)"
@@ -117,7 +125,7 @@ class Predictor:
 
 @partial(jax.jit, static_argnums=0)
 def _predicted(of: Predictor, moments: Moments, weak: Filter, strong: Filter) -> Array:
-    return of.function(PairView(moments, overlap_from_moments(moments), weak, strong))
+    return of.of_pair(PairView(moments, overlap_from_moments(moments), weak, strong))
 
 
 def predictor(
@@ -131,12 +139,17 @@ def predictor(
         source: who published it.
         larger_is_better: whether the teacher with the largest number is the best.
 
+    Raises:
+        InputError: other needs.
+
     >>> @predictor(predicts="how much a teacher knows", larger_is_better=True)
     ... def directions(pair):
     ...     return jnp.sum(pair.f_w)
     >>> directions
     Predictor('directions', needs nothing, largest is best)
     """
+
+    require_choice("needs", needs, Needs)
 
     def of(function: Callable[[PairView], Array]) -> Predictor:
         return Predictor(function.__name__, function, needs, predicts, source, larger_is_better)
@@ -148,7 +161,7 @@ def one_of_each(
     predictors: Iterable[str | Predictor], known: dict[str, Predictor], taken: Iterable[str]
 ) -> tuple[Predictor, ...]:
     """Predictors, some by name; raises InputError for an unknown name, two of one name or one that is taken."""
-    if isinstance(predictors, str | Predictor):
+    if isinstance(predictors, str | Predictor) or not isinstance(predictors, Iterable):
         raise InputError(f"predictors must be a list, got {predictors!r}")
     found: dict[str, Predictor] = {}
     for given in predictors:

@@ -50,9 +50,7 @@ def largest_angle(pair: PairView) -> Array:
     return jnp.arccos(jnp.clip(jnp.linalg.svd(C, compute_uv=False)[rank - 1], 0, 1))
 
 
-@predictor(
-    predicts="what of the teacher's variance the student inherits, fewest directions apart", source="Dong et al. 2025"
-)
+@predictor(predicts="what of the teacher's variance the student inherits", source="Dong et al. 2025")
 def correlation_dimension(pair: PairView) -> Array:
     """`||V_s^T V_w||_F^2` of the whitened directions that hold 90% of each side's variance."""
     return jnp.sum(jnp.square(within(pair, 0.9)[0]))

@@ -11,7 +11,7 @@ import numpy as np
 
 from w2s_jax._core.checks import InputError
 from w2s_jax._core.figures import BLUE, axes, new_figure, quiet_grid, save_figure, style
-from w2s_jax.ranking.table import SupervisorTable, title_of
+from w2s_jax.ranking.table import SupervisorTable, axis_title, title_of
 
 _LAYER = re.compile(r"(?P<network>.*):layer(?P<layer>\d+)(?P<pool>\.\w+)?")
 
@@ -59,7 +59,7 @@ def plot_ranking(table: SupervisorTable, column: str | None = None, ax: Any = No
     ax.errorbar(scores, place, xerr=errors, fmt="o", ms=4.5, lw=1.2, capsize=2.5, color=BLUE)
     ax.set_yticks(place, _pairs(table))
     ax.set_ylim(len(table) - 0.5, -0.5)
-    ax.set_xlabel(f"{title_of(column)} (± standard error)")
+    ax.set_xlabel(axis_title(table, column))
     quiet_grid(ax)
     return ax
 
@@ -99,7 +99,7 @@ def plot_layers(table: SupervisorTable, column: str | None = None, ax: Any = Non
         else:
             ax.axhline(scores[line.rows[0]], lw=1.3, label=line.label, **style(number) | {"marker": ""})
     ax.xaxis.get_major_locator().set_params(integer=True)
-    ax.set(xlabel="layer", ylabel=f"{title_of(column)} (± standard error)")
+    ax.set(xlabel="layer", ylabel=axis_title(table, column))
     ax.legend(frameon=False)
     quiet_grid(ax)
     return ax

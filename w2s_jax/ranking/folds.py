@@ -51,7 +51,7 @@ class Layout:
     trial: Roles | None
 
     def experiments(self, dtype: Any) -> Experiments:
-        """All roles as numbers of a type, and what the weak heads of all experiments are fitted on."""
+        """All roles as numbers of a type, and what the heads of all experiments are fitted on."""
         cast = lambda roles: roles and Roles(*(np.asarray(role, dtype) for role in roles))
         return Experiments(cast(self.expected), cast(self.trial), self._fits(0, dtype), self._fits(1, dtype))
 

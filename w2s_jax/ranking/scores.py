@@ -323,7 +323,7 @@ def _predicted(
             chosen = jnp.sum(_members(len(cells.n), folds, labelled), 0)
             m = _moments_over(chosen, weak, cells, normalize, with_labels=labelled or not mixed)
             pairs[labelled] = PairView(m, overlap_from_moments(m), weak_head, student)
-        found[of.name] = Score(of.function(pairs[labelled]), jnp.asarray(jnp.nan, cells.hh.dtype))
+        found[of.name] = Score(of.of_pair(pairs[labelled]), jnp.asarray(jnp.nan, cells.hh.dtype))
     return found
 
 

@@ -142,5 +142,10 @@ def title_of(column: str) -> str:
     return TITLES.get(column, column.replace("_", " "))
 
 
+def axis_title(table: SupervisorTable, column: str) -> str:
+    """How a column is called beside an axis, where bars are its standard errors if it has some."""
+    return title_of(column) + (" (± standard error)" if np.isfinite(table.se(column)).any() else "")
+
+
 def _with_error(value: float, error: float) -> str:
     return f"{value:.4g} ±{error:.1g}" if np.isfinite(error) else number(value)

@@ -220,9 +220,8 @@ def prepare_student(
     def of_ridge(b: Array) -> tuple[ExpectedStrong, Any]:
         settings = Settings(b, b, jnp.zeros_like(b), shared[0], shared[1])
         inverses = crossfit.student_inverses(rotated, experiments.students.sets, b)
-        return crossfit.prepare_expected(
-            rotated, strong.values[0], inverses, experiments, settings, test_rows
-        ), inverses
+        expected = crossfit.prepare_expected(rotated, strong.values[0], inverses, experiments, settings, test_rows)
+        return expected, None if experiments.trial is None else inverses
 
     return Student(rotated, *jax.lax.map(of_ridge, strong_ridge))
 
