@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import kendalltau, spearmanr
 
 import w2s_jax as w2s
-from benchmarks.experiments import judge, measure, results, run
+from benchmarks.experiments import judge, measure, mixtures, results, run
 from benchmarks.experiments.page import page, tables
 from benchmarks.experiments.text.tasks import FILES, alike, chosen, load
 from benchmarks.experiments.text.teachers import plain
@@ -105,7 +105,7 @@ def test_a_task_is_kept_as_it_ends_and_becomes_a_page(rows, tmp_path, monkeypatc
             ridges=(1e-2, 1e-1),
             say=said.append,
         )
-    assert len(said) == 2 * len(measure.SCALINGS) + 2  # nothing again
+    assert len(said) == 2 * len(measure.SCALINGS) + 3  # nothing again
     file = tmp_path / "results.csv.gz"
     results.write_results(file, [tmp_path / "task"])
     cells = results.read_results(file)
@@ -184,3 +184,18 @@ def test_the_committed_page_says_what_the_committed_results_say():
     text = (folder / "text" / "RESULTS.md").read_text()
     for name, table in tables(cells).items():
         assert table in text, name
+
+
+def test_mixtures_are_written_and_read(tmp_path):
+    """From two teachers' measured products: what the choices err by, and the shares of the way that a page says."""
+    products = np.array([[0.5, 0.2, 0.3], [0.2, 0.4, 0.3], [0.3, 0.3, 0.9]])
+    names = ["a", "b", "c"]
+    errors = np.asarray(mixtures._errors(products, names, "a", {"a": 0.5, "b": 0.5}))
+    np.testing.assert_allclose(errors, [0.325, 0.5, products.mean(), 0.4, 9.9 / 31])
+    task = tmp_path / "task"
+    task.mkdir()
+    kept = {"draw0-30": errors[None, None], "predicted:draw0-30": [[0.3]], "teachers:draw0-30": [[2]]}
+    np.savez(task / "mixtures.npz", strong=["s"], ridges=[1e-3], **kept)
+    mixtures.write_mixtures(tmp_path / "out.csv.gz", [task])
+    last = mixtures.mixtures_page(tmp_path / "out.csv.gz").strip().splitlines()[-1]
+    assert last == "| 30 | 0.325 | 0.500 | 0.378 | 0.400 | 0.319 | 0.300 | 2.0 | 100% | 97% |"

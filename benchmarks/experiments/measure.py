@@ -40,6 +40,52 @@ def measured(
     """
     ridges = list(ridges)
     found = {name: np.empty((len(strong), len(ridges), len(weak), len(splits.test)), np.float32) for name in MEASURED}
+    for run in _runs(weak, strong, y, splits, ridges, scaling):
+        for who, outputs in zip(("weak", "student", "ceiling"), run.outputs, strict=True):
+            place = run.strong, run.ridge, slice(None), run.split
+            found[f"{who}_error"][place] = np.square(outputs - run.truth).sum(2).mean(1) / run.variance
+            found[f"{who}_accuracy"][place] = _accuracy(outputs, run.truth)
+    return found
+
+
+def student_products(
+    weak: Mapping[str, np.ndarray],
+    strong: Mapping[str, np.ndarray],
+    y: np.ndarray,
+    splits: Splits,
+    ridges: Iterable[float],
+    scaling: str,
+) -> np.ndarray:
+    """Mean products of what two teachers' students err by, (strong, ridge, weak, weak), means over splits: a student of a mixture
+    with weights w has the error `w^T G w`. Arguments as in `measured`."""
+    ridges = list(ridges)
+    found = np.zeros((len(strong), len(ridges), len(weak), len(weak)))
+    for run in _runs(weak, strong, y, splits, ridges, scaling):
+        wrong = (run.outputs[1] - run.truth).reshape(len(weak), -1)
+        found[run.strong, run.ridge] += wrong @ wrong.T / (len(run.truth) * run.variance * len(splits.test))
+    return found
+
+
+class _Run(NamedTuple):
+    """Outputs (weak, test rows, c) of teachers, students and ceilings in one split, for one strong model and ridge; the truth
+    (test rows, c) and its variance."""
+
+    strong: int
+    ridge: int
+    split: int
+    outputs: tuple[np.ndarray, np.ndarray, np.ndarray]
+    truth: np.ndarray
+    variance: float
+
+
+def _runs(
+    weak: Mapping[str, np.ndarray],
+    strong: Mapping[str, np.ndarray],
+    y: np.ndarray,
+    splits: Splits,
+    ridges: list[float],
+    scaling: str,
+) -> Iterator[_Run]:
     for i, rows in enumerate(zip(*splits, strict=True)):
         teachers = [_outputs(h, y, rows, ridges, scaling) for h in weak.values()]  # each (ridges, D^ and test, c)
         pseudo = np.stack(teachers, 1)
@@ -47,15 +93,8 @@ def measured(
         for s, z in enumerate(strong.values()):
             for r, smooth in enumerate(_smoothers(z, rows, ridges, scaling)):
                 taught = smooth(pseudo[r, :, :students])
-                ceiling = smooth(y[rows[1]][None])
-                for who, outputs in (
-                    ("weak", pseudo[r, :, students:]),
-                    ("student", taught),
-                    ("ceiling", np.broadcast_to(ceiling, taught.shape)),
-                ):
-                    found[f"{who}_error"][s, r, :, i] = np.square(outputs - truth).sum(2).mean(1) / truth.var(0).sum()
-                    found[f"{who}_accuracy"][s, r, :, i] = _accuracy(outputs, truth)
-    return found
+                ceiling = np.broadcast_to(smooth(y[rows[1]][None]), taught.shape)
+                yield _Run(s, r, i, (pseudo[r, :, students:], taught, ceiling), truth, float(truth.var(0).sum()))
 
 
 def _outputs(h: np.ndarray, y: np.ndarray, rows: tuple, ridges: list[float], scaling: str) -> np.ndarray:

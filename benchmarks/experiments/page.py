@@ -1,6 +1,6 @@
 """The page of an experiment, made from its results alone: which scaling, how well every score ordered the teachers, what it cost.
 
-python -m benchmarks.experiments.page benchmarks/results/text.csv.gz [--out FILE.md]
+python -m benchmarks.experiments.page benchmarks/results/text.csv.gz [--mixtures FILE] [--out FILE.md]
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from scipy.stats import norm
 from benchmarks.experiments.judge import LEVEL, interval, network_of, resampled
 from benchmarks.experiments.judge import spearman as correlated
 from benchmarks.experiments.leaderboard import REPEATS, leaderboard
+from benchmarks.experiments.mixtures import mixtures_page
 from benchmarks.experiments.priors import PRIORS
 from benchmarks.experiments.results import Cell, read_results
 from benchmarks.experiments.tables import columns, cost, grouped, kendall, mean, number, spearman, table, title_of
@@ -159,7 +160,8 @@ def _aims(cells: Sequence[Cell]) -> str:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", type=Path, help="a file that an experiment has written")
+    parser.add_argument("--mixtures", type=Path, metavar="FILE", help="what the same experiment wrote of mixtures")
     parser.add_argument("--out", type=Path, metavar="FILE.md", help="write the page there")
     args = parser.parse_args()
-    text = page(read_results(args.results))
+    text = page(read_results(args.results)) + ("\n" + mixtures_page(args.mixtures) if args.mixtures else "")
     args.out.write_text(text) if args.out else print(text)

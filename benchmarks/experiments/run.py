@@ -9,12 +9,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.experiments.measure import SCALINGS, Splits, measured
+from benchmarks.experiments.mixtures import mixtures
 from benchmarks.experiments.predictors import predictions
 from benchmarks.experiments.priors import expected_map
 from benchmarks.experiments.scores import label_sets, scores
 from w2s_jax.ranking.folds import deal
 
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1)
+MIXED_RIDGES = (1e-3, 1e-2)  # of the mixtures
 LABELS = (30, 100)  # label sets beside all of D~, with the first way of scaling
 DRAWS = 1
 
@@ -41,7 +43,8 @@ def run_task(
     ridges: Sequence[float] = RIDGES,
     say: Callable[[str], None] = print,
 ) -> None:
-    """Fills `folder` with `SCALING.npz` for every scaling, `priors.npz`, `predictors.npz`; what is there is not computed again.
+    """Fills `folder` with `SCALING.npz` for every scaling and `priors.npz`, `predictors.npz`, `mixtures.npz`; what is there
+    is not computed again.
 
     rows: name -> representation (n, d) of all models, the strong ones too; y (n, c); groups (n,).
     """
@@ -72,6 +75,13 @@ def run_task(
         say(f"{folder.name}, {SCALINGS[0]}: predictors")
         labels = label_sets(splits, LABELS, DRAWS)
         _replaced(file, predictions(rows, students, y, labels, ridges, SCALINGS[0]))
+    file = folder / "mixtures.npz"
+    if not file.exists():
+        say(f"{folder.name}, {SCALINGS[0]}: mixtures")
+        labels = label_sets(splits, LABELS, DRAWS)
+        mixed = [ridge for ridge in ridges if ridge in MIXED_RIDGES]
+        found = mixtures(rows, students, y, splits, labels, groups, mixed, SCALINGS[0])
+        _replaced(file, {"strong": list(strong), "ridges": mixed, **found})
 
 
 def _replaced(file: Path, content: Mapping[str, Any]) -> None:

@@ -63,6 +63,7 @@ def add_rank(commands: Any) -> argparse.ArgumentParser:
     rank.add_argument(
         "--predictor", nargs="+", default=[], metavar="NAME", help=f"further columns: {', '.join(PREDICTORS)}"
     )
+    rank.add_argument("--mixture", action="store_true", help="with labels: also the best mixture of teachers")
     rank.add_argument("--sort", metavar="COLUMN", help="sort by this column")
     rank.add_argument("--json", metavar="FILE", help="also write the table as JSON")
     rank.add_argument("--plot", metavar="FILE", help="also draw the table")
@@ -94,7 +95,8 @@ def run(args: argparse.Namespace) -> None:
 
     cache_compiled_programs()
     settings: dict[str, Any] = {name: getattr(args, name) for name in _SETTINGS}
-    settings |= {"weak_ridge": args.ridge[0], "strong_ridge": args.ridge[-1], "predictors": args.predictor}
+    settings |= {"weak_ridge": args.ridge[0], "strong_ridge": args.ridge[-1]}
+    settings |= {"predictors": args.predictor, "mixture": args.mixture}
     table = rank_supervisors(weak, strong, y, groups=groups, progress=not args.quiet, mesh=all_devices(), **settings)
     table = table if args.sort is None else table.sort_by(args.sort)
     if args.plot is not None:
@@ -104,6 +106,8 @@ def run(args: argparse.Namespace) -> None:
     if args.json is not None:
         write_text_atomically(args.json, table.to_json())
     print(*notes_of((*strong.values(), *weak.values()), {"the labels": classes}), table, sep="\n")
+    for name, mixture in table.mixtures.items():
+        print(f"\nmixture of teachers for {name}:", mixture, sep="\n")
 
 
 def _named(paths: Sequence[str]) -> dict[str, str]:

@@ -17,7 +17,7 @@ from jax import Array
 from w2s_jax._core.arrays import matmul
 from w2s_jax._core.factor import numerically_zero
 from w2s_jax._core.ridge_solve import ridge_inverse
-from w2s_jax.heads.from_moments import mean_square, ridge_heads
+from w2s_jax.heads.from_moments import mean_square, parts, ridge_heads
 from w2s_jax.moments import Moments, Shift, Sums, moved
 from w2s_jax.ranking.folds import Experiments, Roles
 from w2s_jax.ranking.prepared import pool
@@ -161,36 +161,39 @@ def posterior_errors(strong: ExpectedStrong, of: Students, posterior: LabelPoste
     return error + posterior.noise
 
 
-def drawn_errors(strong: ExpectedStrong, of: Students, draws: LabelDraws) -> Array:
-    """The same for each draw of labels (draws,), the mean over folds."""
-    away, (d, count, _) = of.taught - strong.target, draws.theta.shape
-    missed = jnp.square(matmul(away, draws.theta.reshape(d, -1)))
-    error = jnp.mean(jnp.sum(missed, 1), 0).reshape(count, -1).sum(1) + draws.noise * (1 + jnp.mean(of.response))
-    return error if of.shared is None else error + draws.shared * jnp.mean(of.shared)
+def drawn_errors(strong: ExpectedStrong, of: Students, draws: LabelDraws) -> tuple[Array, Array]:
+    """The same for each draw of labels (draws,), the mean over folds; and what students miss of them (K, k, draws, c), whose
+    squares make up the error but for noise."""
+    away, shape = of.taught - strong.target, draws.theta.shape
+    missed = matmul(away, draws.theta.reshape(shape[0], -1)).reshape(*away.shape[:2], *shape[1:])
+    error = jnp.mean(jnp.sum(jnp.square(missed), (1, 3)), 0) + draws.noise * (1 + jnp.mean(of.response))
+    return error if of.shared is None else error + draws.shared * jnp.mean(of.shared), missed
 
 
 def trial(
     inverses: Array, strong: Sums, weak: WeakCells, heads: WeakHeads, experiments: Experiments, bias: bool
-) -> Array:
-    """Mean squared errors of the real experiment (heads/from_moments.py) by fold (K,), summed over outputs.
+) -> tuple[Array, Array]:
+    """Mean squared errors of the real experiment (heads/from_moments.py) by fold (K,), summed over outputs, and the students'
+    kernels (K, experiments, d_s, c).
 
     `inverses`: `student_inverses` of the experiments' sets, `heads`: on those of the weak ones. With a bias labels are taken
     about their mean on A.
     """
 
-    def one(args: tuple[Roles, Array, Array]) -> Array:
+    def one(args: tuple[Roles, Array, Array]) -> tuple[Array, Array]:
         (labelled_cells, student_cells, test_cells), head, student = args
         mean = pool(labelled_cells, strong.y, strong.n) * bias
         labelled, taught, tested = (
             _pooled(role, strong, weak, mean) for role in (labelled_cells, student_cells, test_cells)
         )
         solve_weak, solve_strong = partial(matmul, heads.inverse[head]), partial(matmul, inverses[student])
-        return mean_square(tested, strong=ridge_heads(labelled.weak, taught, solve_weak, solve_strong).student, y=-1.0)
+        student = ridge_heads(labelled.weak, taught, solve_weak, solve_strong).student
+        return mean_square(tested, strong=student, y=-1.0), parts(student)[0]
 
     roles = Roles(*(role.reshape(-1, len(strong.n)) for role in experiments.trial))
     heads_of, students_of = experiments.weak.trial, experiments.students.trial
-    errors = jax.lax.map(one, (roles, heads_of.reshape(-1), students_of.reshape(-1)))
-    return errors.reshape(heads_of.shape).mean(1)
+    errors, kernels = jax.lax.map(one, (roles, heads_of.reshape(-1), students_of.reshape(-1)))
+    return errors.reshape(heads_of.shape).mean(1), kernels.reshape(*heads_of.shape, *kernels.shape[1:])
 
 
 def _pooled(role: Array, strong: Sums, weak: WeakCells, mean: Array) -> Moments:

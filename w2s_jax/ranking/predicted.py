@@ -25,19 +25,19 @@ class Scored(NamedTuple):
     evidence: Any
 
 
-def predict(pairs: dict[tuple[str, str], Scored], shares: dict[str, float], fitted: float, labels: int) -> list[str]:
-    """Adds `predicted_error` to the scores of all pairs (strong, weak); a sentence for each strong model.
+def predict(pairs: dict[tuple[str, str], Scored], fitted: float) -> dict[str, Prediction]:
+    """Adds `predicted_error` to the scores of all pairs (strong, weak); what is predicted for each strong model.
 
-    `shares`: of the labels' energy, what each strong model expresses; `fitted` as in `predicted_errors`.
+    `fitted` as in `predicted_errors`.
     """
-    said = []
-    for strong, share in shares.items():
+    said = {}
+    for strong in dict.fromkeys(key[0] for key in pairs):
         own = [scored for key, scored in pairs.items() if key[0] == strong]
-        evidence = Evidence(*(np.stack(parts) for parts in zip(*(scored.evidence for scored in own), strict=True)))
+        evidence = Evidence(*(np.stack(parts) for parts in zip(*(scored.evidence[:3] for scored in own), strict=True)))
         prediction = predicted_errors(evidence, fitted)
         for scored, value, error in zip(own, prediction.value, prediction.error, strict=True):
             scored.scores["predicted_error"] = Score(value, error)
-        said.append(said_of(strong, prediction, labels, share))
+        said[strong] = prediction
     return said
 
 
@@ -57,7 +57,7 @@ def predicted_errors(of: Evidence, fitted: float) -> Prediction:
     `of`: (models, ...). `fitted`: rows that fit a weak head in the trial, of those that do so in the posterior.
     """
     logs = [np.log(np.maximum(x.mean(1), _floor(x))) for x in (of.posterior, of.trial)]
-    posterior, drawn, trial = (_logs(x) for x in of)
+    posterior, drawn, trial = (_logs(x) for x in of[:3])
     fitted = min(fitted, 1.0)
     level = _mean(
         [x.mean() for x in logs],

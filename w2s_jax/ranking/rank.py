@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -56,10 +57,11 @@ from w2s_jax.ranking.compact import CompactRows, has_few_rows
 from w2s_jax.ranking.crossfit import Score, Settings, WeakCells
 from w2s_jax.ranking.folds import Layout, as_groups, lay_out
 from w2s_jax.ranking.labels import about_mean, checked_labels
-from w2s_jax.ranking.predicted import Scored, predict
+from w2s_jax.ranking.mixture import Mixture, StrongSide, mixed
+from w2s_jax.ranking.predicted import Scored, predict, said_of
 from w2s_jax.ranking.prepared import Origin
 from w2s_jax.ranking.related import GroupSums, Places, Related, group_sums, related_rows
-from w2s_jax.ranking.scores import Evidence, Shared, Size, prepare_strong, scorer
+from w2s_jax.ranking.scores import Shared, Size, prepare_strong, scorer
 from w2s_jax.ranking.table import LARGER_IS_BETTER, TITLES, SupervisorTable
 from w2s_jax.ranking.unit_rows import UnitRows
 from w2s_jax.ranking.widths import padded_widths
@@ -86,6 +88,7 @@ def rank_supervisors(
     rows: RowNorm = "given",
     seed: int = 0,
     predictors: Iterable[str | Predictor] = (),
+    mixture: bool = False,
     progress: bool | Callable[[Iterable], Iterable] = False,
     mesh: Mesh | None = None,
     precision: Precision = "float32",
@@ -120,6 +123,7 @@ def rank_supervisors(
             that no row is larger than another. Every representation is then read twice.
         seed: of the random folds.
         predictors: further columns, by name (`w2s_jax.predictors.PREDICTORS`) or of one's own; without standard errors.
+        mixture: with labels, also find the best mixture of teachers for each strong model: `table.mixtures`.
         progress: True for a progress bar, or a function that wraps an iterable.
         mesh: devices that share the work (see `device_mesh`): rows over one axis, weak models over the other.
         precision: of the products over rows, as in `moments`; solves and spectra are always at full precision.
@@ -153,6 +157,8 @@ def rank_supervisors(
         require_number(name, value, 0, 1 if name == "threshold" else None)
     require_choice("normalize", normalize, Normalize)
     require_choice("rows", rows, RowNorm)
+    if mixture and y is None:
+        raise InputError("mixture needs labels y, got y=None")
     asked = one_of_each(predictors, PREDICTORS, TITLES)
     for of in asked:
         if of.needs == "labels" and y is None:
@@ -182,10 +188,21 @@ def rank_supervisors(
     cells = RowCells((layout,), targets)
     spread_of_labels = 0.0 if targets is None else _label_spread(targets[mask])
     work = _Work(
-        cells, settings, left, threshold > 0, mesh, chosen_precision, related, labelled, spread_of_labels, asked
+        cells,
+        settings,
+        left,
+        threshold > 0,
+        mesh,
+        chosen_precision,
+        related,
+        labelled,
+        spread_of_labels,
+        asked,
+        mixture,
     )
     pairs: dict[tuple[str, str], Scored] = {}
     shares: dict[str, Any] = {}
+    of_strong: dict[str, StrongSide] = {}
     tasks = [
         (name, batch) for name, model in strong_models.items() for batch in _batches(weak_models, model.width, work)
     ]
@@ -195,6 +212,8 @@ def rank_supervisors(
         if state is None or state[0] != name:
             state = name, _prepare(strong_models[name], work)
             shares[name] = state[1].share
+            if mixture:
+                of_strong[name] = StrongSide.of(state[1].shared)
         models = [weak_models[member] for member in batch.members]
         started.append((name, models, batch.members, _start(state[1], models, batch, work), left))
         if len(started) > 1:
@@ -210,11 +229,17 @@ def rank_supervisors(
         "n_labelled": int(mask.sum()),
     }
     notes: list[str] = []
+    mixtures: dict[str, Mixture] = {}
     main = "expected_error"
     if targets is not None:
         if np.ptp(targets[mask], 0).any():
             fitted = [np.mean(role.labelled @ work.rows.counts) for role in (layout.trial, layout.expected) if role]
-            main, notes = "predicted_error", predict(pairs, shares, fitted[0] / fitted[1], int(mask.sum()))
+            predictions = predict(pairs, fitted[0] / fitted[1])
+            notes = [said_of(name, said, int(mask.sum()), shares[name]) for name, said in predictions.items()]
+            main = "predicted_error"
+            for name, side in of_strong.items():
+                students = {weak: scored.evidence.student for (s, weak), scored in pairs.items() if s == name}
+                mixtures[name] = mixed(students, predictions[name], side, layout, normalize != "none")
         else:
             warnings.warn(
                 f"labels y: all {mask.sum()} known labels are the same and say nothing of teachers; sorted as without labels",
@@ -222,7 +247,8 @@ def rank_supervisors(
             )
     scores = {key: scored.scores for key, scored in pairs.items()}
     larger = LARGER_IS_BETTER | {of.name for of in asked if of.larger_is_better}
-    return _table(scores, widths, main, chosen, tuple(notes), larger)
+    table = _table(scores, widths, main, chosen, tuple(notes), larger)
+    return replace(table, mixtures=mixtures)
 
 
 def _label_spread(known: np.ndarray) -> float:
@@ -233,7 +259,8 @@ def _label_spread(known: np.ndarray) -> float:
 
 class _Work(NamedTuple):
     """What all pairs share: the rows' cells and labels, settings, static choices, devices, the products' precision, which
-    rows, and which of the labelled ones, are related, if that counts, and the relative standard error of labels' mean square."""
+    rows, and which of the labelled ones, are related, if that counts, the relative standard error of labels' mean square, further
+    columns, and whether mixtures are asked for."""
 
     rows: RowCells
     settings: Settings
@@ -245,6 +272,7 @@ class _Work(NamedTuple):
     labelled: Related | None
     label_spread: float
     predictors: tuple[Predictor, ...]
+    mixture: bool
 
     @property
     def layout(self) -> Layout:
@@ -352,7 +380,7 @@ def _start(strong: _Strong, models: list[ModelRows], batch: _Batch, work: _Work)
     filled_up = models + models[-1:] * (size - len(models))
     shifts = np.stack([np.pad(model.shift[0], (0, batch.width - model.width)) for model in filled_up])
     origins = Origin(shifts, np.asarray([model.rounding for model in filled_up], work.dtype))
-    score = scorer(work.layout.folds, work.normalize, work.cut, work.predictors)
+    score = scorer(work.layout.folds, work.normalize, work.cut, work.predictors, work.mixture)
     experiments = work.layout.experiments(work.dtype)
     score = score if work.mesh is None else spread(score, work.mesh)
     return score((sums, origins), strong.shared, experiments, work.settings)
@@ -380,7 +408,7 @@ def _finish(
         warn_if_concentrated(model.name, float(size.directions[i]), model.width, normalize)
     of_member = lambda i: Scored(
         {key: Score(score.value[i], score.error[i]) for key, score in scores.items()},
-        evidence and Evidence(*(part[i] for part in evidence)),
+        jax.tree.map(lambda part: part[i], evidence),
     )
     return {(strong, name): of_member(i) for i, name in enumerate(names)}
 

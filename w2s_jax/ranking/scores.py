@@ -162,11 +162,23 @@ class Size(NamedTuple):
 
 
 class Evidence(NamedTuple):
-    """What labels say of a pair's student: the posterior's errors by fold (K,) and by draw (draws,), the trial's by fold (K,)."""
+    """What labels say of a pair's student: the posterior's errors by fold (K,) and by draw (draws,), the trial's by fold (K,);
+    for mixtures of teachers also the student itself."""
 
     posterior: Any
     drawn: Any
     trial: Any
+    student: Any = None
+
+
+class Taught(NamedTuple):
+    """A pair's student: its kernels in the trial (K, experiments, d_s, c); by fold and draw of labels what it misses of them
+    (K, k, draws, c), and its response to noise of variance 1, to each row's own and to what groups share, (K,) each."""
+
+    kernels: Any
+    missed: Any
+    response: Any
+    shared: Any
 
 
 class Scorer(NamedTuple):
@@ -187,12 +199,15 @@ class Scorer(NamedTuple):
 
 
 @lru_cache
-def scorer(folds: int, normalize: Normalize, cut: bool, predictors: tuple[Predictor, ...]) -> Scorer:
-    """The programs of one set of choices."""
+def scorer(
+    folds: int, normalize: Normalize, cut: bool, predictors: tuple[Predictor, ...], mixture: bool = False
+) -> Scorer:
+    """The programs of one set of choices; for a `mixture` the evidence has students."""
 
     @jax.jit
     def score(sums: WeakCells, origins: Origin, shared: Shared, experiments: Experiments, settings: Settings) -> tuple:
-        one = partial(_score_one, folds=folds, normalize=normalize, cut=cut, predictors=predictors)
+        choices = {"folds": folds, "normalize": normalize, "cut": cut, "predictors": predictors, "mixture": mixture}
+        one = partial(_score_one, **choices)
         # Eigensolves before all else: on a CPU they and the products that they share the cores with take twice as long.
         of_model = lambda model: _weak_spectra(model[0], model[1], shared, folds, normalize)
         eigen = over_models(of_model, (sums, origins)) if cut else ()
@@ -234,6 +249,7 @@ def _score_one(
     normalize: Normalize,
     cut: bool,
     predictors: tuple[Predictor, ...],
+    mixture: bool,
 ) -> tuple[Size, dict[str, Score], Evidence | None, norms.Unfinished | None]:
     """The size of a model, its scores, what they rest on, and without a cut what the operator norm is made of."""
     cells = shared.cells
@@ -264,11 +280,11 @@ def _score_one(
         blocks = insample.blocks_of(shared.centred, unit, False)
     scores["cka"] = insample.linear_cka(blocks)
     if not (shared.posterior is None or shared.draws is None or shared.inverses is None or shared.labelled is None):
-        evidence = Evidence(
-            crossfit.posterior_errors(shared.expected, students, shared.posterior),
-            crossfit.drawn_errors(shared.expected, students, shared.draws),
-            crossfit.trial(shared.inverses, cells, weak, heads, experiments, normalize != "none"),
-        )
+        tried, kernels = crossfit.trial(shared.inverses, cells, weak, heads, experiments, normalize != "none")
+        drawn, missed = crossfit.drawn_errors(shared.expected, students, shared.draws)
+        posterior = crossfit.posterior_errors(shared.expected, students, shared.posterior)
+        student = Taught(kernels, missed, students.response, students.shared) if mixture else None
+        evidence = Evidence(posterior, drawn, tried, student)
         scores["posterior_error"] = crossfit.over_blocks(evidence.posterior)
         scores["trial_error"] = crossfit.over_blocks(evidence.trial)
         of_labelled = eigen[-1] if cut else heads.inverse[-1]

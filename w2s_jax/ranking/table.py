@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ import numpy as np
 from w2s_jax._core.checks import InputError
 from w2s_jax._core.extras import data_frame
 from w2s_jax._core.text import Printed, number
+from w2s_jax.ranking.mixture import Mixture
 
 TITLES = {
     "predicted_error": "predicted error",
@@ -33,7 +34,7 @@ class SupervisorTable:
 
     `names`, `strong`, `widths`: the pairs, one per row. `table[column]` and `table.se(column)`: a score (rows,) and its
     standard error over blocks of rows, NaN for predictors (w2s_jax.predictors). `columns`: the scores at hand; `sorted_by`: the
-    one that orders the rows; of `larger_is_better` the largest is the best.
+    one that orders the rows; of `larger_is_better` the largest is the best. `mixtures`: by strong model's name, where asked for.
 
     >>> cka, error = np.array([0.5, 0.9]), np.array([0.1, 0.1])
     >>> table = SupervisorTable(("a", "b"), ("s", "s"), (8, 16), {"cka": cka}, {"cka": error}, "cka", {})
@@ -52,6 +53,7 @@ class SupervisorTable:
     settings: Mapping[str, Any]
     notes: tuple[str, ...] = ()
     larger_is_better: frozenset[str] = LARGER_IS_BETTER
+    mixtures: Mapping[str, Mixture] = field(default_factory=dict)
 
     @property
     def columns(self) -> list[str]:
@@ -80,15 +82,22 @@ class SupervisorTable:
         return self._take(np.lexsort(keys), column)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain lists and numbers: {"settings", "sorted_by", "notes", "rows": [{"supervisor", "strong", "width", score,
-        score_se}]}."""
+        """Plain lists and numbers: {"settings", "sorted_by", "notes", "mixtures": {strong: mixture}, "rows": [{"supervisor",
+        "strong", "width", score, score_se}]}."""
         rows = []
         for i, name in enumerate(self.names):
             row: dict[str, Any] = {"supervisor": name, "strong": self.strong[i], "width": self.widths[i]}
             for column in self.columns:
                 row[column], row[f"{column}_se"] = float(self.values[column][i]), float(self.errors[column][i])
             rows.append(row)
-        return {"settings": dict(self.settings), "sorted_by": self.sorted_by, "notes": list(self.notes), "rows": rows}
+        mixtures = {name: mixture.to_dict() for name, mixture in self.mixtures.items()}
+        return {
+            "settings": dict(self.settings),
+            "sorted_by": self.sorted_by,
+            "notes": list(self.notes),
+            "mixtures": mixtures,
+            "rows": rows,
+        }
 
     def to_pandas(self) -> Any:
         """The rows as a pandas DataFrame, columns as in `to_dict`.

@@ -256,7 +256,7 @@ def run_experiments(
         error, gap = crossfit.expected_errors(expected, students, shared[1])
         trials = [
             crossfit.over_blocks(
-                crossfit.trial(inverses, _labels(student.cells, a, b), WeakCells(_labels(own, a, b), zh), *rest)
+                crossfit.trial(inverses, _labels(student.cells, a, b), WeakCells(_labels(own, a, b), zh), *rest)[0]
             )
             for a, b in columns
             for rest in [(heads, experiments, normalize != "none")]

@@ -12,6 +12,7 @@ from w2s_jax.theory.equivalent_errors import EquivalentErrors, equivalent_errors
 from w2s_jax.theory.expected import expected_experiment
 from w2s_jax.theory.figures import plot_spectrum
 from w2s_jax.theory.kappa import effective_ridge, effective_ridge_from_spectrum
+from w2s_jax.theory.plan import Plan, plan
 from w2s_jax.theory.posterior import (
     GroupMoments,
     LabelPosterior,
@@ -28,6 +29,7 @@ __all__ = [
     "EquivalentErrors",
     "GroupMoments",
     "LabelPosterior",
+    "Plan",
     "Population",
     "Tail",
     "decomposability",
@@ -41,6 +43,7 @@ __all__ = [
     "group_moments",
     "label_posterior",
     "label_posterior_from_moments",
+    "plan",
     "plot_spectrum",
     "posterior_experiment",
 ]

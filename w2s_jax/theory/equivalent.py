@@ -102,8 +102,8 @@ class Equivalent:
         return f"Equivalent({', '.join(f'{name}={float(value):.4g}' for name, value in self.to_dict().items())})"
 
 
-class _Rotated(NamedTuple):
-    """A population in the eigenbases of its two sides."""
+class Rotated(NamedTuple):
+    """A population in the eigenbases of its two sides; `student_noise` is the label noise that the ceiling sees."""
 
     weak: Spectrum
     strong: Spectrum
@@ -158,7 +158,7 @@ def deterministic_equivalent(
 
     Source: derived from the one-stage equivalent of ridge regression, twice; its limit of wide flat tails is Xue et al. 2025.
     """
-    population = _checked(population)
+    population = checked_population(population)
     for name, value, least in (
         ("n_labelled", n_labelled, 1),
         ("n_student", n_student, 1),
@@ -175,10 +175,8 @@ def deterministic_equivalent(
     return _equivalent(population, *numbers)
 
 
-def planned_errors(
-    population: Population, labels: Array, n_labelled: Array, n_student: Array, weak_ridge: Array, strong_ridge: Array
-) -> tuple[Array, Array]:
-    """Mean student error and gap on average over targets `h_s^T theta`, `labels` (d_s, d_s) being `E[theta theta^T]`.
+def of_labels(population: Population, labels: Array) -> Rotated:
+    """The population with targets `h_s^T theta`, `labels` (d_s, d_s) being `E[theta theta^T]`, for errors on average over them.
 
     The equivalent's formulas are quadratic in the target, so that one with the columns of a root of `labels` for outputs does.
     `wy`, `sy` and `yy` of the population do not count, and the ceiling's own noise is left out, which all weak models share.
@@ -189,14 +187,24 @@ def planned_errors(
     )
     sy = matmul(population.ss, root)
     averaged = replace(population, wy=matmul(population.sw.T, root), sy=sy, yy=jnp.sum(root * sy))
-    found = _equivalent(averaged, n_labelled, n_student, weak_ridge, strong_ridge, jnp.zeros_like(of.n))
+    return rotated(averaged, jnp.zeros_like(of.n))
+
+
+def planned_errors(
+    population: Population, labels: Array, n_labelled: Array, n_student: Array, weak_ridge: Array, strong_ridge: Array
+) -> tuple[Array, Array]:
+    """Mean student error and gap on average over targets, as in `of_labels`."""
+    found = outcomes(of_labels(population, labels), n_labelled, n_student, weak_ridge, strong_ridge)
     return found.student_error, found.gap
 
 
 @jax.jit
-def _equivalent(
-    p: Population, n_w: Array, n_s: Array, ridge_w: Array, ridge_s: Array, student_noise: Array | None = None
-) -> Equivalent:
+def _equivalent(p: Population, n_w: Array, n_s: Array, ridge_w: Array, ridge_s: Array) -> Equivalent:
+    return outcomes(rotated(p), n_w, n_s, ridge_w, ridge_s)
+
+
+def rotated(p: Population, student_noise: Array | None = None) -> Rotated:
+    """A checked population in its eigenbases."""
     weak, strong = spectrum(p.ww, 1), spectrum(p.ss, 1)
     cross = matmul(matmul(strong.vectors.T, p.sw), weak.vectors)
     wy, sy = matmul(weak.vectors.T, p.wy), matmul(strong.vectors.T, p.sy)
@@ -204,12 +212,16 @@ def _equivalent(
     tails = p.tail_w or none, p.tail_s or none
     noise = jnp.asarray(p.noise)
     student_noise = noise if student_noise is None else student_noise
-    basis = _Rotated(weak, strong, cross, wy, sy, jnp.asarray(p.yy), noise, student_noise, *tails)
+    return Rotated(weak, strong, cross, wy, sy, jnp.asarray(p.yy), noise, student_noise, *tails)
+
+
+def outcomes(basis: Rotated, n_w: Array, n_s: Array, ridge_w: Array, ridge_s: Array) -> Equivalent:
+    """The equivalent at numbers that broadcast."""
     point = jnp.vectorize(partial(_outcome, basis), signature=f"(),(),(),()->{','.join(['()'] * 6)}")
     return Equivalent(*point(n_w, n_s, ridge_w, ridge_s))
 
 
-def _outcome(p: _Rotated, n_w: Array, n_s: Array, ridge_w: Array, ridge_s: Array) -> tuple[Array, ...]:
+def _outcome(p: Rotated, n_w: Array, n_s: Array, ridge_w: Array, ridge_s: Array) -> tuple[Array, ...]:
     """Weak, student and ceiling error, gap, and the two kappas at one point."""
     weak, strong = _stage(p.weak, p.tail_w, n_w, ridge_w), _stage(p.strong, p.tail_s, n_s, ridge_s)
     theta = _apply(_Root, weak, _apply(_Root, weak, p.wy))
@@ -297,7 +309,7 @@ def _times(x: Array, y: Array) -> Array:
     return jnp.where(y == 0, 0, x * jnp.where(y == 0, 1, y))
 
 
-def _checked(p: Population) -> Population:
+def checked_population(p: Population) -> Population:
     if not isinstance(p, Population):
         raise InputError(f"population must be a Population, such as a family's .population, got {type(p).__name__}")
     ww, ss, sw = (

@@ -237,10 +237,10 @@ class _LabelFit(NamedTuple):
         means = matmul(columns * weight.reshape(-1), columns.T)
         basis, eye = self.eigen.vectors, jnp.eye(k, dtype=gain.dtype)
         if self.rows is None:
-            inside = means + apply_response(_Mixture(spread, odds), self.eigen, eye)
+            inside = means + apply_response(_RatioSum(spread, odds), self.eigen, eye)
             return matmul(matmul(basis, inside), basis.T)
         seen = matmul(basis.T, self.rows)
-        inside = means - apply_response(_Mixture(spread * odds, odds), self.eigen, eye)
+        inside = means - apply_response(_RatioSum(spread * odds, odds), self.eigen, eye)
         return matmul(matmul(seen.T, inside), seen) + jnp.sum(spread) * jnp.eye(seen.shape[1], dtype=seen.dtype)
 
     def drawn(self, R: Array, v: Array, start: Array, noise: Array) -> Array:
@@ -270,7 +270,7 @@ class _Ratio:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class _Mixture(_Ratio):
+class _RatioSum(_Ratio):
     """The sum of such ratios."""
 
     def curve(self, values: Array, n: Array) -> Callable[[Array], Array]:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.experiments.mixtures import write_mixtures
 from benchmarks.experiments.results import write_results
 from benchmarks.experiments.run import run_task
 from benchmarks.experiments.text.tasks import FILES, load
@@ -49,7 +50,9 @@ def main() -> None:
         strong = [teacher for teacher in STRONG if teacher in own]
         run_task(args.work / task.name, own, strong, task.y, task.groups, say=lambda line: print(line, flush=True))
     if args.out:
-        write_results(args.out, [args.work / name for name in args.tasks])
+        folders = [args.work / name for name in args.tasks]
+        write_results(args.out, folders)
+        write_mixtures(args.out.with_name(args.out.name.replace(".csv", "_mixtures.csv")), folders)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,181 @@
+"""Plans against grids of the deterministic equivalent, against the posterior experiment, and against simulated experiments."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import reference
+from conftest import relative_error
+from simulated import FAMILIES, affine_head
+
+from w2s_jax._core.checks import InputError
+from w2s_jax.moments import moments
+from w2s_jax.theory import Plan, deterministic_equivalent, label_posterior, plan, posterior_experiment
+from w2s_jax.theory.equivalent import Population, Tail
+
+RIDGES = np.geomspace(1e-6, 1e2, 49)
+PLANNED = ("power law 1", "power law .7, noise")
+NOISE = 0.25
+HOPELESS = "spiked, d/n = 2, noise"  # heads that learn anything do worse than none
+
+
+def population(name: str) -> Population:
+    m, _, tail_w, tail_s, *_ = FAMILIES[name]
+    tails = [None if tail[1] == 0 else Tail(*map(float, tail)) for tail in (tail_w, tail_s)]
+    return Population(**{key: jnp.asarray(x) for key, x in m.items()}, noise=NOISE, tail_w=tails[0], tail_s=tails[1])
+
+
+@pytest.mark.parametrize("name", PLANNED)
+def test_ridges_are_the_best_of_a_grid(name, x64):
+    """No pair of ridges on a fine grid has a smaller error; the errors are the equivalent's at the ridges found."""
+    n = FAMILIES[name][4:6]
+    found = plan(population(name), n_labelled=n[0], n_student=n[1])
+    assert (found.n_labelled, found.n_student) == n
+    on_grid = deterministic_equivalent(population(name), *n, RIDGES[:, None], RIDGES).student_error
+    assert found.student_error <= float(on_grid.min()) * (1 + 1e-6)
+    there = deterministic_equivalent(population(name), *n, found.weak_ridge, found.strong_ridge)
+    assert relative_error(found.student_error, there.student_error) < 1e-12
+    assert relative_error(found.gap, there.gap) < 1e-12
+
+
+def test_where_heads_only_lose_nothing_is_learnt():
+    found = plan(population(HOPELESS), n_labelled=120, n_student=120)
+    assert found.weak_ridge > 1 and found.student_error == pytest.approx(1, rel=1e-3)
+
+
+def test_single_precision_is_near_double():
+    found = plan(population(PLANNED[1]), n_labelled=80, n_student=160)
+    with jax.enable_x64(True):
+        exact = plan(population(PLANNED[1]), n_labelled=80, n_student=160)
+    assert found.student_error == pytest.approx(exact.student_error, rel=1e-4)
+
+
+def test_a_budget_is_divided_as_on_a_grid(x64):
+    """Labels cost five times as much as the student's rows; ridges are given."""
+    prices = {"budget": 600.0, "label_cost": 5.0, "student_cost": 1.0}
+    found = plan(population(PLANNED[1]), weak_ridge=0.05, strong_ridge=0.02, **prices)
+    part = np.linspace(0.01, 0.99, 397)
+    errors = deterministic_equivalent(population(PLANNED[1]), part * 120, (1 - part) * 600, 0.05, 0.02).student_error
+    assert 5 * found.n_labelled + found.n_student == pytest.approx(600)
+    assert found.student_error <= float(errors.min()) * (1 + 1e-6)
+    assert abs(found.n_labelled / 120 - part[int(errors.argmin())]) < 0.01
+    assert found.label_gain / 5 == pytest.approx(found.student_gain, rel=1e-3)
+
+
+def test_all_four_numbers_together(x64):
+    prices = {"budget": 600.0, "label_cost": 5.0, "student_cost": 1.0}
+    found = plan(population(PLANNED[1]), **prices)
+    part, ridges = np.linspace(0.05, 0.95, 19)[:, None, None], np.geomspace(1e-4, 10, 16)
+    numbers = part * 120, (1 - part) * 600, ridges[:, None], ridges
+    assert found.student_error <= float(deterministic_equivalent(population(PLANNED[1]), *numbers).student_error.min())
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"n_labelled": 50, "student_cost": 2.0}, (50, 125)),
+        ({"n_student": 100, "student_cost": 2.0}, (100, 100)),
+        ({"n_student": 400}, (300, 400)),  # rows of the student's for nothing
+    ],
+)
+def test_a_number_follows_from_the_budget(given, expected):
+    found = plan(population(PLANNED[1]), weak_ridge=0.1, strong_ridge=0.1, budget=300, **given)
+    assert (found.n_labelled, found.n_student) == pytest.approx(expected)
+
+
+def test_gains_are_differences(x64):
+    found = plan(population(PLANNED[1]), n_labelled=80, n_student=160, weak_ridge=0.05, strong_ridge=0.02)
+    error = lambda *n: float(deterministic_equivalent(population(PLANNED[1]), *n, 0.05, 0.02).student_error)
+    slopes = (error(79.5, 160) - error(80.5, 160), error(80, 159.5) - error(80, 160.5))
+    assert (found.label_gain, found.student_gain) == pytest.approx(slopes, rel=1e-3)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_moments_with_a_posterior_are_the_planned_experiment(bias, x64):
+    """Moments stand for the population, and the posterior for the labels: errors are the posterior experiment's."""
+    rng = np.random.default_rng(0)
+    h = rng.standard_normal((120, 6)) / np.arange(1, 7)
+    y = h[:, 0] + 0.3 * rng.standard_normal(120)
+    blocks = [moments(h[i::3, :4], h[i::3], bias=bias) for i in range(3)]
+    whole = moments(h[:, :4], h, y, bias=bias)
+    posterior = label_posterior(whole.strong, h, y)
+    found = plan(whole, n_labelled=200, n_student=500)
+    numbers = found.weak_ridge, found.strong_ridge, posterior
+    error, gap = posterior_experiment(*blocks, *numbers, n_labelled=200, n_student=500)
+    tolerance = 1e-9 if not bias else 0.05  # blocks about means of their own
+    assert relative_error(found.student_error, error) < tolerance
+    assert relative_error(found.gap, gap) < tolerance
+    assert plan(whole, n_labelled=200, n_student=500, posterior=posterior) == found
+
+
+def test_rows_without_labels_are_planned_for_the_prior():
+    h = np.random.default_rng(0).standard_normal((60, 5)).astype(np.float32)
+    found = plan(moments(h[:, :3], h), n_labelled=100, n_student=100)
+    assert 0 < found.gap < found.student_error < 1
+
+
+def simulated(name: str, ridges: list[tuple[float, float]], count: int) -> np.ndarray:
+    """Students' errors (ridges, count) in simulated experiments, all ridges on the same rows."""
+    m, _, tail_w, tail_s, n_w, n_s, *_ = FAMILIES[name]
+    full, rng, k = reference.with_tails(m, tail_w, tail_s), np.random.default_rng(0), len(m["ww"])
+    labels = np.append(m["wy"], m["sy"])[:, None]
+    joint = np.block([[np.block([[m["ww"], m["sw"].T], [m["sw"], m["ss"]]]), labels], [labels.T, m["yy"]]])
+    root = reference.matrix_sqrt(joint)
+
+    def draw(n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        z = rng.standard_normal((n, len(root))) @ root
+        tails = [np.sqrt(v) * rng.standard_normal((n, d)) for v, d in (tail_w, tail_s)]
+        h_w, h_s = np.hstack([z[:, :k], tails[0]]), np.hstack([z[:, k:-1], tails[1]])
+        return h_w, h_s, z[:, -1] + np.sqrt(NOISE) * rng.standard_normal(n)
+
+    found = np.empty((len(ridges), count))
+    for trial in range(count):
+        (h_A, _, y_A), (h_B, z_B, _) = draw(n_w), draw(n_s)
+        for i, (weak, strong) in enumerate(ridges):
+            pseudo = h_B @ affine_head(h_A, y_A, weak, False)[0]
+            theta = affine_head(z_B, pseudo, strong, False)[0]
+            found[i, trial] = theta @ full["ss"] @ theta - 2 * theta @ full["sy"] + m["yy"]
+    return found
+
+
+@pytest.mark.parametrize("name", PLANNED)
+def test_simulated_experiments_are_no_better_elsewhere(name):
+    """The mean error of simulated students at the planned ridges, against ridges around them."""
+    found = plan(population(name), n_labelled=FAMILIES[name][4], n_student=FAMILIES[name][5])
+    factors = [(1.0, 1.0), (4.0, 1.0), (0.25, 1.0), (1.0, 4.0), (1.0, 0.25)]
+    at, *others = simulated(name, [(a * found.weak_ridge, b * found.strong_ridge) for a, b in factors], 30)
+    assert abs(at.mean() - found.student_error) < 4 * at.std() / np.sqrt(len(at)) + 0.02 * found.student_error
+    for other in others:
+        assert np.mean(other - at) > -2 * np.std(other - at) / np.sqrt(len(at))
+
+
+def test_a_plan_says_what_it_is():
+    text = repr(Plan(100.0, 1000.0, 0.1, 0.02, 0.3, 0.05, 1e-3, 1e-5))
+    assert text == "Plan(100 labelled and 1000 student's rows, ridges 0.1 and 0.02: student error 0.3, gap 0.05)"
+
+
+FAULTS = {
+    "n_student must be given, or a budget and a student_cost above 0": {"n_labelled": 10},
+    "n_labelled must be given, or a budget and a label_cost above 0": {"n_student": 10, "budget": 9, "label_cost": 0.0},
+    r"budget must pay for the rows that are given and one row of each split \(21\), got 20": {
+        "n_labelled": 20,
+        "budget": 20,
+        "student_cost": 1.0,
+    },
+    "n_labelled must be": {"n_labelled": 0, "n_student": 10},
+    "weak_ridge must be": {"n_labelled": 10, "n_student": 10, "weak_ridge": -1.0},
+    "posterior is for moments": {"n_labelled": 10, "n_student": 10, "posterior": "of"},
+}
+
+
+@pytest.mark.parametrize("said", FAULTS)
+def test_bad_input_is_one_sentence(said, unchecked):
+    with pytest.raises(InputError, match=said):
+        plan(population(PLANNED[1]), **FAULTS[said])
+
+
+def test_another_population_is_refused(unchecked):
+    with pytest.raises(InputError, match="population must be a Population or Moments, got dict"):
+        plan({}, n_labelled=10, n_student=10)
