@@ -651,6 +651,66 @@ def weak_to_strong(
     return found, (f_w, f_w2s, f_sc)
 
 
+# Selection of weakly labelled rows
+
+
+def kernel_smoother(h: np.ndarray, ridge: float) -> np.ndarray:
+    """`K (K + ridge tr(K) / n)^{-1}`, `K = h h^T / n` of centred rows (RADS-Lin)."""
+    h = _f64(h) - _f64(h).mean(0)
+    n = len(h)
+    K = h @ h.T / n
+    return K @ np.linalg.pinv(K + ridge * np.trace(K) / n * np.eye(n), rcond=1e-12, hermitian=True)
+
+
+def rads_scores(
+    h_w: np.ndarray, h_s: np.ndarray, y: np.ndarray, ridge: float, weak_part: np.ndarray | None = None
+) -> np.ndarray:
+    """Row norms of `P_s (I - P_w) y_c`, or of `P_s (y_c - weak_part)`."""
+    y = (_f64(y) - _f64(y).mean(0)).reshape(len(y), -1)
+    part = kernel_smoother(h_w, ridge) @ y if weak_part is None else _f64(weak_part).reshape(y.shape)
+    return np.linalg.norm(kernel_smoother(h_s, ridge) @ (y - part), axis=1)
+
+
+def change_point(values: np.ndarray) -> float:
+    """Largest value of the lower part, of the split of the sorted values with the least squared error."""
+    ordered = np.sort(_f64(values))
+    spread = lambda part: np.sum((part - part.mean()) ** 2)
+    cost = [spread(ordered[:k]) + spread(ordered[k:]) for k in range(1, len(ordered))]
+    return float(ordered[np.argmin(cost)])
+
+
+def cosines(h: np.ndarray, normalize: str = "none") -> np.ndarray:
+    """Between all rows; 0 with a row of zeros."""
+    unit = unit_rows(h, normalize)
+    return unit @ unit.T
+
+
+def overlap_density(
+    h: np.ndarray, confidence: np.ndarray, normalize: str = "none"
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Hard rows, overlapping rows, and the share of these (Shin et al. 2025)."""
+    hard = confidence <= change_point(confidence)
+    similarity = np.abs(cosines(h, normalize))[:, hard].max(1)
+    overlap = ~hard & (similarity > change_point(similarity[~hard]))
+    return hard, overlap, float(overlap.mean())
+
+
+def nearest(h: np.ndarray, k: int, normalize: str = "none") -> np.ndarray:
+    """The k other rows of largest cosine."""
+    similar = cosines(h, normalize)
+    np.fill_diagonal(similar, -np.inf)
+    return np.argsort(-similar, axis=1, kind="stable")[:, :k]
+
+
+def smoothed_labels(h: np.ndarray, y: np.ndarray, k: int, share: float) -> np.ndarray:
+    """`(1 - share) (I - share S)^{-1} y` on the symmetrised graph of neighbours."""
+    A = np.zeros((len(h), len(h)))
+    A[np.arange(len(h))[:, None], nearest(h, k)] = 1
+    W = (A + A.T) / 2
+    root = 1 / np.sqrt(W.sum(1))
+    return (1 - share) * np.linalg.solve(np.eye(len(h)) - share * root[:, None] * W * root, _f64(y))
+
+
 # Hidden states of encoders
 
 

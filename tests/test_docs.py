@@ -33,6 +33,7 @@ WINGS = (
     "heads.losses",
     "predictors",
     "ranking",
+    "select",
     "studies",
     "sweep",
     "theory",

@@ -20,6 +20,7 @@ FLOORS = (
     "__init__",
     "studies",
     "sweep",
+    "select",
     "experiment",
     "ranking",
     "predictors",

@@ -6,7 +6,7 @@ What one types in the first week stands here; everything else is in the wing of 
 
 from importlib.metadata import version
 
-from w2s_jax import devices, experiment, extract, files, heads, predictors, ranking, studies, sweep, theory
+from w2s_jax import devices, experiment, extract, files, heads, predictors, ranking, select, studies, sweep, theory
 from w2s_jax._core.checks import InputError
 from w2s_jax.experiment import WeakToStrong, weak_to_strong, weak_to_strong_from_moments, weak_to_strong_splits
 from w2s_jax.filters import Filter, gradient_flow, iterated_tikhonov, projection, ridge
@@ -59,6 +59,7 @@ __all__ = [
     "ridge",
     "ridge_probe",
     "run_sweep",
+    "select",
     "spectrum",
     "studies",
     "sweep",

@@ -16,6 +16,7 @@ from typing import NoReturn
 from w2s_jax._core.checks import InputError
 from w2s_jax.extract.cli import add_extract
 from w2s_jax.ranking.cli import add_rank
+from w2s_jax.select.cli import add_select
 from w2s_jax.studies.cli import add_studies
 from w2s_jax.sweep.cli import add_sweep
 
@@ -48,7 +49,8 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="w2s", description="Which weak model should teach a strong one, and how much is lost?")
     parser.add_argument("--version", action="version", version=f"%(prog)s {version('w2s_jax')}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{extract,rank,demo,verify,sweep}")
-    for command in (add_extract(commands), add_rank(commands), *add_studies(commands), add_sweep(commands)):
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{extract,rank,select,demo,verify,sweep}")
+    own = add_extract(commands), add_rank(commands), add_select(commands), *add_studies(commands), add_sweep(commands)
+    for command in own:
         command.add_argument("--quiet", action="store_true", help="no progress bar")
     return parser

@@ -7,16 +7,15 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from w2s_jax._core.arrays import as_labels, as_matrix
-from w2s_jax._core.checks import InputError, require_integer, require_number
+from w2s_jax._core.checks import require_number
 from w2s_jax.experiment.single import fit_head, predictions
 from w2s_jax.heads.losses import Loss, LossName, as_loss
-from w2s_jax.ranking.folds import as_groups, grouped_folds
+from w2s_jax.ranking.folds import dealt
 
 
 def cross_fit_pseudo_labels(
@@ -46,23 +45,16 @@ def cross_fit_pseudo_labels(
     Raises:
         InputError: shapes that do not fit, NaN or infinite entries, not 2 <= folds <= n, fewer groups than folds.
 
-    >>> h = np.arange(6.0).reshape(6, 1)
+    >>> h = jnp.arange(6.0).reshape(6, 1)
     >>> [f"{x:.2f}" for x in cross_fit_pseudo_labels(h, 2 * h[:, 0], weak_ridge=0.0, folds=3)]
     ['0.00', '2.00', '4.00', '6.00', '8.00', '10.00']
     """
     h_w = as_matrix("weak representations", h_w)
     y = as_labels("labels", y, len(h_w))
     require_number("weak_ridge", weak_ridge, 0)
-    require_integer("folds", folds, 2)
-    require_integer("seed", seed, 0)
-    if folds > len(h_w):
-        raise InputError(f"folds must be between 2 and the number of rows ({len(h_w)}), got {folds}")
     chosen = as_loss(loss)
     chosen.check(y)
-    rng = np.random.default_rng(seed)
-    n = len(h_w)
-    groups = as_groups(groups, n)
-    fold = rng.permutation(n) % folds if groups is None else grouped_folds(groups, folds, rng)
+    fold = dealt(len(h_w), folds, groups, seed)
     return _cross_fit(h_w, y, jnp.asarray(fold), weak_ridge, chosen, folds, bias)
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from w2s_jax._core.checks import InputError
+from w2s_jax._core.checks import InputError, require_integer
 
 
 class Roles(NamedTuple):
@@ -142,6 +142,21 @@ def grouped_folds(groups: np.ndarray, folds: int, rng: np.random.Generator) -> n
         fold_of[group] = np.argmin(filled)
         filled[fold_of[group]] += sizes[group]
     return fold_of[code.reshape(-1)]
+
+
+def dealt(n: int, folds: int, groups: Any, seed: int) -> np.ndarray:
+    """Fold of each row (n,) for cross-fitting, equally long in random order; rows of one group stay in one fold.
+
+    Raises:
+        InputError: not 2 <= folds <= n, groups that do not fit, fewer groups than folds.
+    """
+    require_integer("folds", folds, 2)
+    require_integer("seed", seed, 0)
+    if folds > n:
+        raise InputError(f"folds must be between 2 and the number of rows ({n}), got {folds}")
+    rng = np.random.default_rng(seed)
+    groups = as_groups(groups, n)
+    return rng.permutation(n) % folds if groups is None else grouped_folds(groups, folds, rng)
 
 
 def deal(
