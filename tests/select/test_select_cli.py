@@ -33,7 +33,7 @@ FILES = ["--strong", "strong.npy", "--weak", "weak.npy", "--weak-labels", "p.npy
 
 
 def choose(*extra: str, out: str = "rows.npy") -> int:
-    return main(["select", *FILES, "--out", out, "--quiet", *extra])
+    return main(["select", *FILES, "--score", "rads", "--out", out, "--quiet", *extra])
 
 
 SCORES = {
@@ -114,6 +114,6 @@ def test_bad_input_is_one_line(capsys, fault):
 
 
 def test_a_score_says_which_file_it_needs(capsys):
-    assert main(["select", "--weak-labels", "p.npy", "--out", "rows.npy"]) == 2
+    assert main(["select", "--weak-labels", "p.npy", "--score", "rads", "--out", "rows.npy"]) == 2
     assert capsys.readouterr().err == "w2s select: --score rads needs --weak and --strong\n"
     assert main(["select", "--weak-labels", "p.npy", "--score", "confidence", "--out", "rows.npy"]) == 0

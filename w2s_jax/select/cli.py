@@ -34,7 +34,7 @@ def add_select(commands: Any) -> argparse.ArgumentParser:
     )
     add("--unlabelled", metavar="LABEL", help=UNLABELLED_HELP)
     add("--groups", metavar="FILE", help="group of each row (n,): related rows stay in one fold of rads-mlp")
-    add("--score", choices=get_args(ScoreName), default="rads", help="what rows are chosen by (default: %(default)s)")
+    add("--score", choices=get_args(ScoreName), required=True, help="what rows are chosen by")
     add("--ridge", type=float, default=0.1, metavar="R", help="of rads, over the kernel's mean eigenvalue")
     add("--neighbours", type=int, default=10, metavar="K", help="of agreement (default: %(default)s)")
     add("--normalize", choices=get_args(Normalize), default="none", help="of representations (default: %(default)s)")

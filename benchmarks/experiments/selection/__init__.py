@@ -1,0 +1,1 @@
+"""Selection of weakly labelled rows: what each score's better half is worth to a student."""
