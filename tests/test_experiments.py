@@ -184,6 +184,7 @@ def test_the_committed_page_says_what_the_committed_results_say():
     text = (folder / "text" / "RESULTS.md").read_text()
     for name, table in tables(cells).items():
         assert table in text, name
+    assert mixtures.mixtures_page(folder.parent / "results" / "text_mixtures.csv.gz") in text
 
 
 def test_mixtures_are_written_and_read(tmp_path):

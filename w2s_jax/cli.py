@@ -24,6 +24,7 @@ from w2s_jax.sweep.cli import add_sweep
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit code."""
     args = _parser().parse_args(argv)
+    _compile_quickly()
     try:
         with warnings.catch_warnings():
             warnings.showwarning = lambda said, *where: print(f"w2s {args.command}: {said}", file=sys.stderr)
@@ -37,6 +38,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     return 0
+
+
+def _compile_quickly() -> None:
+    """Without jaxlib 0.10's newer emitters of CPU programs, which take a third of a first ranking's time and make none of it
+    faster; later releases have no others. Of no consequence once JAX has begun to compute."""
+    if version("jaxlib") < "0.11":
+        os.environ["XLA_FLAGS"] = f"--xla_cpu_use_fusion_emitters=false {os.environ.get('XLA_FLAGS', '')}"
 
 
 class _Parser(argparse.ArgumentParser):
