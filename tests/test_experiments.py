@@ -106,6 +106,8 @@ def test_a_task_is_kept_as_it_ends_and_becomes_a_page(rows, tmp_path, monkeypatc
             say=said.append,
         )
     assert len(said) == 2 * len(measure.SCALINGS) + 3  # nothing again
+    with pytest.raises(SystemExit, match="is of big:layer1, got big:layer2: another folder for them"):
+        run.run_task(tmp_path / "task", own, ["big:layer2"], y, np.arange(120), run.Sizes(splits=2), say=said.append)
     file = tmp_path / "results.csv.gz"
     results.write_results(file, [tmp_path / "task"])
     cells = results.read_results(file)

@@ -56,6 +56,7 @@ def run_task(
     for scaling in SCALINGS:
         file = folder / f"{scaling}.npz"
         if file.exists():
+            _require_strong(file, strong)
             continue
         say(f"{folder.name}, {scaling}: measuring")
         found = measured(rows, students, y, splits, ridges, scaling)
@@ -82,6 +83,14 @@ def run_task(
         mixed = [ridge for ridge in ridges if ridge in MIXED_RIDGES]
         found = mixtures(rows, students, y, splits, labels, groups, mixed, SCALINGS[0])
         _replaced(file, {"strong": list(strong), "ridges": mixed, **found})
+
+
+def _require_strong(file: Path, strong: Sequence[str]) -> None:
+    with np.load(file) as kept:
+        if kept["strong"].tolist() != list(strong):
+            raise SystemExit(
+                f"{file} is of {', '.join(kept['strong'])}, got {', '.join(strong)}: another folder for them"
+            )
 
 
 def _replaced(file: Path, content: Mapping[str, Any]) -> None:

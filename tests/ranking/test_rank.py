@@ -615,7 +615,7 @@ def programs() -> int:
 
 
 def scoring_programs() -> int:
-    return sum(program._cache_size() for cut in (False, True) for program in scorer(3, "scale", cut, ()))
+    return sum(program._cache_size() for cut in (False, True) for program in scorer(3, "scale", cut, (), False))
 
 
 def test_programs_do_not_grow_with_models():

@@ -199,9 +199,7 @@ class Scorer(NamedTuple):
 
 
 @lru_cache
-def scorer(
-    folds: int, normalize: Normalize, cut: bool, predictors: tuple[Predictor, ...], mixture: bool = False
-) -> Scorer:
+def scorer(folds: int, normalize: Normalize, cut: bool, predictors: tuple[Predictor, ...], mixture: bool) -> Scorer:
     """The programs of one set of choices; for a `mixture` the evidence has students."""
 
     @jax.jit

@@ -1,7 +1,7 @@
 """Real teachers for real language models: measured, and beside it what every score said.
 
     W2S_DATA=FOLDER python -m benchmarks.experiments.text --models FOLDER --work FOLDER [--glove glove.6B.50d.txt]
-        [--tasks sst2 ...] [--out benchmarks/results/text.csv.gz]
+        [--tasks sst2 ...] [--strong smollm2-135m:layer17 ...] [--out benchmarks/results/text.csv.gz]
 
 --models has Hugging Face folders called as in `teachers.NETWORKS`; others are left out and said so. Everything is kept
 in --work as it ends: started again, the command goes on. Needs the extras `hf` and `test`.
@@ -29,6 +29,9 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder for what is computed")
     parser.add_argument("--glove", type=Path, help="a text file of GloVe's vectors")
     parser.add_argument("--tasks", nargs="+", choices=list(FILES), default=list(FILES))
+    parser.add_argument(
+        "--strong", nargs="+", default=STRONG, metavar="NAME:layerN", help="of those in --models, as students"
+    )
     parser.add_argument("--out", type=Path, help="also write all numbers as a gzipped CSV")
     args = parser.parse_args()
     if not os.path.isdir(os.environ.get("W2S_DATA", "")):
@@ -37,8 +40,8 @@ def main() -> None:
     for network in NETWORKS:
         if network not in networks:
             print(f"left out: {network.name} is not in {args.models}")
-    if not any(place.partition(":")[0] in {network.name for network in networks} for place in STRONG):
-        parser.error(f"--models must have the folder of a strong model ({', '.join(STRONG)}), got {args.models}")
+    if not any(place.partition(":")[0] in {network.name for network in networks} for place in args.strong):
+        parser.error(f"--models must have the folder of a strong model ({', '.join(args.strong)}), got {args.models}")
     tasks = [load(name) for name in args.tasks]
     rows: dict[str, dict[str, np.ndarray]] = {task.name: {} for task in tasks}
     for network in networks:  # opened and compiled once for all tasks
@@ -47,7 +50,7 @@ def main() -> None:
             rows[task.name] |= extracted(network, model, task.texts, args.work / task.name / "reps")
     for task in tasks:
         own = rows[task.name] | plain(task.texts, args.glove)
-        strong = [teacher for teacher in STRONG if teacher in own]
+        strong = [teacher for teacher in args.strong if teacher in own]
         run_task(args.work / task.name, own, strong, task.y, task.groups, say=lambda line: print(line, flush=True))
     if args.out:
         folders = [args.work / name for name in args.tasks]
