@@ -64,6 +64,21 @@ class Printed:
         return f'<{tag} style="{style}text-align: {side}; white-space: nowrap">{escape(cell)}</{tag}>'
 
 
+class Shown:
+    """What prints as the table that `_printed` makes, and is HTML in a notebook."""
+
+    def _printed(self) -> Printed:
+        raise NotImplementedError
+
+    def __str__(self) -> str:
+        return str(self._printed())
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return self._printed()._repr_html_()
+
+
 def html_text(text: str) -> str:
     """A paragraph that keeps its lines; nothing for no text."""
     return f'<p style="white-space: pre-line">{escape(text)}</p>' if text else ""

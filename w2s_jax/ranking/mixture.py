@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from w2s_jax._core.text import Printed, number
+from w2s_jax._core.text import Printed, Shown, number
 from w2s_jax.moments import Sums
 from w2s_jax.ranking.folds import Layout
 from w2s_jax.ranking.predicted import Prediction
@@ -23,8 +23,8 @@ from w2s_jax.ranking.scores import Shared, Taught
 SHOWN = 0.005  # weights below do not print
 
 
-@dataclass(frozen=True)
-class Mixture:
+@dataclass(frozen=True, repr=False)
+class Mixture(Shown):
     """Weights of teachers' pseudo-labels, and the predicted errors of a student of the mixture, of the best teacher alone, and of
     all teachers alike.
 
@@ -47,14 +47,6 @@ class Mixture:
         """Plain dicts and numbers."""
         errors = {"error": self.error, "single_error": self.single_error, "mean_error": self.mean_error}
         return {"weights": dict(self.weights), **errors}
-
-    def __str__(self) -> str:
-        return str(self._printed())
-
-    __repr__ = __str__
-
-    def _repr_html_(self) -> str:
-        return self._printed()._repr_html_()
 
     def _printed(self) -> Printed:
         shown = [(name, w) for name, w in self.weights.items() if w >= SHOWN]

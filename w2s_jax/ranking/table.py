@@ -11,7 +11,7 @@ import numpy as np
 
 from w2s_jax._core.checks import InputError
 from w2s_jax._core.extras import data_frame
-from w2s_jax._core.text import Printed, number
+from w2s_jax._core.text import Printed, Shown, number
 from w2s_jax.ranking.mixture import Mixture
 
 TITLES = {
@@ -28,8 +28,8 @@ TITLES = {
 LARGER_IS_BETTER = frozenset({"cka"})
 
 
-@dataclass(frozen=True)
-class SupervisorTable:
+@dataclass(frozen=True, repr=False)
+class SupervisorTable(Shown):
     """Weak models ranked as supervisors of strong ones, best first.
 
     `names`, `strong`, `widths`: the pairs, one per row. `table[column]` and `table.se(column)`: a score (rows,) and its
@@ -113,14 +113,6 @@ class SupervisorTable:
         table = self.to_dict()
         table["rows"] = [{key: finite(value) for key, value in row.items()} for row in table["rows"]]
         return json.dumps(table, indent=2, allow_nan=False) + "\n"
-
-    def __str__(self) -> str:
-        return str(self._printed())
-
-    __repr__ = __str__
-
-    def _repr_html_(self) -> str:
-        return self._printed()._repr_html_()
 
     def _printed(self) -> Printed:
         order = [self.sorted_by, *(column for column in self.columns if column != self.sorted_by)]

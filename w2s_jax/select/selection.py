@@ -12,11 +12,11 @@ from jax.typing import ArrayLike
 from w2s_jax._core.arrays import entered
 from w2s_jax._core.checks import InputError
 from w2s_jax._core.extras import data_frame
-from w2s_jax._core.text import Printed, number
+from w2s_jax._core.text import Printed, Shown, number
 
 
-@dataclass(frozen=True)
-class Selection:
+@dataclass(frozen=True, repr=False)
+class Selection(Shown):
     """Chosen rows, best first: `rows` (m,), the `scores` (n,) they were chosen by, and the `classes` (n,) of all rows or None.
 
     `mask` (n,) bool, `weights` (n,): 1 for a chosen row, 0 for the others, as heads take them; `threshold`: the lowest score
@@ -75,14 +75,6 @@ class Selection:
             InputError: pandas is not installed.
         """
         return data_frame({"row": self.rows, "score": self.scores[self.rows]})
-
-    def __str__(self) -> str:
-        return str(self._printed())
-
-    __repr__ = __str__
-
-    def _repr_html_(self) -> str:
-        return self._printed()._repr_html_()
 
     def _printed(self) -> Printed:
         chosen, counts = self.scores[self.rows], self.by_class()

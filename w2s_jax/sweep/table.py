@@ -16,7 +16,7 @@ import numpy as np
 
 from w2s_jax._core.checks import InputError
 from w2s_jax._core.extras import data_frame, needed
-from w2s_jax._core.text import Printed
+from w2s_jax._core.text import Printed, Shown
 from w2s_jax._core.writing import replacing, write_text_atomically
 from w2s_jax.sweep.store import COLUMNS, DATABASE, read_results
 
@@ -24,8 +24,8 @@ FORMATS = (".csv", ".parquet", ".json")
 _KINDS = {"TEXT": "string", "INTEGER": "int64", "REAL": "float64"}
 
 
-@dataclass(frozen=True)
-class Sweep:
+@dataclass(frozen=True, repr=False)
+class Sweep(Shown):
     """Results of a sweep, pairs in the order of the configuration, then settings, then label sets.
 
     `columns` name the entries of each of `rows`; what was not asked for is None. `finished` of `pairs` pairs are in.
@@ -86,14 +86,6 @@ class Sweep:
             _write_parquet(path, self._by_column())
         else:
             write_text_atomically(path, self._csv() if extension == ".csv" else self._json())
-
-    def __str__(self) -> str:
-        return str(self._printed())
-
-    __repr__ = __str__
-
-    def _repr_html_(self) -> str:
-        return self._printed()._repr_html_()
 
     def _printed(self) -> Printed:
         """The best teacher of each strong model, label set and setting."""

@@ -28,7 +28,9 @@ STEPS = 30
 class Plan:
     """An experiment with the least predicted error of the student: rows, penalties, the errors to expect of it.
 
-    `label_gain`, `student_gain`: by how much one more labelled row, or one more row of the student's, lowers the student's error.
+    Errors are against the noise-free target; for moments, against the part of the labels that the strong model expresses, so that
+    on real labels they are larger by `posterior.noise`. `label_gain`, `student_gain`: by how much one more labelled row, or one
+    more row of the student's, lowers the student's error.
 
     >>> Plan(100.0, 1000.0, 0.1, 0.02, 0.3, 0.05, 1e-3, 1e-5)
     Plan(100 labelled and 1000 student's rows, ridges 0.1 and 0.02: student error 0.3, gap 0.05)
