@@ -53,7 +53,7 @@ def add_rank(commands: Any) -> argparse.ArgumentParser:
     rank.add_argument(
         "--threshold", type=float, default=0.0, metavar="ALPHA", help="relative eigenvalue cut of the norms"
     )
-    rank.add_argument("--prior", type=float, default=2.0, metavar="P", help="label prior theta ~ N(0, S_s^(P-1))")
+    rank.add_argument("--prior", type=float, default=1.0, metavar="P", help="label prior theta ~ N(0, S_s^(P-1))")
     rank.add_argument("--noise", type=float, default=1.0, metavar="NU", help="label noise over label variance")
     rank.add_argument("--folds", type=int, default=3, metavar="K", help="blocks of rows for cross-fitting and errors")
     rank.add_argument("--seed", type=int, default=0, help="of the folds")

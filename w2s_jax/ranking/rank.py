@@ -81,7 +81,7 @@ def rank_supervisors(
     weak_ridge: float = 1e-3,
     strong_ridge: float = 1e-3,
     threshold: float = 0.0,
-    prior: float = 2.0,
+    prior: float = 1.0,
     noise: float = 1.0,
     folds: int = 3,
     normalize: Normalize = "features",
@@ -113,7 +113,8 @@ def rank_supervisors(
         groups: (n,) group of each row (contrast pairs, paraphrases): related rows stay in one fold.
         weak_ridge, strong_ridge: penalties beta of the two heads, for the mean squared loss.
         threshold: relative eigenvalue cut alpha of the gap norms and the predicted gap; 0 for none.
-        prior: p of the label prior `theta ~ N(0, S_s^{p-1})`: 1 for any direction, 2 leans on the leading ones.
+        prior: p of the label prior `theta ~ N(0, S_s^{p-1})`: 1 for any direction, 2 leans on the leading ones, 0.5 on the
+            small ones.
         noise: variance nu of the label noise, in units of the labels' mean square.
         folds: blocks of rows K >= 3 of the cross-fitting and of the standard errors.
         normalize: centre every representation, give heads an intercept, and scale to unit mean squared row norm, so that one

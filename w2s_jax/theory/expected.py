@@ -26,7 +26,7 @@ def expected_experiment(
     weak_ridge: ArrayLike,
     strong_ridge: ArrayLike,
     *,
-    prior: ArrayLike = 2.0,
+    prior: ArrayLike = 1.0,
     noise: ArrayLike = 1.0,
     n_labelled: ArrayLike | None = None,
     n_student: ArrayLike | None = None,
