@@ -6,7 +6,20 @@ What one types in the first week stands here; everything else is in the wing of 
 
 from importlib.metadata import version
 
-from w2s_jax import devices, experiment, extract, files, heads, predictors, ranking, select, studies, sweep, theory
+from w2s_jax import (
+    devices,
+    experiment,
+    extract,
+    files,
+    heads,
+    leaderboard,
+    predictors,
+    ranking,
+    select,
+    studies,
+    sweep,
+    theory,
+)
 from w2s_jax._core.checks import InputError
 from w2s_jax.experiment import WeakToStrong, weak_to_strong, weak_to_strong_from_moments, weak_to_strong_splits
 from w2s_jax.filters import Filter, gradient_flow, iterated_tikhonov, projection, ridge
@@ -42,6 +55,7 @@ __all__ = [
     "gradient_flow",
     "heads",
     "iterated_tikhonov",
+    "leaderboard",
     "merge_moments",
     "model_moments",
     "moments",

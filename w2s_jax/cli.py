@@ -15,6 +15,7 @@ from typing import NoReturn
 
 from w2s_jax._core.checks import InputError
 from w2s_jax.extract.cli import add_extract
+from w2s_jax.leaderboard.cli import add_leaderboard
 from w2s_jax.ranking.cli import add_rank
 from w2s_jax.select.cli import add_select
 from w2s_jax.studies.cli import add_studies
@@ -57,8 +58,11 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="w2s", description="Which weak model should teach a strong one, and how much is lost?")
     parser.add_argument("--version", action="version", version=f"%(prog)s {version('w2s_jax')}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{extract,rank,select,demo,verify,sweep}")
-    own = add_extract(commands), add_rank(commands), add_select(commands), *add_studies(commands), add_sweep(commands)
+    commands = parser.add_subparsers(
+        dest="command", required=True, metavar="{extract,rank,select,demo,verify,leaderboard,sweep}"
+    )
+    own = add_extract(commands), add_rank(commands), add_select(commands), *add_studies(commands)
+    own = *own, add_leaderboard(commands), add_sweep(commands)
     for command in own:
         command.add_argument("--quiet", action="store_true", help="no progress bar")
     return parser

@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 
 import w2s_jax as w2s
-from benchmarks.experiments.judge import network_of
 from benchmarks.experiments.measure import Splits, student_products
 from benchmarks.experiments.scores import FOLDS
 from benchmarks.experiments.tables import table
 from w2s_jax._core.normalize import Normalize
+from w2s_jax.leaderboard import network_of
 from w2s_jax.ranking.mixture import least
 
 KEY = ("task", "strong", "ridge", "labels")

@@ -12,14 +12,15 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import norm
 
-from benchmarks.experiments.judge import LEVEL, interval, network_of, resampled
-from benchmarks.experiments.judge import spearman as correlated
-from benchmarks.experiments.leaderboard import REPEATS, leaderboard
 from benchmarks.experiments.mixtures import mixtures_page
 from benchmarks.experiments.priors import PRIORS
-from benchmarks.experiments.results import Cell, read_results
-from benchmarks.experiments.tables import columns, cost, grouped, kendall, mean, number, spearman, table, title_of
+from benchmarks.experiments.results import Cell, read_results, title_of
+from benchmarks.experiments.tables import grouped, mean, number, table
+from w2s_jax._core.ranks import spearman
+from w2s_jax.leaderboard import LEVEL, Standing, judge
+from w2s_jax.predictors import PREDICTORS
 
+REPEATS = 100  # resamplings
 HARDLY = 0.9  # a ceiling whose error is above this share of the labels' variance has hardly learnt anything
 AIM, AIM_ON_AVERAGE, BELOW_CKA = 0.6, 0.8, 0.05
 LABEL_FREE = "expected_error"
@@ -31,7 +32,7 @@ def page(cells: Sequence[Cell]) -> str:
     """Markdown."""
     heads, *others = tables(cells).values()
     first = [cell for cell in cells if cell.scaling == cells[0].scaling]
-    return "\n\n".join((heads, _correlations(cells), leaderboard(first), *others)) + "\n"
+    return "\n\n".join((heads, _correlations(cells), _leaderboard(first), *others)) + "\n"
 
 
 def tables(cells: Sequence[Cell]) -> dict[str, str]:
@@ -58,50 +59,70 @@ def _heads(cells: Sequence[Cell]) -> str:
 def _correlations(cells: Sequence[Cell]) -> str:
     parts = []
     for scaling, own in grouped(cells, lambda cell: cell.scaling):
+        by_strong = {strong: _judged(of, REPEATS) for strong, of in grouped(own, lambda cell: cell.strong)}
+        between = lambda standing: f"{number(standing.spearman)} [{number(standing.low)}, {number(standing.high)}]"
         parts += [
             f'## Scores, `normalize="{scaling}"`',
             "Spearman's correlation with the measured errors of the students, means over tasks and ridge strengths; "
-            f"{LEVEL:.0%} of {REPEATS} resamplings of networks, all layers of one together.",
-            _by_strong(own, _with_interval),
+            f"{LEVEL:.0%} of {REPEATS} resamplings of tasks and networks, all layers of one together.",
+            _by_strong(by_strong, between),
             "Kendall's:",
-            _by_strong(own, lambda of, title: number(mean(kendall(cell, title) for cell in of))),
+            _by_strong(by_strong, lambda standing: number(standing.kendall)),
             "What the first choice costs: its student's error minus the best one's, as a share of the median minus the best.",
-            _by_strong(own, lambda of, title: number(mean(cost(cell, title) for cell in of))),
+            _by_strong(by_strong, lambda standing: number(standing.cost)),
         ]
     return "\n\n".join(parts)
 
 
-def _by_strong(cells: Sequence[Cell], entry: Callable[[list[Cell], str], str]) -> str:
+def _judged(cells: Sequence[Cell], repeats: int = 1) -> dict[str, Standing]:
+    """Scores that every ranking has, by title."""
+    standings = judge([cell.contest for cell in cells], repeats=repeats).standings
+    return {standing.title: standing for standing in standings if standing.score not in PREDICTORS}
+
+
+def _by_strong(by_strong: dict[str, dict[str, Standing]], said: Callable[[Standing], str]) -> str:
     """A line for each score, a column for each strong model."""
-    by_strong = dict(grouped(cells, lambda cell: cell.strong))
+    titles = dict.fromkeys(title for standings in by_strong.values() for title in standings)
     lines = [["score", *by_strong]]
-    lines += [[title, *(entry(own, title) for own in by_strong.values())] for title in columns(cells)]
+    lines += [[title, *(said(standings[title]) for standings in by_strong.values())] for title in sorted(titles)]
     return table(lines)
 
 
-def _with_interval(cells: list[Cell], title: str) -> str:
-    """Over networks that are resampled, the same ones in all of a strong model's cells."""
-    draws = resampled([network_of(teacher) for teacher in cells[0].teachers], REPEATS)
-    low, high = interval(np.array([mean(spearman(cell, title, rows) for cell in cells) for rows in draws]))
-    return f"{number(mean(spearman(cell, title) for cell in cells))} [{number(low)}, {number(high)}]"
+def _leaderboard(cells: Sequence[Cell]) -> str:
+    """All scores, the package's and published predictors, by what labels they need; the best first."""
+    board = judge([cell.contest for cell in cells], repeats=REPEATS)
+    parts = [
+        "## Leaderboard",
+        "Spearman's correlation with the measured errors of the students, means over tasks, strong models and ridge strengths, "
+        f"with {LEVEL:.0%} of {REPEATS} resamplings of networks and tasks; its lowest mean over ridge strengths, of a task and a "
+        "strong model; Kendall's; and what the first choice costs. Tied: the difference from the first may be 0 by those "
+        "resamplings.",
+    ]
+    for labels in board.labels:
+        lines = [["score", "Spearman", "", "lowest", "Kendall", "cost"]]
+        for standing in board.of(labels):
+            between = f"[{number(standing.low)}, {number(standing.high)}]"
+            numbers = map(number, (standing.lowest, standing.kendall, standing.cost))
+            title = f"{standing.title} (tied)" if standing.tied else standing.title
+            lines.append([title, number(standing.spearman), between, *numbers])
+        parts += [f"### {f'Labels: {labels}' if labels else 'No labels'}", table(lines)]
+    return "\n\n".join(parts)
 
 
 def _by_task(cells: Sequence[Cell]) -> str:
-    titles = columns(cells)
-    lines = [["strong", "task", "ceiling's error", *titles]]
+    lines = [["strong", "task", "ceiling's error", *sorted(_judged(cells))]]
     for (strong, task), own in grouped(cells, lambda cell: (cell.strong, cell.task)):
         ceiling = min(cell.columns["ceiling_error"].mean() for cell in own)
         marked = number(ceiling) + (" (hardly sees the labels)" if ceiling > HARDLY else "")
-        lines.append([strong, task, marked, *(number(mean(spearman(c, title) for c in own)) for title in titles)])
+        lines.append([strong, task, marked, *(number(of.spearman) for _, of in sorted(_judged(own).items()))])
     text = "Spearman, means over ridge strengths; the ceiling at its best one."
     return f"## By task\n\n{text}\n\n{table(lines)}"
 
 
 def _by_ridge(cells: Sequence[Cell]) -> str:
-    titles = columns(cells)
-    lines = [["ridge", *titles]]
+    lines = [["ridge", *sorted(_judged(cells))]]
     for ridge, own in grouped(cells, lambda cell: cell.ridge):
-        lines.append([f"{ridge:g}", *(number(mean(spearman(cell, title) for cell in own)) for title in titles)])
+        lines.append([f"{ridge:g}", *(number(of.spearman) for _, of in sorted(_judged(own).items()))])
     return f"## By ridge strength\n\nSpearman, means over tasks and strong models.\n\n{table(lines)}"
 
 
@@ -133,7 +154,7 @@ def _priors(cells: Sequence[Cell]) -> str:
     chosen = [(f"{p:g}", noise) for p in PRIORS for noise in NOISES]
     lines = [["strong", "task", *(f"p = {p}, nu = {noise:g}" for p, noise in chosen)]]
     for (strong, task), own in grouped(cells, lambda cell: (cell.strong, cell.task)):
-        of = lambda cell, p, noise: correlated(cell.expected(p, noise), cell.columns["student_error"])
+        of = lambda cell, p, noise: spearman(cell.expected(p, noise), cell.columns["student_error"])
         lines.append([strong, task, *(number(mean(of(cell, p, noise) for cell in own)) for p, noise in chosen)])
     text = "Spearman of the expected error, by the label prior's p and the noise nu; means over ridge strengths."
     return f"## Priors and noise\n\n{text}\n\n{table(lines)}"
@@ -143,8 +164,9 @@ def _aims(cells: Sequence[Cell]) -> str:
     """What the label-free score should reach, and whether it did."""
     lines, means = [], {}
     for strong, own in grouped(cells, lambda cell: cell.strong):
-        means[strong] = mean(spearman(cell, LABEL_FREE) for cell in own)
-        behind = mean(spearman(cell, "cka") for cell in own) - means[strong]
+        found = _judged(own)
+        means[strong] = found[LABEL_FREE].spearman
+        behind = found["cka"].spearman - means[strong]
         verdicts = (
             f"{'above' if means[strong] > AIM else 'NOT above'} {AIM}",
             f"{'not more' if behind <= BELOW_CKA else 'MORE'} than {BELOW_CKA} below CKA",

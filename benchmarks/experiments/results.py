@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from benchmarks.experiments.judge import network_of
 from benchmarks.experiments.measure import MEASURED, SCALINGS
 from benchmarks.experiments.priors import RESPONSE
 from benchmarks.experiments.scores import SCORE, STANDARD_ERROR
+from w2s_jax.leaderboard import Contest, network_of, oriented
 
 KEY = ("task", "strong", "scaling", "ridge", "teacher")
 PRIOR = "prior:"
@@ -40,9 +40,22 @@ class Cell(NamedTuple):
         own = (name for name in self.columns if name.startswith(STANDARD_ERROR))
         return {name.removeprefix(STANDARD_ERROR): self.columns[name] for name in own}
 
+    @property
+    def contest(self) -> Contest:
+        """The same for a leaderboard: scores by `title_of`, the smallest best."""
+        scores = {title_of(name): oriented(title_of(name), values) for name, values in self.scores.items()}
+        measured = {name: self.columns[name] for name in MEASURED if name in self.columns}
+        return Contest(self.task, self.strong, self.ridge, tuple(self.teachers), scores, measured)
+
     def expected(self, prior: str, noise: float) -> np.ndarray:
         """The expected error (teachers,) for a prior's p and a noise nu, of the dense computation beside the scores."""
         return self.columns[f"{PRIOR}{prior}"] + noise * self.columns[f"{PRIOR}{RESPONSE}"]
+
+
+def title_of(name: str) -> str:
+    """`trial_error:100` of `trial_error:draw0-100`."""
+    column, _, labels = name.partition(":")
+    return f"{column}:{labels.rpartition('-')[2]}" if labels else column
 
 
 def cells_of(folder: Path) -> Iterator[Cell]:

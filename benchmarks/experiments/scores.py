@@ -9,13 +9,11 @@ import numpy as np
 import w2s_jax as w2s
 from benchmarks.experiments.measure import Splits
 from w2s_jax._core.normalize import Normalize
-from w2s_jax.predictors import PREDICTORS
 
 FOLDS = 3
 IN_LABEL_UNITS = ("trial_error", "predicted_gap", "posterior_error", "predicted_error")  # and with labels alone
 WITH_ERRORS = ("predicted_error",)
 SCORE, STANDARD_ERROR = "score:", "se:"
-LARGER_IS_BETTER = {"cka"} | {name for name, of in PREDICTORS.items() if of.larger_is_better}
 
 
 def label_sets(splits: Splits, counts: Iterable[int], draws: int) -> dict[str, np.ndarray]:

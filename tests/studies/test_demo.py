@@ -14,7 +14,7 @@ from conftest import pair
 from reference import ridge_head
 
 from w2s_jax._core.checks import InputError
-from w2s_jax.studies.demo import DemoConfig, DemoResult, Measured, _measured, run_demo
+from w2s_jax.studies.demo import DemoConfig, DemoResult, Measured, measure_students, run_demo
 
 SMALL = DemoConfig(
     encoder_images=200,
@@ -55,7 +55,7 @@ def test_the_experiments_are_the_dense_ones(beta: float) -> None:
     h_w, h_s, y = pair("generic", n=240, d_w=9, d_s=20)
     h_w, h_s, y = h_w + 3, 5 * h_s, np.where(y[:, 0] > 0.4, 1.0, -1.0)
     weak = {"narrow": h_w[:, :6].astype(np.float32), "wide": h_w.astype(np.float32)}
-    got = _measured(weak, h_s.astype(np.float32), y, [ROWS], beta)
+    got = measure_students(weak, h_s.astype(np.float32), y, [ROWS], beta)
     for i, h in enumerate(weak.values()):
         for name, value in dense_experiment(h.astype(float), h_s, y, beta)._asdict().items():
             np.testing.assert_allclose(getattr(got, name)[i, 0], value, rtol=2e-4, err_msg=name)

@@ -41,7 +41,7 @@ def test_cells_hold_the_numbers_of_their_trials(found, store):
     """Means, standard errors and median relative errors are those of the trials in the file."""
     lines = [json.loads(line) for line in store.read_text().splitlines()[1:]]
     for cell in found.cells:
-        kept = [line["trials"] for line in lines if line["chunk"][0] == cell.scenario]
+        kept = [line["value"] for line in lines if line["key"][0] == cell.scenario]
         trials = {name: np.concatenate([part[name] for part in kept]) for name in kept[0]}
         assert cell.trials == len(trials["gap"]) == 20
         for name in MEASURED:
@@ -80,9 +80,9 @@ def test_a_stopped_run_goes_on(found, store, tmp_path, monkeypatch, cut):
 def test_trials_do_not_depend_on_their_chunk(found, store):
     """Trial i is the same however the trials are divided up."""
     whole = json.loads(store.read_text().splitlines()[1])
-    assert whole["chunk"] == ["low", 250, 0, 20]
+    assert whole["key"] == ["low", 250, 0, 20]
     parts = [verify._simulated("low", 250, first, 10, 0) for first in (0, 10)]
-    for name, values in whole["trials"].items():
+    for name, values in whole["value"].items():
         np.testing.assert_allclose(np.concatenate([part[name] for part in parts]), values, rtol=1e-4)
 
 
@@ -133,8 +133,8 @@ FAULTS = {
     "scenario": (["--scenarios", "nothing"], "scenarios must be some of low, spiked"),
     "largest": (["--largest", "10"], "largest must be at least 250, got 10"),
     "effort": (["--effort", "-1"], "effort must be at least 0, got -1"),
-    "other run": (["--out", "other.jsonl"], "other.jsonl does not hold trials of this version and seed"),
-    "no folder": (["--out", "none/t.jsonl"], "cannot keep trials in none/t.jsonl"),
+    "other run": (["--out", "other.jsonl"], "other.jsonl does not hold results of this version and these settings"),
+    "no folder": (["--out", "none/t.jsonl"], "cannot keep results in none/t.jsonl"),
     "figure": (["--plot", "f.xyz"], "f.xyz: expected a figure such as .png"),
 }
 

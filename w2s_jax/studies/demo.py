@@ -73,6 +73,15 @@ class Measured(NamedTuple):
     ceiling_accuracy: Any
 
 
+class Encoded(NamedTuple):
+    """Held-out images (rows, width) as each weak encoder and the strong one see them, their digits, and splits of the rows."""
+
+    weak: dict[str, np.ndarray]
+    strong: np.ndarray
+    digits: np.ndarray
+    splits: list[Splits]
+
+
 class Correlation(NamedTuple):
     """Spearman correlation of one score with the measured student error and gap over weak models."""
 
@@ -200,32 +209,40 @@ def run_demo(seed: int = 0, progress: bool = True, config: DemoConfig = DemoConf
         ...
     w2s_jax._core.checks.InputError: seed must be an integer of at least 0, got -1
     """
-    pixels, digits = _extra("sklearn.datasets").load_digits(return_X_y=True)
     _extra("matplotlib.figure")  # or `figure` would fail a minute later
-    require_integer("seed", seed, 0)
-    rng = np.random.default_rng(seed)
-    train, held_out = np.split(rng.permutation(len(pixels)), [config.encoder_images])
-    data = pixels[train] / 16, digits[train], pixels[held_out] / 16
-    weak, strong = _train_encoders(config, seed, data, progress)
+    weak, strong, digits, splits = digit_encoders(config, seed, progress)
+    labels = np.where(digits % 2 == 0, 1.0, -1.0)
+    measured = measure_students(weak, strong, labels, splits, config.ridge)
 
-    labels = np.where(digits[held_out] % 2 == 0, 1.0, -1.0)
-    test, pool = np.split(np.arange(len(held_out)), [config.test_images])
-    shuffled = np.stack([rng.permutation(pool) for _ in range(config.splits)])
-    teach, learn = np.split(shuffled, [config.teaching_images], axis=1)
-    splits = [(a, b, test) for a, b in zip(teach, learn, strict=True)]
-    measured = _measured(weak, strong, labels, splits, config.ridge)
-
+    pool = np.sort(np.concatenate(splits[0][:2]))
     seen = {name: h[pool] for name, h in weak.items()}, strong[pool]
     ridges = {"weak_ridge": config.ridge, "strong_ridge": config.ridge}
     rank = partial(rank_supervisors, **ridges, normalize="scale", seed=seed, progress=progress)
     label_free = rank(*seen)
-    labelled = np.isin(pool, teach[0])
+    labelled = np.isin(pool, splits[0][0])
     # NaN, so that no label outside D~ can be used even by mistake.
     trial = rank(*seen, np.where(labelled, labels[pool], np.nan), labelled_rows=labelled)
     return DemoResult(config, seed, tuple(weak), label_free, trial, measured)
 
 
-def _measured(
+def digit_encoders(config: DemoConfig, seed: int, progress: bool = False) -> Encoded:
+    """Trains encoders of digits on some images and represents the others.
+
+    Raises:
+        InputError: scikit-learn is not installed, or a seed that is none.
+    """
+    pixels, digits = _extra("sklearn.datasets").load_digits(return_X_y=True)
+    require_integer("seed", seed, 0)
+    rng = np.random.default_rng(seed)
+    train, held_out = np.split(rng.permutation(len(pixels)), [config.encoder_images])
+    weak, strong = _train_encoders(config, seed, (pixels[train] / 16, digits[train], pixels[held_out] / 16), progress)
+    test, pool = np.split(np.arange(len(held_out)), [config.test_images])
+    shuffled = np.stack([rng.permutation(pool) for _ in range(config.splits)])
+    teach, learn = np.split(shuffled, [config.teaching_images], axis=1)
+    return Encoded(weak, strong, digits[held_out], [(a, b, test) for a, b in zip(teach, learn, strict=True)])
+
+
+def measure_students(
     weak: dict[str, np.ndarray], strong: np.ndarray, labels: np.ndarray, splits: Iterable[Splits], ridge: float
 ) -> Measured:
     """The real experiments, (models, splits) each; representations are scaled over the split's D~ and D^ as in the ranking."""

@@ -8,14 +8,11 @@ Chunks of trials are written to a file as they finish: a stopped run goes on whe
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -24,6 +21,7 @@ import numpy as np
 
 from w2s_jax._core.checks import InputError, require_range
 from w2s_jax._core.extras import data_frame
+from w2s_jax._core.kept import Kept
 from w2s_jax._core.progress import track
 from w2s_jax._core.text import Printed
 from w2s_jax.experiment.outcome import t_quantile
@@ -211,12 +209,12 @@ def run_verify(
         raise InputError(f"largest must be at least {SIZES[0]}, got {largest}")
     require_range("effort", effort, 0)
     counts = {(s, n): max(20, round(TRIALS[n] * effort * SCENARIOS[s].share)) for s in scenarios for n in sizes}
-    kept = _Kept(out, {"w2s_verify": version("w2s_jax"), "seed": seed})
+    kept = Kept(out, {"w2s_verify": version("w2s_jax"), "seed": seed})
     jobs = {(s, n): [(s, n, *chunk) for chunk in _chunks(n, trials)] for (s, n), trials in counts.items()}
     for job in track([job for parts in jobs.values() for job in parts], progress, "experiments"):
-        if job not in kept.chunks:
+        if job not in kept.values:
             kept.add(job, _simulated(*job, seed))
-    cells = tuple(_cell(*place, [kept.chunks[job] for job in parts]) for place, parts in jobs.items())
+    cells = tuple(_cell(*place, [kept.values[job] for job in parts]) for place, parts in jobs.items())
     rates = {s: _rate([cell for cell in cells if cell.scenario == s]) for s in scenarios}
     return Verification(cells, rates, {s: _broken(s) for s in scenarios})
 
@@ -237,40 +235,6 @@ def _simulated(scenario: str, n: int, first: int, count: int, seed: int) -> dict
     keys = jax.vmap(lambda i: jax.random.fold_in(base, i))(jnp.arange(first, first + count))
     found = simulate(keys, *_at(scenario, n))
     return {name: np.asarray(values, float).tolist() for name, values in found._asdict().items()}
-
-
-class _Kept:
-    """Finished chunks by (scenario, n, first trial, trials), kept as lines of a file if one is named."""
-
-    def __init__(self, path: str | os.PathLike | None, header: dict[str, Any]) -> None:
-        self.path = None if path is None else Path(path)
-        self.chunks: dict[tuple, dict[str, list[float]]] = {}
-        if self.path is None:
-            return
-        with self._faults():
-            if not self.path.exists():
-                self.path.write_text(json.dumps(header) + "\n")
-            *lines, rest = self.path.read_text().split("\n")
-            if lines[:1] != [json.dumps(header)]:
-                different = "does not hold trials of this version and seed: name another file, or remove it"
-                raise InputError(f"{self.path} {different}")
-            if rest:  # what a killed run left of its last line
-                self.path.write_text("\n".join(lines) + "\n")
-        kept = map(json.loads, lines[1:])
-        self.chunks |= {tuple(line["chunk"]): line["trials"] for line in kept}
-
-    def add(self, chunk: tuple, trials: dict[str, list[float]]) -> None:
-        self.chunks[chunk] = trials
-        if self.path is not None:
-            with self._faults(), self.path.open("a") as stream:
-                stream.write(json.dumps({"chunk": chunk, "trials": trials}) + "\n")
-
-    @contextmanager
-    def _faults(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise InputError(f"cannot keep trials in {self.path}: {error.strerror}") from error
 
 
 def _cell(scenario: str, n: int, parts: list[dict[str, list[float]]]) -> Cell:
