@@ -1,12 +1,14 @@
 """The experiments on real models: their own dense measurement against the package's, and how scores are judged."""
 
 import os
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import w2s_jax as w2s
+from benchmarks import leaderboard
 from benchmarks.experiments import measure, mixtures, results, run
 from benchmarks.experiments.page import page, tables
 from benchmarks.experiments.text.tasks import FILES, alike, chosen, load
@@ -84,7 +86,7 @@ def test_a_task_is_kept_as_it_ends_and_becomes_a_page(rows, tmp_path, monkeypatc
             ridges=(1e-2, 1e-1),
             say=said.append,
         )
-    assert len(said) == 2 * len(measure.SCALINGS) + 3  # nothing again
+    assert len(said) == 2 * len(measure.SCALINGS) + 4  # nothing again
     with pytest.raises(SystemExit, match="is of big:layer1, got big:layer2: another folder for them"):
         run.run_task(tmp_path / "task", own, ["big:layer2"], y, np.arange(120), run.Sizes(splits=2), say=said.append)
     file = tmp_path / "results.csv.gz"
@@ -158,14 +160,23 @@ def test_tasks_have_rows_labels_and_whole_groups(monkeypatch):
         assert name in FILES and 50 < len(task.texts) <= 60 and set(np.unique(task.y)) == {-1, 1}
 
 
-def test_the_committed_page_says_what_the_committed_results_say():
+@pytest.mark.parametrize("kind", ["text", "molecules"])
+def test_the_committed_page_says_what_the_committed_results_say(kind):
     """All of it but the correlations' intervals, which take a minute to resample."""
     folder = Path(measure.__file__).parent
-    cells = results.read_results(folder.parent / "results" / "text.csv.gz")
-    text = (folder / "text" / "RESULTS.md").read_text()
+    cells = results.read_results(folder.parent / "results" / f"{kind}.csv.gz")
+    text = (folder / kind / "RESULTS.md").read_text()
     for name, table in tables(cells).items():
         assert table in text, name
-    assert mixtures.mixtures_page(folder.parent / "results" / "text_mixtures.csv.gz") in text
+    if kind == "text":
+        assert mixtures.mixtures_page(folder.parent / "results" / "text_mixtures.csv.gz") in text
+
+
+def test_the_committed_leaderboard_says_what_the_committed_results_say():
+    """All of it but intervals and ties, which take half a minute to resample."""
+    plain = lambda text: re.sub(r"\[[^]]*\]| \(tied\)|\d+ resamplings", "", text)
+    committed = (Path(leaderboard.__file__).parent / "LEADERBOARD.md").read_text()
+    assert plain(leaderboard.page(leaderboard.sources(), repeats=1)) == plain(committed)
 
 
 def test_mixtures_are_written_and_read(tmp_path):

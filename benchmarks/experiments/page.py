@@ -1,6 +1,6 @@
 """The page of an experiment, made from its results alone: which scaling, how well every score ordered the teachers, what it cost.
 
-python -m benchmarks.experiments.page benchmarks/results/text.csv.gz [--mixtures FILE] [--out FILE.md]
+python -m benchmarks.experiments.page benchmarks/results/text.csv.gz [--mixtures FILE] [--heat-map FILE] [--out FILE.md]
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import numpy as np
 from scipy.stats import norm
 
 from benchmarks.experiments.mixtures import mixtures_page
+from benchmarks.experiments.norms import draw_norms, norms_page
 from benchmarks.experiments.priors import PRIORS
 from benchmarks.experiments.results import Cell, read_results, title_of
 from benchmarks.experiments.tables import grouped, mean, number, table
@@ -38,7 +39,7 @@ def page(cells: Sequence[Cell]) -> str:
 def tables(cells: Sequence[Cell]) -> dict[str, str]:
     """The page's parts that need no resampling."""
     first = [cell for cell in cells if cell.scaling == cells[0].scaling]
-    parts = (_by_task, _by_ridge, _intervals, _priors, _aims)
+    parts = (_by_task, _by_ridge, norms_page, _intervals, _priors, _aims)
     return {"heads": _heads(cells)} | {part.__name__: part(first) for part in parts}
 
 
@@ -184,6 +185,10 @@ if __name__ == "__main__":
     parser.add_argument("results", type=Path, help="a file that an experiment has written")
     parser.add_argument("--mixtures", type=Path, metavar="FILE", help="what the same experiment wrote of mixtures")
     parser.add_argument("--out", type=Path, metavar="FILE.md", help="write the page there")
+    parser.add_argument("--heat-map", type=Path, metavar="FILE", help="draw the norm over its cut and penalty")
     args = parser.parse_args()
-    text = page(read_results(args.results)) + ("\n" + mixtures_page(args.mixtures) if args.mixtures else "")
+    cells = read_results(args.results)
+    if args.heat_map:
+        draw_norms([cell for cell in cells if cell.scaling == cells[0].scaling], args.heat_map)
+    text = page(cells) + ("\n" + mixtures_page(args.mixtures) if args.mixtures else "")
     args.out.write_text(text) if args.out else print(text)

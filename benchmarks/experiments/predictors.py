@@ -27,7 +27,7 @@ def predictions(
 ) -> dict[str, np.ndarray]:
     """Numbers (strong, ridge, weak): `score:gulp`, `score:misfit:draw0-100`; arguments as in `scores.scores`."""
     found: dict[str, np.ndarray] = {}
-    teachers = {name: _filled(prepared(rows, scaling)) for name, rows in weak.items()}
+    teachers = {name: filled(prepared(rows, scaling)) for name, rows in weak.items()}
     strengths = jnp.asarray(ridges, jnp.float32)
     for s, z in enumerate(prepared(rows, scaling) for rows in strong.values()):
         for w, h in enumerate(teachers.values()):
@@ -43,7 +43,8 @@ def predictions(
     return found
 
 
-def _filled(h: np.ndarray) -> np.ndarray:
+def filled(h: np.ndarray) -> np.ndarray:
+    """With columns of zeros behind, to one of a few widths."""
     width = next((width for width in WIDTHS if width >= h.shape[1]), h.shape[1])
     return np.pad(h, ((0, 0), (0, width - h.shape[1])))
 

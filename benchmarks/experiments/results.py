@@ -68,8 +68,9 @@ def cells_of(folder: Path) -> Iterator[Cell]:
         if scaling == SCALINGS[0]:
             with np.load(folder / "priors.npz") as kept:
                 columns |= {f"{PRIOR}{name}": kept[name] for name in kept.files}
-            with np.load(folder / "predictors.npz") as kept:
-                columns |= {name: kept[name] for name in kept.files}
+            for part in ("predictors", "norms"):
+                with np.load(folder / f"{part}.npz") as kept:
+                    columns |= {name: kept[name] for name in kept.files}
         for s, student in enumerate(strong):
             others = [i for i, name in enumerate(weak) if network_of(name) != network_of(student)]
             for r, ridge in enumerate(ridges):

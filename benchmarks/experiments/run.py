@@ -10,6 +10,7 @@ import numpy as np
 
 from benchmarks.experiments.measure import SCALINGS, Splits, measured
 from benchmarks.experiments.mixtures import mixtures
+from benchmarks.experiments.norms import norms
 from benchmarks.experiments.predictors import predictions
 from benchmarks.experiments.priors import expected_map
 from benchmarks.experiments.scores import label_sets, scores
@@ -43,8 +44,8 @@ def run_task(
     ridges: Sequence[float] = RIDGES,
     say: Callable[[str], None] = print,
 ) -> None:
-    """Fills `folder` with `SCALING.npz` for every scaling and `priors.npz`, `predictors.npz`, `mixtures.npz`; what is there
-    is not computed again.
+    """Fills `folder` with `SCALING.npz` of every scaling, `priors.npz`, `predictors.npz`, `norms.npz`, `mixtures.npz`; what is
+    there is not computed again.
 
     rows: name -> representation (n, d) of all models, the strong ones too; y (n, c); groups (n,).
     """
@@ -76,6 +77,10 @@ def run_task(
         say(f"{folder.name}, {SCALINGS[0]}: predictors")
         labels = label_sets(splits, LABELS, DRAWS)
         _replaced(file, predictions(rows, students, y, labels, ridges, SCALINGS[0]))
+    file = folder / "norms.npz"
+    if not file.exists():
+        say(f"{folder.name}, {SCALINGS[0]}: norms")
+        _replaced(file, norms(rows, students, ridges, SCALINGS[0]))
     file = folder / "mixtures.npz"
     if not file.exists():
         say(f"{folder.name}, {SCALINGS[0]}: mixtures")

@@ -66,8 +66,8 @@ class Contest:
 
 
 class Standing(NamedTuple):
-    """A score's line: means over contests of Spearman's correlation with its interval, of Kendall's, and of the first choice's
-    cost; the lowest mean of a task and a strong model; whether its distance from the best with such labels may be 0.
+    """A score's line, means over the contests of a task, then over tasks: Spearman's correlation, its interval, Kendall's, and
+    what the first choice costs; the lowest mean of a task and a strong model; whether the best with such labels may be no better.
 
     `cost`: the outcome of the chosen teacher minus the best one's, as a share of the median minus the best.
     """
@@ -161,7 +161,8 @@ def judge(
         seed: of the resamplings.
 
     Returns:
-        An standing for each score. Means skip contests in which a score says the same of all teachers.
+        An standing for each score. Means are over contests of a task, then over tasks, and skip contests in which a score says
+        the same of all teachers.
 
     Raises:
         InputError: no contests, another outcome, or one that was not measured.
@@ -183,13 +184,15 @@ def judge(
     found = np.stack([_correlations(*pair) for pair in zip(scores, outcomes, strict=True)])
     drawn = _resampled(contests, scores, outcomes, tasks, repeats, seed)
     verdicts = np.array([[_verdict(s, error) for s in said] for said, error in zip(scores, outcomes, strict=True)])
-    means = _mean(found, 0)
+    of_task = [[one.task == task for one in contests] for task in tasks]
+    balanced = lambda values: _mean(np.stack([_mean(values[own], 0) for own in of_task]), 0)
+    means = balanced(found)
 
     groups = [(one.task, one.strong) for one in contests]
     of_group = [[groups[i] == key for i in range(len(groups))] for key in dict.fromkeys(groups)]
     lowest = np.fmin.reduce([_mean(found[own], 0) for own in of_group])
     low, high = (_quantile(drawn, level) for level in ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
-    kendall, cost = _mean(verdicts, 0).T
+    kendall, cost = balanced(verdicts).T
     standings = []
     for labels in dict.fromkeys(title.partition(":")[2] for title in titles):
         own = [i for i, title in enumerate(titles) if title.partition(":")[2] == labels]
