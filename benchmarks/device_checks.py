@@ -268,10 +268,10 @@ def trial(h: np.ndarray, s: np.ndarray, y: np.ndarray, turn: tuple) -> float:
 
 
 def expected_scores(h: np.ndarray, s: np.ndarray, turn: tuple) -> tuple[float, float]:
-    """Error and gap, averaged over labels `s theta` of mean square 1 plus noise of variance 1, theta ~ N(0, S_s)."""
+    """Error and gap, averaged over labels `s theta` of mean square 1 plus noise of variance 1, theta ~ N(0, I)."""
     A, B, C = turn
     student = outputs(h, s, turn)
-    root = s.T / np.linalg.norm(s.T @ s) * np.sqrt(len(s))  # a root of theta's covariance
+    root = np.eye(s.shape[1]) / np.linalg.norm(s) * np.sqrt(len(s))  # a root of theta's covariance
     noise = np.sum(student**2)
     square = lambda targets: (np.sum(((student @ s[A] - targets) @ root) ** 2) + noise) / np.sum(C)
     return square(s[C]), square(s[C] @ head(s[B]) @ s[B])
