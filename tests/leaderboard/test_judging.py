@@ -123,6 +123,7 @@ def test_wrong_input_is_named(tmp_path, unchecked):
     one = contest()
     without = Contest("t", "s", 0.1, TEACHERS, one.scores, {"student_error": one.measured["student_error"]})
     short = Contest("t", "s", 0.1, TEACHERS, {"x": np.ones(3)}, one.measured)
+    holes = Contest("t", "s", 0.1, TEACHERS, one.scores, {"student_error": np.r_[np.ones(11), np.nan]})
     (tmp_path / "no.csv").write_text("task,strong\n")
     (tmp_path / "word.csv").write_text("task,strong,ridge,teacher,student_error\nt,s,0.1,a,much\n")
     (tmp_path / "twice.csv").write_text(
@@ -136,6 +137,7 @@ def test_wrong_input_is_named(tmp_path, unchecked):
         ),
         "against='gap' needs gap, which": lambda: judge([without], "gap"),
         r"score 'x' must have a number for each of 12 teachers, got shape \(3,\)": lambda: judge([short]),
+        "measured 'student_error' of task 't' must have a number for each of 12 teachers, got": lambda: judge([holes]),
         "cannot read .*none.csv: No such file": lambda: read_contests(tmp_path / "none.csv"),
         "no.csv must have rows with columns task, strong, ridge, teacher, student_error, got none": lambda: (
             read_contests(tmp_path / "no.csv")

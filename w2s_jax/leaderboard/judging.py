@@ -50,7 +50,7 @@ class Contest:
         """What is foretold (k,), small for a good teacher: the performance gap recovered with its sign changed.
 
         Raises:
-            InputError: it was not measured.
+            InputError: it was not measured, or not for each teacher.
         """
         needed = ("weak_error", "student_error", "ceiling_error") if against == "pgr" else (against,)
         missing = [name for name in needed if name not in self.measured]
@@ -59,6 +59,12 @@ class Contest:
                 f"against={against!r} needs {', '.join(missing)}, which task {self.task!r} has not measured"
             )
         found = [np.asarray(self.measured[name], np.float64) for name in needed]
+        for name, values in zip(needed, found, strict=True):
+            if values.shape != (len(self.teachers),) or not np.isfinite(values).all():
+                raise InputError(
+                    f"measured {name!r} of task {self.task!r} must have a number for each of {len(self.teachers)} teachers"
+                    f", got {values.tolist()}"
+                )
         if against != "pgr":
             return found[0]
         weak, student, ceiling = found
@@ -161,7 +167,7 @@ def judge(
         seed: of the resamplings.
 
     Returns:
-        An standing for each score. Means are over contests of a task, then over tasks, and skip contests in which a score says
+        A standing for each score. Means are over contests of a task, then over tasks, and skip contests in which a score says
         the same of all teachers.
 
     Raises:

@@ -6,7 +6,7 @@ In a family all teachers and the strong model see one latent `x ~ N(0, I)`, of w
 - `subspaces`: a teacher sees some of the strong model's directions as they are, and others that the strong model does not see;
 - `power_law`: random mixtures of the latent, whose spectrum decays slowly or fast, with noise of their own;
 - `tails`: strong directions of spiked spectra, some of them missing, with wide isotropic tails or narrow ones;
-- `relu`: random ReLU features of few inputs, for a target of ReLU features (with the second moments of it all).
+- `relu`: random ReLU features of few or all inputs, for a target that is a sum of ReLU features.
 """
 
 from __future__ import annotations
