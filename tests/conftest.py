@@ -17,9 +17,11 @@ os.environ["XLA_FLAGS"] = " ".join(
     [
         os.environ.get("XLA_FLAGS", ""),
         "--xla_force_host_platform_device_count=8",
-        # Half of the tests' time is compilation: of single precision with less effort, and without the emitters that
-        # later releases have alone, which take twice as long.
+        # Half of the tests' time is compilation: of single precision with less effort, in one piece, and without the
+        # emitters that later releases have alone, which take twice as long.
         "--xla_backend_optimization_level=1",
+        "--xla_cpu_parallel_codegen_split_count=1",
+        "--xla_backend_extra_options=xla_cpu_disable_loop_unrolling,xla_cpu_disable_slp_vectorizer",
         "--xla_cpu_use_fusion_emitters=false" if version("jaxlib") < "0.11" else "",
     ]
 )
@@ -46,6 +48,7 @@ LONGEST = (
 )
 
 pytest_plugins = ["sweeping"]  # its fixtures, for all tests of sweeps
+gc.set_threshold(200_000, 20, 20)  # traces are made of many objects that live long
 threadpool_limits(1, user_api="blas")  # on matrices this small, threads only get in each other's way
 
 
