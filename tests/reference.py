@@ -234,6 +234,45 @@ def linear_cka(h_w: np.ndarray, h_s: np.ndarray) -> np.ndarray:
     return np.asarray(norm["sw"] ** 2 / (norm["ss"] * norm["ww"]))
 
 
+# Predictors
+
+
+def debiased_cka(h_w: np.ndarray, h_s: np.ndarray) -> float:
+    """From the U-statistic of HSIC over all quadruples of distinct rows (Song et al. 2012)."""
+    i, j, q, r = np.array(list(itertools.permutations(range(len(h_w)), 4))).T
+    K_w, K_s = (_f64(h) @ _f64(h).T for h in (h_w, h_s))
+    hsic = lambda K, L: np.mean(K[i, j] * L[i, j] + K[i, j] * L[q, r] - 2 * K[i, j] * L[i, q])
+    return hsic(K_w, K_s) / np.sqrt(hsic(K_w, K_w) * hsic(K_s, K_s))
+
+
+def two_nn_dimension(h: np.ndarray, same: float = 3e-5, tail: int = 10) -> float:
+    """Estimate of the rate of log(r_2 / r_1), the largest tenth censored, among rows that differ (Facco et al. 2017)."""
+    h = _f64(h)
+    size = np.sqrt(np.mean(np.sum((h - h.mean(0)) ** 2, 1)))
+    distance = np.linalg.norm(h[:, None] - h, axis=2)
+    kept = [i for i in range(len(h)) if not (distance[i, :i] <= same * size).any()]
+    if len(kept) < 3:
+        return 0.0
+    first, second = np.sort(distance[np.ix_(kept, kept)], 1)[:, 1:3].T
+    ratios = np.sort(np.log(second / first))
+    k = len(ratios) - len(ratios) // tail
+    return (k - 1) / (ratios[:k].sum() + (len(ratios) - k) * ratios[k - 1])
+
+
+def h_score(h: np.ndarray, classes: np.ndarray, ridge: float = 0.0) -> float:
+    """tr((S + ridge)^+ S_between), S_between the covariance of class means (Bao et al. 2019)."""
+    h = _f64(h) - _f64(h).mean(0)
+    means = np.stack([h[classes == c].mean(0) for c in classes])
+    S = h.T @ h / len(h) + ridge * np.eye(h.shape[1])
+    return float(np.trace(np.linalg.pinv(S, rcond=1e-10, hermitian=True) @ means.T @ means) / len(h))
+
+
+def kl_divergence(p: np.ndarray, q: np.ndarray) -> float:
+    """Mean over rows of sum_k p_k log(p_k / q_k), for (n,) of a Bernoulli."""
+    p, q = (np.stack([1 - x, x], 1) if x.ndim == 1 else x for x in (_f64(p), _f64(q)))
+    return float(np.mean(np.sum(np.where(p > 0, p * np.log(np.where(p > 0, p, 1) / q), 0), 1)))
+
+
 # Heads and the experiment itself
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import w2s_jax as w2s
 from benchmarks.experiments.priors import prepared
 from benchmarks.experiments.scores import SCORE
-from w2s_jax.predictors import PREDICTORS, PairView
+from w2s_jax.predictors import PREDICTORS, PairView, RowsView
 
 WIDTHS = (32, 64, 128, 256, 384, 640, 1024)  # that teachers are filled up to with zeros, for few programs
 
@@ -31,9 +31,8 @@ def predictions(
     strengths = jnp.asarray(ridges, jnp.float32)
     for s, z in enumerate(prepared(rows, scaling) for rows in strong.values()):
         for w, h in enumerate(teachers.values()):
-            said = {
-                f"{SCORE}{name}": x for name, x in _of_pair(w2s.moments(h, z, bias=True), strengths, "nothing").items()
-            }
+            said = _of_pair(w2s.moments(h, z, bias=True), strengths, "nothing") | _of_rows(h, z, strengths)
+            said = {f"{SCORE}{name}": x for name, x in said.items()}
             for named, rows in labels.items():
                 m = w2s.moments(h[rows], z[rows], y[rows].astype(np.float32), bias=True)
                 said |= {f"{SCORE}{name}:{named}": x for name, x in _of_pair(m, strengths, "labels").items()}
@@ -53,10 +52,25 @@ def filled(h: np.ndarray) -> np.ndarray:
 def _of_pair(m: w2s.Moments, ridges: jax.Array, needs: str) -> dict[str, jax.Array]:
     """Those with such needs, for every ridge (ridges,)."""
     overlap = w2s.overlap_from_moments(m)
-    chosen = {name: of.function for name, of in PREDICTORS.items() if of.needs == needs}
+    chosen = {name: of.function for name, of in PREDICTORS.items() if (of.reads, of.needs) == ("moments", needs)}
 
     def at(ridge: jax.Array) -> dict[str, jax.Array]:
         pair = PairView(m, overlap, w2s.ridge(ridge), w2s.ridge(ridge))
         return {name: function(pair) for name, function in chosen.items()}
+
+    return jax.vmap(at)(ridges)
+
+
+@jax.jit
+def _of_rows(h: jax.Array, z: jax.Array, ridges: jax.Array) -> dict[str, jax.Array]:
+    """Those that read rows, for every ridge (ridges,)."""
+    chosen = {name: of for name, of in PREDICTORS.items() if of.reads != "moments" and of.needs == "nothing"}
+
+    def at(ridge: jax.Array) -> dict[str, jax.Array]:
+        heads = w2s.ridge(ridge), w2s.ridge(ridge)
+        return {
+            name: of.function(RowsView(h, z if of.reads == "rows" else None, None, *heads))
+            for name, of in chosen.items()
+        }
 
     return jax.vmap(at)(ridges)

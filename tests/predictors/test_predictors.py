@@ -15,6 +15,7 @@ from w2s_jax.predictors import PREDICTORS, PairView, Predictor, predictor, stude
 
 N, D_W, D_S = 60, 7, 9
 RIDGES = 0.05, 0.02
+MOMENTS = {name: of for name, of in PREDICTORS.items() if of.reads == "moments"}  # the others: test_from_rows.py
 
 
 def rows(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -33,10 +34,10 @@ def predicted(of: Predictor, h_w: np.ndarray, h_s: np.ndarray, y: np.ndarray) ->
 
 @jax.jit
 def all_predicted(h_w: jax.Array, h_s: jax.Array, y: jax.Array) -> dict[str, jax.Array]:
-    """Every predictor's number."""
+    """The numbers of all predictors that read moments."""
     m = w2s.moments(h_w, h_s, y, bias=True)
     pair = PairView(m, w2s.overlap_from_moments(m), w2s.ridge(RIDGES[0]), w2s.ridge(RIDGES[1]))
-    return {name: of.function(pair) for name, of in PREDICTORS.items()}
+    return {name: of.function(pair) for name, of in MOMENTS.items()}
 
 
 def numbers(*data: np.ndarray) -> dict[str, float]:
@@ -96,6 +97,8 @@ def references(h_w: np.ndarray, h_s: np.ndarray, y: np.ndarray) -> dict[str, flo
         "label_error": square((eye - P_s @ P_w) @ y) / N,
         "misfit": square((eye - P_s) @ P_w @ y) / N,
         "kernel_alignment": float(np.trace(y.T @ h_w @ h_w.T @ y)) / (np.linalg.norm(h_w @ h_w.T) * square(y)),
+        "h_score": sum(square(U[1 - 1e-12][0].T @ column) / square(column) for column in y.T),
+        "regularised_h_score": sum(float(column @ P_w @ column) / square(column) for column in y.T),
         "logme": float(np.mean([evidence(h_w, column) for column in y.T])),
     }
 
@@ -104,7 +107,7 @@ def test_numbers_are_those_of_the_definitions(x64):
     data = rows()
     wanted, found = references(*data), numbers(*data)
     assert {name: found[name] for name in wanted} == pytest.approx(wanted, rel=1e-6)
-    assert PREDICTORS.keys() - wanted.keys() == {"weak_error", "misfit_bound"}  # below
+    assert MOMENTS.keys() - wanted.keys() == {"weak_error", "misfit_bound"}  # below
 
 
 def test_single_precision_keeps_its_digits():
@@ -150,7 +153,7 @@ def test_gradients_are_finite_differences(x64):
     step = np.random.default_rng(0).standard_normal(h_w.shape)
     slopes = jax.jit(jax.jacrev(all_predicted))(h_w, h_s, y)
     up, down = (numbers(h_w + sign * 1e-5 * step, h_s, y) for sign in (1, -1))
-    wanted = {name: (up[name] - down[name]) / 2e-5 for name in PREDICTORS}
+    wanted = {name: (up[name] - down[name]) / 2e-5 for name in MOMENTS}
     assert {name: float(jnp.sum(slope * step)) for name, slope in slopes.items()} == pytest.approx(wanted, rel=1e-5)
 
 
@@ -165,7 +168,7 @@ def test_a_batch_of_teachers_is_each_of_them(x64):
 def test_a_class_that_no_row_is_of_does_not_count(x64):
     h_w, h_s, y = rows()
     with_none = np.concatenate([y, np.zeros((N, 1))], 1)
-    for name in ("logme", "kernel_alignment", "label_error", "misfit"):
+    for name in ("logme", "kernel_alignment", "label_error", "misfit", "h_score", "regularised_h_score"):
         wanted = predicted(PREDICTORS[name], h_w, h_s, y)
         assert predicted(PREDICTORS[name], h_w, h_s, with_none) == pytest.approx(wanted, rel=1e-9)
 

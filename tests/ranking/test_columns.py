@@ -21,6 +21,14 @@ def models() -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
     return {"a": noisy(5), "b": noisy(8), "wide": noisy(120)}, noisy(7), z[:, :1] + 0.2 * rng.standard_normal((N, 1))
 
 
+@predictor(reads="rows", needs="labels", predicts="nothing")
+def of_labelled_rows(view):
+    """Of row products, strengths and labels, whatever basis features are in and whatever labels are about."""
+    y = view.labels - jnp.mean(view.labels, 0)
+    shared = jnp.sum((view.h_w @ view.h_w.T) * (view.h_s @ view.h_s.T) * (y @ y.T))
+    return shared * view.weak.strength / view.strong.strength
+
+
 def as_heads_see_it(h: np.ndarray, normalize: str) -> np.ndarray:
     if normalize == "none":
         return h
@@ -36,13 +44,19 @@ def test_a_column_is_the_predictor_on_the_rows_it_needs(models, normalize, label
     weak, strong, y = models
     given = np.where(np.arange(N)[:, None] % 3 == 0, y, np.nan) if labels == "some" else y
     known = ~np.isnan(given[:, 0])
-    table = w2s.rank_supervisors(weak, strong, given, normalize=normalize, predictors=PREDICTORS, **RIDGES)
+    asked = PREDICTORS | {of_labelled_rows.name: of_labelled_rows}
+    table = w2s.rank_supervisors(weak, strong, given, normalize=normalize, predictors=asked.values(), **RIDGES)
     for place, name in enumerate(table.names):
         h_w, h_s = (as_heads_see_it(h, normalize) for h in (weak[name], strong))
         m = w2s.moments(h_w, h_s, bias=normalize != "none")
-        with_labels = w2s.moments(h_w[known], h_s[known], y[known], bias=normalize != "none")
-        for column, of in PREDICTORS.items():
-            wanted = of(m if of.needs == "nothing" else with_labels, *HEADS)
+        of_known = h_w[known], h_s[known], y[known]
+        with_labels = w2s.moments(*of_known, bias=normalize != "none")
+        heads = {"weak": HEADS[0], "strong": HEADS[1]}
+        for column, of in asked.items():
+            if of.reads == "moments":
+                wanted = of(m if of.needs == "nothing" else with_labels, *HEADS)
+            else:
+                wanted = of.of_rows(*((h_w, h_s) if of.needs == "nothing" else of_known), **heads)
             assert table[column][place] == pytest.approx(float(wanted), rel=1e-6), (name, column)
 
 

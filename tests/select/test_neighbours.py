@@ -10,7 +10,8 @@ import reference
 from conftest import derivative_error, entrywise_error
 
 from w2s_jax import InputError
-from w2s_jax.select import cosines, nearest, neighbour_agreement, smoothed_labels
+from w2s_jax._core import row_blocks
+from w2s_jax.select import nearest, neighbour_agreement, smoothed_labels
 
 N, K = 61, 5
 RNG = np.random.default_rng(0)
@@ -20,7 +21,7 @@ Y = np.where(H[:, :2] + 0.5 * RNG.standard_normal((N, 2)) > 0.5, 1.0, -1.0)
 
 @pytest.mark.parametrize("normalize", ["none", "features"])
 def test_nearest_are_the_dense_ones(normalize, monkeypatch):
-    monkeypatch.setattr(cosines, "BLOCK_ENTRIES", 16 * N)
+    monkeypatch.setattr(row_blocks, "BLOCK_ENTRIES", 16 * N)
     found = nearest(H.astype(np.float32), K, normalize=normalize)
     np.testing.assert_array_equal(found, reference.nearest(H, K, normalize))
 

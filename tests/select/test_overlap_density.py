@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from w2s_jax import InputError
-from w2s_jax.select import change_point, choose_source, cosines, overlap_density, weak_confidence
+from w2s_jax._core import row_blocks
+from w2s_jax.select import change_point, choose_source, overlap_density, weak_confidence
 
 N, D = 61, 7
 
@@ -53,7 +54,7 @@ def test_change_point_without_a_change():
 @pytest.mark.parametrize("normalize", ["none", "scale", "features"])
 def test_overlap_is_the_dense_one(normalize, dtype, monkeypatch):
     """Also where blocks are of a few rows, with some left over."""
-    monkeypatch.setattr(cosines, "BLOCK_ENTRIES", 16 * N)
+    monkeypatch.setattr(row_blocks, "BLOCK_ENTRIES", 16 * N)
     h, confidence = rows()
     found = overlap_density(h.astype(dtype), confidence.astype(dtype), normalize=normalize)
     hard, overlap, density = reference.overlap_density(h, confidence, normalize)

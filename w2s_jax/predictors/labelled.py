@@ -42,6 +42,41 @@ def logme(pair: PairView) -> Array:
     return jnp.sum(jnp.where(energy > 0, found, 0)) / jnp.sum(energy > 0)
 
 
+@predictor(
+    needs="labels", predicts="how well a teacher tells classes apart", source="Bao et al. 2019", larger_is_better=True
+)
+def h_score(pair: PairView) -> Array:
+    """`tr(S_w^+ S_between)` of one-hot labels, as `sum_k ||U_w^T y_k||^2 / ||y_k||^2`: at most the number of classes less 1.
+
+    The trace is remembered, not read; the form in moments is derived: class k's mean about that of all rows is
+    `H_w^T y_k / ||y_k||^2`, of which S_between is the sum of squares, each as often as the class has rows. Directions that are
+    numerically zero are left out. One output stands for two classes or a number: its explained share.
+    """
+    a_w = pair.labels[0]
+    return _by_class(pair, a_w * a_w)
+
+
+@predictor(
+    needs="labels",
+    predicts="how well a teacher tells classes apart",
+    source="Bao et al. 2019; Ibrahim et al. 2022",
+    larger_is_better=True,
+)
+def regularised_h_score(pair: PairView) -> Array:
+    """`tr((S_w + b)^{-1} S_between)`, `sum_k y_k^T P_w y_k / ||y_k||^2`: b is the weak head's ridge, in the source a share of the
+    mean eigenvalue (remembered, not read)."""
+    a_w = pair.labels[0]
+    return _by_class(pair, a_w * pair.by_weak(a_w))
+
+
+def _by_class(pair: PairView, explained: Array) -> Array:
+    """The sum over classes of what is explained (k_w, c), in units of the class's share of rows; empty classes do not count."""
+    square = pair.labels[2]
+    if len(square) > 1 and pair.moments.is_centred:  # of one output, or without an intercept, it is that already
+        square = square + jnp.square(jnp.asarray(pair.moments.strong.label_mean))
+    return jnp.sum(jnp.where(square > 0, jnp.sum(explained, 0) / jnp.where(square > 0, square, 1), 0))
+
+
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class _Missed(OnNonzero):

@@ -1,24 +1,30 @@
-"""What a predictor is: a function of a pair to a number, with what it needs, what it claims to predict, and its source."""
+"""What a predictor is: a function of a pair to a number, with what it reads and needs, what it claims to predict, and its source.
+
+Most read moments (`PairView`). What no moment of second order has, such as distances of rows, is read from the rows (`RowsView`).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import ArrayLike
 from jaxtyping import Float
 
+from w2s_jax._core.arrays import as_labels, as_matrix, require_same_rows
 from w2s_jax._core.checks import InputError, require_choice
 from w2s_jax._core.response import apply_response, evaluate
-from w2s_jax.filters import Filter
+from w2s_jax.filters import Filter, ridge
 from w2s_jax.moments import Moments
 from w2s_jax.overlap import Overlap, overlap_from_moments
 
 Needs = Literal["nothing", "labels"]
+Reads = Literal["moments", "rows", "weak_rows"]
 
 
 class PairView(NamedTuple):
@@ -64,11 +70,47 @@ class PairView(NamedTuple):
         return of.a_w.reshape(len(of.a_w), -1), of.a_s.reshape(len(of.a_s), -1), of.energy.reshape(-1)
 
 
+class RowsView(NamedTuple):
+    """A pair as predictors see it that read rows: of the weak model `h_w` (n, d_w), of the strong one, labels, the two heads.
+
+    Where a ranking calls, rows are prepared as for its other columns. Weak features may be followed by columns of zeros, strong
+    ones are in their eigenbasis, and of those of models wider than rows there are no more than rows.
+
+    >>> view = RowsView(jnp.ones((3, 2)), jnp.ones((3, 4)), None, ridge(0.1), ridge(0.1))
+    >>> view.h_s.shape
+    (3, 4)
+    """
+
+    h_w: Array
+    strong_rows: Array | None
+    y: Array | None
+    weak: Filter
+    strong: Filter
+
+    @property
+    def h_s(self) -> Array:
+        """Rows of the strong model (n, d_s)."""
+        if self.strong_rows is None:
+            raise InputError('reads must be "rows" for a predictor that uses h_s, got "weak_rows"')
+        return self.strong_rows
+
+    @property
+    def labels(self) -> Array:
+        """Labels of the rows (n, c); in a ranking about their mean where heads have an intercept."""
+        if self.y is None:
+            raise InputError('needs must be "labels" for a predictor that uses labels, got "nothing"')
+        return self.y.reshape(len(self.y), -1)
+
+
+View = TypeVar("View", PairView, RowsView)
+
+
 @dataclass(frozen=True)
 class Predictor:
-    """A predictor, called with moments and heads; made by `predictor`.
+    """A predictor, called with moments and heads, or with rows by `of_rows`; made by `predictor`.
 
-    `needs`: "nothing" or "labels"; `predicts`: the quantity that it claims to rank or to equal; `source`: who says so.
+    `reads`: "moments", "rows" or "weak_rows"; `needs`: "nothing" or "labels"; `predicts`: the quantity that it claims to rank or
+    to equal; `source`: who says so.
 
     >>> from w2s_jax.predictors import PREDICTORS
     >>> PREDICTORS["logme"], PREDICTORS["logme"].source
@@ -76,11 +118,12 @@ class Predictor:
     """
 
     name: str
-    function: Callable[[PairView], Array]
+    function: Callable[[Any], Array]
     needs: Needs
     predicts: str
     source: str
     larger_is_better: bool
+    reads: Reads = "moments"
 
     def __call__(self, moments: Moments, weak: Filter, strong: Filter) -> Float[Array, ""]:
         """The number for a pair of representations and two heads.
@@ -90,7 +133,8 @@ class Predictor:
             weak, strong: the heads' filters, of one strength each.
 
         Raises:
-            InputError: moments or filters of another type, a grid of filters, or labels that are needed and not there.
+            InputError: a predictor that reads rows, moments or filters of another type, a grid of filters, or labels that are
+                needed and not there.
 
         >>> from w2s_jax import moments, ridge
         >>> from w2s_jax.predictors import PREDICTORS
@@ -98,20 +142,61 @@ class Predictor:
         >>> round(float(PREDICTORS["kept_variance"](m, ridge(0.0), ridge(0.0))), 4)
         0.5
         """
+        if self.reads != "moments":
+            raise InputError(f"predictor {self.name!r} reads rows, got moments: call {self.name}.of_rows(h_w, h_s)")
         if not isinstance(moments, Moments):
             raise InputError(f"moments must be Moments, got {type(moments).__name__}")
-        for name, head in (("weak", weak), ("strong", strong)):
-            if not isinstance(head, Filter):
-                raise InputError(f"{name} must be a filter such as ridge(1e-3), got {head!r}")
-            if head.shape:
-                raise InputError(
-                    f"{name} must be a filter of one strength, got a grid of shape {head.shape}: use jax.vmap"
-                )
+        _require_heads(weak, strong)
         if self.needs == "labels" and moments.yy is None:
             raise InputError(f"moments must have labels for the predictor {self.name!r}, got some made without y")
         return _predicted(self, moments, weak, strong)
 
-    def of_pair(self, pair: PairView) -> Float[Array, ""]:
+    def of_rows(
+        self,
+        h_w: Float[ArrayLike, "n d_w"],
+        h_s: Float[ArrayLike, "n d_s"] | None,
+        y: ArrayLike | None = None,
+        *,
+        weak: Filter | None = None,
+        strong: Filter | None = None,
+    ) -> Float[Array, ""]:
+        """The number for two representations of the same rows, of a predictor that reads rows.
+
+        Args:
+            h_w, h_s: representations (n, d_w) and (n, d_s), about their means or not as the heads have an intercept or not. Who
+                reads "weak_rows" does not look at h_s, which may be None.
+            y: labels (n,) or (n, c), if they are needed.
+            weak, strong: the heads' filters, of one strength each; by default `ridge(1e-3)`.
+
+        Raises:
+            InputError: a predictor that reads moments, shapes that do not fit, NaN or infinite entries, filters of another type,
+                a grid of filters, or labels that are needed and not there.
+
+        >>> from w2s_jax.predictors import PREDICTORS
+        >>> h = jnp.arange(10.0).reshape(5, 2) ** 2
+        >>> round(float(PREDICTORS["debiased_cka"].of_rows(h, 3 * h)), 4)
+        1.0
+        """
+        if self.reads == "moments":
+            raise InputError(
+                f"predictor {self.name!r} reads moments, got rows: call {self.name}(moments(h_w, h_s, y), ...)"
+            )
+        h_w, strong_rows = as_matrix("weak representations", h_w), None
+        if self.reads == "rows":
+            if h_s is None:
+                raise InputError(
+                    f"h_s must be given for the predictor {self.name!r}, which reads rows of both, got None"
+                )
+            strong_rows = as_matrix("strong representations", h_s)
+            require_same_rows(h_w, strong_rows)
+        weak, strong = (ridge(1e-3) if head is None else head for head in (weak, strong))
+        _require_heads(weak, strong)
+        if self.needs == "labels" and y is None:
+            raise InputError(f"y must be given for the predictor {self.name!r}, which needs labels, got None")
+        labels = None if y is None else as_labels("labels", y, len(h_w))
+        return _of_rows(self, RowsView(h_w, strong_rows, labels, weak, strong))
+
+    def of_pair(self, pair: PairView | RowsView) -> Float[Array, ""]:
         """The number for a pair; raises InputError if the function's result is no single number."""
         value = jnp.asarray(self.function(pair))
         if value.shape:
@@ -120,7 +205,16 @@ class Predictor:
 
     def __repr__(self) -> str:
         best = "largest" if self.larger_is_better else "smallest"
-        return f"Predictor({self.name!r}, needs {self.needs}, {best} is best)"
+        reads = "" if self.reads == "moments" else f"reads {self.reads.replace('_', ' ')}, "
+        return f"Predictor({self.name!r}, {reads}needs {self.needs}, {best} is best)"
+
+
+def _require_heads(weak: Any, strong: Any) -> None:
+    for name, head in (("weak", weak), ("strong", strong)):
+        if not isinstance(head, Filter):
+            raise InputError(f"{name} must be a filter such as ridge(1e-3), got {head!r}")
+        if head.shape:
+            raise InputError(f"{name} must be a filter of one strength, got a grid of shape {head.shape}: use jax.vmap")
 
 
 @partial(jax.jit, static_argnums=0)
@@ -128,19 +222,31 @@ def _predicted(of: Predictor, moments: Moments, weak: Filter, strong: Filter) ->
     return of.of_pair(PairView(moments, overlap_from_moments(moments), weak, strong))
 
 
+@partial(jax.jit, static_argnums=0)
+def _of_rows(of: Predictor, view: RowsView) -> Array:
+    return of.of_pair(view)
+
+
 def predictor(
-    *, needs: Needs = "nothing", predicts: str, source: str = "", larger_is_better: bool = False
-) -> Callable[[Callable[[PairView], Array]], Predictor]:
+    *,
+    needs: Needs = "nothing",
+    predicts: str,
+    source: str = "",
+    larger_is_better: bool = False,
+    reads: Reads = "moments",
+) -> Callable[[Callable[[View], Array]], Predictor]:
     """Makes a predictor of a function of a `PairView` to a number (), which may be called under jit, vmap and grad.
 
     Args:
-        needs: "labels" if it uses those of the pair's moments.
+        needs: "labels" if it uses those of the pair.
         predicts: what it claims to predict.
         source: who published it.
         larger_is_better: whether the teacher with the largest number is the best.
+        reads: "moments"; with "rows" the function is one of a `RowsView`, with "weak_rows" of one without strong rows, so that a
+            ranking asks it once for all strong models.
 
     Raises:
-        InputError: other needs.
+        InputError: other needs, other reads.
 
     >>> @predictor(predicts="how much a teacher knows", larger_is_better=True)
     ... def directions(pair):
@@ -150,9 +256,10 @@ def predictor(
     """
 
     require_choice("needs", needs, Needs)
+    require_choice("reads", reads, Reads)
 
-    def of(function: Callable[[PairView], Array]) -> Predictor:
-        return Predictor(function.__name__, function, needs, predicts, source, larger_is_better)
+    def of(function: Callable[[View], Array]) -> Predictor:
+        return Predictor(function.__name__, function, needs, predicts, source, larger_is_better, reads)
 
     return of
 

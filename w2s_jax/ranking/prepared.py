@@ -62,6 +62,15 @@ def prepare(sums: Sums, origin: Origin, over: Array, normalize: Normalize) -> tu
     return Preparation(mean, jnp.zeros_like(mean), unit, unit, variance), centred
 
 
+def prepared_rows(rows: Array, origin: Origin, normalize: Normalize) -> Array:
+    """Rows (n, d) as heads see them, from all of them about their shift."""
+    if normalize == "none":
+        return rows + origin.shift
+    mean = jnp.mean(rows, 0)
+    about = rows - mean
+    return about * feature_factors(jnp.mean(jnp.square(about), 0), origin.shift + mean, origin.rounding)[0]
+
+
 def prepared(centred: Sums, of: Preparation, normalize: Normalize) -> Sums:
     """Sums of prepared rows, from those about the mean."""
     if normalize == "none":

@@ -37,7 +37,7 @@ from w2s_jax.devices.precision import resolved
 from w2s_jax.files.ids import require_same_ids
 from w2s_jax.moments import Sums
 from w2s_jax.predictors import PREDICTORS, Predictor
-from w2s_jax.predictors.predictor import one_of_each
+from w2s_jax.predictors.predictor import Reads, one_of_each
 from w2s_jax.ranking.cells import (
     ByLayout,
     ModelRows,
@@ -56,6 +56,7 @@ from w2s_jax.ranking.cells import (
 from w2s_jax.ranking.compact import CompactRows, has_few_rows
 from w2s_jax.ranking.crossfit import Score, Settings, WeakCells
 from w2s_jax.ranking.folds import Layout, as_groups, lay_out
+from w2s_jax.ranking.from_rows import KeptRows, order_of, rows_scorer
 from w2s_jax.ranking.labels import about_mean, checked_labels
 from w2s_jax.ranking.mixture import Mixture, StrongSide, mixed
 from w2s_jax.ranking.predicted import Scored, predict, said_of
@@ -123,7 +124,8 @@ def rank_supervisors(
         rows: "unit": each row is divided by its norm after that, and representations are centred and of one scale again, so
             that no row is larger than another. Every representation is then read twice.
         seed: of the random folds.
-        predictors: further columns, by name (`w2s_jax.predictors.PREDICTORS`) or of one's own; without standard errors.
+        predictors: further columns, by name (`w2s_jax.predictors.PREDICTORS`) or of one's own; without standard errors. For those
+            that read rows a strong model and a batch of weak ones are held in memory.
         mixture: with labels, also find the best mixture of teachers for each strong model: `table.mixtures`.
         progress: True for a progress bar, or a function that wraps an iterable.
         mesh: devices that share the work (see `device_mesh`): rows over one axis, weak models over the other.
@@ -168,10 +170,11 @@ def rank_supervisors(
         raise InputError(f"seed must be an integer of at least 0, got {seed!r}")
     weak_rows, strong_rows, n = _sources(weak, strong)
     require_mesh(mesh)
-    targets, mask = None, np.zeros(n, bool)
+    targets, label_mean, mask = None, None, np.zeros(n, bool)
     if y is not None:
         targets, mask = checked_labels("labels y", y, n, labelled_rows)
-        targets = targets if normalize == "none" else about_mean(targets, mask)
+        if normalize != "none":
+            targets, label_mean = about_mean(targets, mask), targets[mask].mean(0)
     elif labelled_rows is not None:
         raise InputError("labelled_rows says which rows of y may be used and needs y, got y=None")
     numbered = as_groups(groups, n)
@@ -198,6 +201,7 @@ def rank_supervisors(
         related,
         labelled,
         spread_of_labels,
+        label_mean,
         asked,
         mixture,
     )
@@ -207,11 +211,14 @@ def rank_supervisors(
     tasks = [
         (name, batch) for name, model in strong_models.items() for batch in _batches(weak_models, model.width, work)
     ]
+    first = next(iter(strong_models))
     state: tuple[str, _Strong] | None = None
     started: list[Any] = []  # the last batch runs while the next one's rows are read
     for name, batch in track(tasks, progress, "ranking"):
         if state is None or state[0] != name:
             state = name, _prepare(strong_models[name], work)
+            # What strong models do not matter to is asked with the first of them.
+            work = work if name == first else work.without("weak_rows")
             shares[name] = state[1].share
             if mixture:
                 of_strong[name] = StrongSide.of(state[1].shared)
@@ -220,6 +227,9 @@ def rank_supervisors(
         if len(started) > 1:
             pairs |= _finish(*started.pop(0))
     pairs |= _finish(*started.pop())
+    for (_, name), scored in pairs.items():
+        for of in asked:
+            scored.scores.setdefault(of.name, pairs[first, name].scores[of.name])
     chosen = {
         **given,
         "folds": folds,
@@ -259,9 +269,9 @@ def _label_spread(known: np.ndarray) -> float:
 
 
 class _Work(NamedTuple):
-    """What all pairs share: the rows' cells and labels, settings, static choices, devices, the products' precision, which
-    rows, and which of the labelled ones, are related, if that counts, the relative standard error of labels' mean square, further
-    columns, and whether mixtures are asked for."""
+    """What all pairs share: the rows' cells and labels, settings, static choices, devices, the products' precision, which rows,
+    and which of the labelled ones, are related, if that counts, the relative standard error of labels' mean square, what labels
+    were taken about, if they were, further columns, and whether mixtures are asked for."""
 
     rows: RowCells
     settings: Settings
@@ -272,6 +282,7 @@ class _Work(NamedTuple):
     related: Related | None
     labelled: Related | None
     label_spread: float
+    label_mean: np.ndarray | None
     predictors: tuple[Predictor, ...]
     mixture: bool
 
@@ -285,6 +296,14 @@ class _Work(NamedTuple):
 
     def blocks(self) -> Iterator[RowBlock]:
         return row_blocks(self.rows.layouts, (0, self.rows.n), share=1 if self.mesh is None else self.mesh.shape[ROWS])
+
+    def reading(self, *reads: Reads) -> tuple[Predictor, ...]:
+        """The further columns that read one of these."""
+        return tuple(of for of in self.predictors if of.reads in reads)
+
+    def without(self, reads: Reads) -> _Work:
+        """The same but for the further columns that read this."""
+        return self._replace(predictors=tuple(of for of in self.predictors if of.reads != reads))
 
     def places(self, related: Related | None, block: RowBlock) -> Places | None:
         """Where a block's rows stand among groups."""
@@ -358,6 +377,8 @@ def _prepare(model: ModelRows, work: _Work) -> _Strong:
     if not largest_value > 0:
         raise InputError(f"{model.name} is constant, expected rows that differ")
     _warn_of_spectrum(model, np.asarray(shared.values), work)
+    if work.label_mean is not None:
+        shared = shared._replace(label_mean=jnp.asarray(work.label_mean, work.dtype))
     if work.mesh is not None:
         center, shared = put((center, shared), work.mesh, P())
     rotated = _rotate(last, center, shared.rotation) if len(blocks) == 1 else None
@@ -371,20 +392,34 @@ def _start(strong: _Strong, models: list[ModelRows], batch: _Batch, work: _Work)
     specs = by_model, P(None, None, ROWS), _BY_CELL, _by_place(work.related)
     sum_up = over_rows(weak_sums, work.mesh, work.precision, specs, P(MODELS), (ROWS,))
 
+    from_rows = work.reading("rows", "weak_rows")
+    kept: list[Array] = []
+    strong_kept: list[Array] = []
+
     def sums_of_blocks() -> Iterator[WeakCells]:
         for block in work.blocks():
             x = on_devices(stacked(models, batch.width, size, block), work.mesh, by_model)[0]
             y = on_devices(labels_of(work.rows, block, work.dtype), work.mesh, _BY_CELL)
-            yield sum_up(x, strong.block(block, work), y, work.places(work.related, block))
+            z = strong.block(block, work)
+            if from_rows:
+                kept.append(x)
+                strong_kept.append(z)
+            yield sum_up(x, z, y, work.places(work.related, block))
 
     sums = total(sums_of_blocks())
     filled_up = models + models[-1:] * (size - len(models))
     shifts = np.stack([np.pad(model.shift[0], (0, batch.width - model.width)) for model in filled_up])
     origins = Origin(shifts, np.asarray([model.rounding for model in filled_up], work.dtype))
-    score = scorer(work.layout.folds, work.normalize, work.cut, work.predictors, work.mixture)
-    experiments = work.layout.experiments(work.dtype)
-    score = score if work.mesh is None else spread(score, work.mesh)
-    return score((sums, origins), strong.shared, experiments, work.settings)
+    over = lambda score: score if work.mesh is None else spread(score, work.mesh)
+    score = over(scorer(work.layout.folds, work.normalize, work.cut, work.reading("moments"), work.mixture))
+    variance, scores, evidence = score(
+        (sums, origins), strong.shared, work.layout.experiments(work.dtype), work.settings
+    )
+    if from_rows:
+        order = order_of(work.rows, list(work.blocks()), work.dtype)
+        read = over(rows_scorer(from_rows, work.normalize))
+        scores |= read(KeptRows(kept, origins), strong_kept, order, work.settings)
+    return variance, scores, evidence
 
 
 def _warn_of_spectrum(model: ModelRows, values: np.ndarray, work: _Work) -> None:

@@ -59,6 +59,7 @@ class Shared(NamedTuple):
     labelled: Labelled | None
     posterior: LabelPosterior | None
     draws: LabelDraws | None
+    label_mean: Array | None = None  # what labels were taken about (c,), if they were
 
 
 class Labelled(NamedTuple):
@@ -287,7 +288,7 @@ def _score_one(
         scores["trial_error"] = crossfit.over_blocks(evidence.trial)
         of_labelled = eigen[-1] if cut else heads.inverse[-1]
         scores["predicted_gap"] = _predicted_gap(weak, cells, folds, shared.labelled, settings, normalize, of_labelled)
-    scores |= _predicted(predictors, weak, cells, folds, settings, normalize)
+    scores |= _predicted(predictors, weak, shared, folds, settings, normalize)
     S = insample.pooled_moment(shared.blocks, weak.own.hh)
     return Size(size, jnp.square(jnp.trace(S)) / jnp.sum(S * S)), scores, evidence, rest
 
@@ -321,13 +322,13 @@ def _predicted_gap(
 def _predicted(
     predictors: tuple[Predictor, ...],
     weak: WeakCells,
-    cells: Sums,
+    shared: Shared,
     folds: int,
     settings: Settings,
     normalize: Normalize,
 ) -> dict[str, Score]:
     """Predictors of a pair, those that need labels on the labelled rows; a block has none of its own, and they no error."""
-    weak_head, student = (ridge(b, settings.threshold) for b in (settings.weak_ridge, settings.strong_ridge))
+    heads, cells = heads_of(settings), shared.cells
     mixed = len(cells.n) > folds
     pairs: dict[bool, PairView] = {}
     found: dict[str, Score] = {}
@@ -335,18 +336,30 @@ def _predicted(
         labelled = mixed and of.needs == "labels"
         if labelled not in pairs:
             chosen = jnp.sum(_members(len(cells.n), folds, labelled), 0)
-            m = _moments_over(chosen, weak, cells, normalize, with_labels=labelled or not mixed)
-            pairs[labelled] = PairView(m, overlap_from_moments(m), weak_head, student)
-        found[of.name] = Score(of.of_pair(pairs[labelled]), jnp.asarray(jnp.nan, cells.hh.dtype))
+            m = _moments_over(chosen, weak, cells, shared.label_mean, normalize, with_labels=labelled or not mixed)
+            pairs[labelled] = PairView(m, overlap_from_moments(m), *heads)
+        found[of.name] = without_error(of.of_pair(pairs[labelled]))
     return found
 
 
-def _moments_over(chosen: Array, weak: WeakCells, cells: Sums, normalize: Normalize, with_labels: bool) -> Moments:
-    """The moments of some cells' rows (J,), centred where heads have an intercept."""
+def heads_of(settings: Settings) -> tuple[ridge, ridge]:
+    """The filters of both heads."""
+    return ridge(settings.weak_ridge, settings.threshold), ridge(settings.strong_ridge, settings.threshold)
+
+
+def without_error(value: Array) -> Score:
+    """A score whose standard error is not known."""
+    return Score(value, jnp.full_like(value, jnp.nan))
+
+
+def _moments_over(
+    chosen: Array, weak: WeakCells, cells: Sums, label_mean: Array | None, normalize: Normalize, with_labels: bool
+) -> Moments:
+    """The moments of some cells' rows (J,), centred where heads have an intercept; labels are about a mean (c,) by then."""
     sums = [weak.own, cells] if with_labels else [x._replace(y=None, hy=None, yy=None) for x in (weak.own, cells)]
     add = lambda x: jnp.tensordot(chosen, x, 1, precision="highest")
     own, strong, cross = jax.tree.map(add, (*sums, weak.cross))
-    origin = lambda side: Shift(*jax.tree.map(jnp.zeros_like, (side.h, side.y)))
+    origin = lambda side: Shift(jnp.zeros_like(side.h), None if side.y is None else label_mean)
     return Moments.of((own, strong, cross), None if normalize == "none" else (origin(own), origin(strong)))
 
 

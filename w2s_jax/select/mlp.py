@@ -20,9 +20,9 @@ from jaxtyping import Float
 
 from w2s_jax._core.arrays import accumulation_dtype, as_labels, as_matrix
 from w2s_jax._core.checks import require_integer, require_number
+from w2s_jax._core.row_blocks import by_row
 from w2s_jax.heads.scaling import factors_of_rows
 from w2s_jax.ranking.folds import dealt
-from w2s_jax.select.cosines import by_row
 
 
 class _Sizes(NamedTuple):

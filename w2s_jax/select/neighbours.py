@@ -14,7 +14,8 @@ from jaxtyping import Float, Int
 from w2s_jax._core.arrays import as_labels, as_matrix, matmul
 from w2s_jax._core.checks import InputError, require_choice, require_integer, require_range
 from w2s_jax._core.normalize import Normalize
-from w2s_jax.select.cosines import by_row, unit_rows
+from w2s_jax._core.row_blocks import by_row
+from w2s_jax.select.cosines import unit_rows
 
 MAX_STEPS = 1000  # of conjugate gradients; a share of 0.99 takes less than a hundred
 

@@ -20,7 +20,8 @@ from jaxtyping import Bool, Float, Int
 from w2s_jax._core.arrays import accumulation_dtype, as_labels, as_matrix, entered, matmul
 from w2s_jax._core.checks import InputError, require_choice, require_finite, require_range
 from w2s_jax._core.normalize import Normalize
-from w2s_jax.select.cosines import by_row, unit_rows
+from w2s_jax._core.row_blocks import by_row
+from w2s_jax.select.cosines import unit_rows
 
 
 def weak_confidence(probabilities: ArrayLike) -> Float[Array, " n"]:
