@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.experiments.tables import number, table
@@ -38,39 +39,56 @@ def sources(folder: Path = RESULTS) -> dict[str, list[Contest]]:
     return {kind: [one for one in contests if not one.task.endswith("-trimmed")] for kind, contests in kinds.items()}
 
 
+def asked_everywhere(kinds: dict[str, list[Contest]]) -> list[Contest]:
+    """All contests, with the scores that every kind has: means of others are over other tasks, and not to be compared."""
+    titles = [{title for one in contests for title in one.scores} for contests in kinds.values()]
+    common = set.intersection(*titles)
+    return [
+        replace(one, scores={title: said for title, said in one.scores.items() if title in common})
+        for contests in kinds.values()
+        for one in contests
+    ]
+
+
 def page(kinds: dict[str, list[Contest]], repeats: int = REPEATS) -> str:
     """Markdown."""
-    everything = [one for contests in kinds.values() for one in contests]
     parts = [
         "## Who was right",
         "Spearman's correlation with the student's error, means over strong models and ridge strengths of a task, then over "
         f"tasks; {LEVEL:.0%} of {repeats} resamplings of networks and tasks. The lowest mean of a task and a strong model, "
-        "Kendall's, and the cost of the first choice are over all kinds of tasks.",
-        *_boards(kinds, everything, "student_error", repeats),
+        "Kendall's, and the cost of the first choice are over all kinds of tasks. Scores that were not asked about every kind "
+        "come last, without them.",
+        *_boards(kinds, "student_error", repeats),
         "## Other outcomes",
         "The same scores against the performance gap recovered, and against the prediction gap where it was measured.",
-        _others(kinds, everything),
+        _others(asked_everywhere(kinds)),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def _boards(kinds: dict[str, list[Contest]], everything: list[Contest], against: Against, repeats: int) -> list[str]:
-    board = judge(everything, against, repeats=repeats)
+def _boards(kinds: dict[str, list[Contest]], against: Against, repeats: int) -> list[str]:
+    board = judge(asked_everywhere(kinds), against, repeats=repeats)
     by_kind = {kind: _by_title(contests, against) for kind, contests in kinds.items()}
+    others = dict.fromkeys(title for of in by_kind.values() for title in of)
     found = []
     for labels in board.labels:
         lines = [["score", *kinds, "all", "", "lowest", "Kendall", "cost"]]
         for one in board.of(labels):
-            kind = [_mean(by_kind[name], one.title) for name in kinds]
             between = f"[{number(one.low)}, {number(one.high)}]"
-            title = f"{one.score} (tied)" if one.tied else one.score
             numbers = map(number, (one.lowest, one.kendall, one.cost))
+            kind = [_mean(of, one.title) for of in by_kind.values()]
+            title = f"{one.score} (tied)" if one.tied else one.score
             lines.append([title, *kind, number(one.spearman), between, *numbers])
+            others.pop(one.title)
+        for title in others:
+            score, _, seen = title.partition(":")
+            if seen == labels:
+                lines.append([score, *(_mean(of, title) for of in by_kind.values()), *[""] * 5])
         found += [f"### {f'Labels: {labels}' if labels else 'No labels'}", table(lines)]
     return found
 
 
-def _others(kinds: dict[str, list[Contest]], everything: list[Contest]) -> str:
+def _others(everything: list[Contest]) -> str:
     """A line for each score: its mean correlation with each outcome."""
     with_gap = [one for one in everything if "gap" in one.measured]
     by_outcome = {against: _by_title(with_gap if against == "gap" else everything, against) for against in AGAINST}
@@ -96,4 +114,4 @@ if __name__ == "__main__":
     text = page(found)
     args.out.write_text(text) if args.out else print(text)
     if args.plot:
-        draw_leaderboard(judge([one for contests in found.values() for one in contests], repeats=REPEATS), args.plot)
+        draw_leaderboard(judge(asked_everywhere(found), repeats=REPEATS), args.plot)

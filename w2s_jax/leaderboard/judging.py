@@ -190,24 +190,30 @@ def judge(
     found = np.stack([_correlations(*pair) for pair in zip(scores, outcomes, strict=True)])
     drawn = _resampled(contests, scores, outcomes, tasks, repeats, seed)
     verdicts = np.array([[_verdict(s, error) for s in said] for said, error in zip(scores, outcomes, strict=True)])
-    of_task = [[one.task == task for one in contests] for task in tasks]
-    balanced = lambda values: _mean(np.stack([_mean(values[own], 0) for own in of_task]), 0)
-    means = balanced(found)
-
-    groups = [(one.task, one.strong) for one in contests]
-    of_group = [[groups[i] == key for i in range(len(groups))] for key in dict.fromkeys(groups)]
-    lowest = np.fmin.reduce([_mean(found[own], 0) for own in of_group])
-    low, high = (_quantile(drawn, level) for level in ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
-    kendall, cost = balanced(verdicts).T
-    standings = []
+    of_tasks = lambda values: _mean(_group_means(values, [one.task for one in contests]), 0)
+    lowest = np.fmin.reduce(_group_means(found, [(one.task, one.strong) for one in contests]))
+    ends = [_quantile(drawn, level) for level in ((1 - LEVEL) / 2, (1 + LEVEL) / 2)]
+    numbers = np.stack([of_tasks(found), *ends, lowest, *of_tasks(verdicts).T], 1)
+    standings: list[Standing] = []
     for labels in dict.fromkeys(title.partition(":")[2] for title in titles):
         own = [i for i, title in enumerate(titles) if title.partition(":")[2] == labels]
-        own = sorted(own, key=lambda i: -np.nan_to_num(means[i], nan=-2))
-        for i in own:
-            nearest = _quantile(drawn[own[:1]] - drawn[i], (1 - LEVEL) / 2)[0]
-            numbers = (float(of[i]) for of in (means, low, high, lowest, kendall, cost))
-            standings.append(Standing(titles[i].partition(":")[0], labels, *numbers, tied=i != own[0] and nearest <= 0))
+        standings += _ordered([titles[i] for i in own], numbers[own], drawn[own])
     return Leaderboard(tuple(standings), against, len(contests), len(tasks))
+
+
+def _ordered(titles: list[str], numbers: np.ndarray, drawn: np.ndarray) -> list[Standing]:
+    """Standings of scores that saw the same labels, the best first, from their numbers (titles, 6) and resampled means."""
+    order = np.argsort(-np.nan_to_num(numbers[:, 0], nan=-2), kind="stable")
+    nearest = _quantile(drawn[order[0]] - drawn, (1 - LEVEL) / 2)
+    return [
+        Standing(*titles[i].partition(":")[::2], *map(float, numbers[i]), tied=bool(i != order[0] and nearest[i] <= 0))
+        for i in order
+    ]
+
+
+def _group_means(values: np.ndarray, keys: Sequence[Any]) -> np.ndarray:
+    """Means (groups, ...) over the contests of a group."""
+    return np.stack([_mean(values[[key == group for key in keys]], 0) for group in dict.fromkeys(keys)])
 
 
 def _by_labels(title: str) -> tuple[float, str]:
