@@ -19,8 +19,8 @@ LEVEL = 1.645  # standard errors within which 90% of normal differences lie
 
 
 class Scored(NamedTuple):
-    """A pair's scores by column, what they rest on where there are labels, and whether a fold's rows are too few to tell of the weak
-    head that is planned."""
+    """A pair's scores by column, what they rest on where there are labels, and whether a fold's rows are too few to tell of the
+    planned weak head."""
 
     scores: dict[str, Score]
     evidence: Any

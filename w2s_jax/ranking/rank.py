@@ -125,10 +125,10 @@ def rank_supervisors(
         prior: p of the label prior `theta ~ N(0, S_s^{p-1})`: 1 for any direction, 2 leans on the leading ones, 0.5 on the
             small ones.
         noise: variance nu of the label noise, in units of the labels' mean square.
-        n_labelled, n_student: planned numbers of rows that will train the weak heads and the student, more or fewer than there are:
-            which teacher, if so many labels are bought for it? They act on the expected and the posterior experiment and on what
-            `predicted_error` makes of that, not on the trial. None: those of a fold. A warning names representations of whose
-            small directions a fold's rows cannot tell enough; they count as with the larger penalty that would hide those.
+        n_labelled, n_student: planned numbers of rows that will train the weak heads and the student, more or fewer than there
+            are: which teacher, if so many labels are bought for it? They act on the expected and the posterior experiment and on
+            `predicted_error`, not on the trial. None: those of a fold. Where planned heads would learn what a fold's rows cannot
+            tell (few rows, a small ridge) a warning says so: the experiment is then that of a larger ridge.
         folds: blocks of rows K >= 3 of the cross-fitting and of the standard errors.
         normalize: centre every representation, give heads an intercept, and scale to unit mean squared row norm, so that one
             ridge strength means the same for all: "features" each to unit variance first, "scale" all alike. With "none"
@@ -296,8 +296,8 @@ def _warn_of_short(labels: list[str]) -> None:
     if named:
         more = f" and {len(named) - 3} more" if len(named) > 3 else ""
         warnings.warn(
-            f"{', '.join(named[:3])}{more}: heads on the planned rows would learn what a fold's rows cannot tell, and are judged as "
-            "with a larger ridge (more rows or a larger ridge help)",
+            f"{', '.join(named[:3])}{more}: heads on the planned rows would learn what a fold's rows cannot tell, and are judged "
+            "as with a larger ridge (more rows or a larger ridge help)",
             stacklevel=3,
         )
 
