@@ -29,7 +29,7 @@ from w2s_jax.theory.kappa import over, stand_in
 from w2s_jax.theory.label_fits import LabelDraws, LabelPosterior
 
 
-class Stage(NamedTuple):
+class PlannedHeads(NamedTuple):
     """Heads of every experiment that stand for planned ones: penalties (K,), `(S + penalty)^{-1}` (K, d, d) and their rows (K,);
     `kept` (K,), the planned variance by theirs, and `lost` (K,), what is to be taken off by the product of their error on fresh
     rows and the response to noise; whether any strength is out of reach, ()."""
@@ -46,7 +46,7 @@ class StrongPlan(NamedTuple):
     """What the students of all weak models share: their stage, the ceilings (K, d_s, d_s), and `stage.lost` times the response
     to noise (K,)."""
 
-    stage: Stage
+    stage: PlannedHeads
     ceiling: Array
     lost: Array
 
@@ -62,7 +62,7 @@ class PlannedStudents(NamedTuple):
     short: Array
 
 
-def stage_of(roles: Array, cells: Sums, ridge: Array, planned: Any) -> Stage:
+def stage_of(roles: Array, cells: Sums, ridge: Array, planned: Any) -> PlannedHeads:
     """Heads on the rows of roles (K, J) that stand for ones on `planned` rows; None: for themselves."""
     moment, rows = pool(roles, cells.hh, cells.n), matmul(roles, cells.n)
     ones = jnp.ones_like(rows)
@@ -79,7 +79,7 @@ def stage_of(roles: Array, cells: Sums, ridge: Array, planned: Any) -> Stage:
         penalties, short = found.ridge, jnp.any(found.short)
         kept = over(found.slack, planned - rows + found.slack)
         lost = (1 - kept) * found.slack / rows
-    return Stage(penalties, jax.vmap(ridge_inverse)(moment, penalties), rows, kept, lost, short)
+    return PlannedHeads(penalties, jax.vmap(ridge_inverse)(moment, penalties), rows, kept, lost, short)
 
 
 def prepare_plan(cells: Sums, expected: ExpectedStrong, roles: Roles, settings: Settings) -> StrongPlan | None:

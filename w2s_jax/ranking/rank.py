@@ -127,8 +127,9 @@ def rank_supervisors(
         noise: variance nu of the label noise, in units of the labels' mean square.
         n_labelled, n_student: planned numbers of rows that will train the weak heads and the student, more or fewer than there
             are: which teacher, if so many labels are bought for it? They act on the expected and the posterior experiment and on
-            `predicted_error`, not on the trial. None: those of a fold. Where planned heads would learn what a fold's rows cannot
-            tell (few rows, a small ridge) a warning says so: the experiment is then that of a larger ridge.
+            `predicted_error`, not on the trial. None: those of a fold. Errors are right within a few percent; where planned heads
+            would learn what a fold's rows cannot tell (few rows, a small ridge) a warning says so, and they are those of a
+            larger ridge.
         folds: blocks of rows K >= 3 of the cross-fitting and of the standard errors.
         normalize: centre every representation, give heads an intercept, and scale to unit mean squared row norm, so that one
             ridge strength means the same for all: "features" each to unit variance first, "scale" all alike. With "none"
@@ -279,15 +280,15 @@ def _planned(n_labelled: int | None, n_student: int | None, mixture: bool) -> di
 
 
 def _fitted(work: _Work) -> float:
-    """Rows that train the trial's heads, of those that do so in the posterior: planned ones or a fold's; the least share."""
+    """Rows that fit a weak head in the trial, of those that do so in the posterior; of planned rows, also of the student's, the
+    smaller number of the larger one: a trial with more rows than planned is as far from the plan as one with fewer."""
     trial, expected = work.layout.trial, work.layout.expected
     assert trial is not None
     rows = lambda role: np.mean(role @ work.rows.counts)
-    planned = work.settings.n_labelled, work.settings.n_student
-    shares = [rows(trial.labelled) / (rows(expected.labelled) if planned[0] is None else planned[0])]
-    if planned[1] is not None:
-        shares.append(rows(trial.student) / planned[1])
-    return float(min(shares))
+    pairs = ((work.settings.n_labelled, trial.labelled), (work.settings.n_student, trial.student))
+    shares = [rows(role) / planned for planned, role in pairs if planned is not None]
+    there = rows(trial.labelled) / rows(expected.labelled)
+    return float(min(min(share, 1 / share) for share in shares)) if shares else float(there)
 
 
 def _warn_of_short(labels: list[str]) -> None:
