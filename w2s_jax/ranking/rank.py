@@ -298,7 +298,7 @@ def _warn_of_short(labels: list[str]) -> None:
         more = f" and {len(named) - 3} more" if len(named) > 3 else ""
         warnings.warn(
             f"{', '.join(named[:3])}{more}: heads on the planned rows would learn what a fold's rows cannot tell, and are judged "
-            "as with a larger ridge (more rows or a larger ridge help)",
+            "as with a larger ridge (more rows or folds or a larger ridge help)",
             stacklevel=3,
         )
 
