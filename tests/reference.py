@@ -385,6 +385,49 @@ def posterior_experiment(
     return np.asarray(result[0]), np.asarray(result[1])
 
 
+def planned_penalty(h: np.ndarray, beta: float, planned: float) -> tuple[float, float]:
+    """The penalty l on n rows that acts as beta on planned ones, `beta = kappa(l) (1 - df(l) / planned)`, 0 if none is small
+    enough; and `n - df2 = n dl / dkappa`."""
+    n = len(h)
+    lam = np.maximum(np.linalg.eigvalsh(h @ h.T / n), 1e-14)
+    kappa = lambda l: n / np.sum(1 / (lam + l))
+    excess = lambda x: kappa(np.exp(x)) * (1 - np.sum(lam / (lam + np.exp(x))) / planned) - beta
+    low, high = np.log(1e-12), np.log(beta + n / planned * lam.sum())
+    found = 0.0 if excess(low) > 0 else float(np.exp(brentq(excess, low, high, xtol=1e-15, rtol=1e-15)))
+    return found, float(np.sum(1 / (lam + found)) ** 2 / np.sum(1 / (lam + found) ** 2))
+
+
+def planned_experiment(
+    h_w_blocks: Blocks,
+    h_s_blocks: Blocks,
+    betas: tuple[float, float],
+    planned: tuple[float, float],
+    root: np.ndarray,
+    noise: np.ndarray,
+) -> np.ndarray:
+    """(error, gap) of the expected experiment as of planned rows, for targets `root` (d_s, r) and label noise (n_A, n_A) on A."""
+    (w_A, w_B, w_C), (s_A, s_B, s_C) = (map(_f64, blocks) for blocks in (h_w_blocks, h_s_blocks))
+    heads, kept, lost = [], [], []
+    for h, beta, rows in zip((w_A, s_B), betas, planned, strict=True):
+        n, (penalty, slack) = len(h), planned_penalty(h, beta, rows)
+        heads.append(np.linalg.solve(h.T @ h / n + penalty * np.eye(h.shape[1]), h.T / n))
+        kept.append(slack / (rows - n + slack))
+        lost.append((1 - kept[-1]) * slack / n)
+    weak, strong = heads
+    square = lambda x, inside=None: np.sum((x if inside is None else x @ inside) * x) / len(s_C)
+    y, output, ceiling = s_C @ root, w_C @ weak @ s_A @ root, s_C @ strong @ s_B @ root
+    to_output, to_student = w_C @ weak, s_C @ strong @ w_B @ weak  # of labels on A
+    student = to_student @ s_A @ root
+    errors = []
+    for of, answered in ((y, output), (ceiling, ceiling - y + output)):
+        parts = [
+            square(x) + kept[0] * square(e, noise) - lost[0] * square(y - output) * square(e)
+            for x, e in ((student - of, to_student), (student - answered, to_student - to_output))
+        ]
+        errors.append(parts[0] - lost[1] * square(s_C @ strong) * parts[1])
+    return np.array(errors)
+
+
 # The two-stage deterministic equivalent
 
 

@@ -19,7 +19,10 @@ from w2s_jax._core.commands import (
 from w2s_jax._core.normalize import Normalize, RowNorm
 from w2s_jax.predictors import PREDICTORS
 
-_SETTINGS = ("threshold", "prior", "noise", "folds", "seed", "normalize", "rows", "precision")
+_SETTINGS = (
+    *("threshold", "prior", "noise", "n_labelled", "n_student"),
+    *("folds", "seed", "normalize", "rows", "precision"),
+)
 
 
 def add_rank(commands: Any) -> argparse.ArgumentParser:
@@ -55,6 +58,15 @@ def add_rank(commands: Any) -> argparse.ArgumentParser:
     )
     rank.add_argument("--prior", type=float, default=1.0, metavar="P", help="label prior theta ~ N(0, S_s^(P-1))")
     rank.add_argument("--noise", type=float, default=1.0, metavar="NU", help="label noise over label variance")
+    rank.add_argument(
+        "--n-labelled",
+        type=int,
+        metavar="N",
+        help="planned labels: rows that will train the weak heads (default: a fold's)",
+    )
+    rank.add_argument(
+        "--n-student", type=int, metavar="N", help="planned rows that will train the student (default: a fold's)"
+    )
     rank.add_argument("--folds", type=int, default=3, metavar="K", help="blocks of rows for cross-fitting and errors")
     rank.add_argument("--seed", type=int, default=0, help="of the folds")
     rank.add_argument("--normalize", choices=get_args(Normalize), default="features", help=NORMALIZE_HELP)

@@ -36,13 +36,16 @@ class WeakCells(NamedTuple):
 
 
 class Settings(NamedTuple):
-    """Ridge strengths of the two heads, relative threshold of the norms, label prior p, noise-to-signal ratio nu."""
+    """Ridge strengths of the two heads, relative threshold of the norms, label prior p, noise-to-signal ratio nu; planned numbers
+    of rows (planned.py), or None for those that are there."""
 
     weak_ridge: Any
     strong_ridge: Any
     threshold: Any
     prior: Any
     noise: Any
+    n_labelled: Any = None
+    n_student: Any = None
 
 
 class Score(NamedTuple):

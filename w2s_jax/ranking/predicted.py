@@ -19,10 +19,12 @@ LEVEL = 1.645  # standard errors within which 90% of normal differences lie
 
 
 class Scored(NamedTuple):
-    """A pair's scores by column, and what they rest on where there are labels."""
+    """A pair's scores by column, what they rest on where there are labels, and whether a fold's rows are too few to tell of the
+    planned weak head."""
 
     scores: dict[str, Score]
     evidence: Any
+    short: bool = False
 
 
 def predict(pairs: dict[tuple[str, str], Scored], fitted: float) -> dict[str, Prediction]:

@@ -21,7 +21,14 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from w2s_jax._core.arrays import Precision, entered, matmul
-from w2s_jax._core.checks import InputError, require_choice, require_number, require_scale, warn_of_float_bits
+from w2s_jax._core.checks import (
+    InputError,
+    require_choice,
+    require_integer,
+    require_number,
+    require_scale,
+    warn_of_float_bits,
+)
 from w2s_jax._core.heavy_rows import Watched
 from w2s_jax._core.normalize import (
     MANY,
@@ -84,6 +91,8 @@ def rank_supervisors(
     threshold: float = 0.0,
     prior: float = 1.0,
     noise: float = 1.0,
+    n_labelled: int | None = None,
+    n_student: int | None = None,
     folds: int = 3,
     normalize: Normalize = "features",
     rows: RowNorm = "given",
@@ -117,6 +126,11 @@ def rank_supervisors(
         prior: p of the label prior `theta ~ N(0, S_s^{p-1})`: 1 for any direction, 2 leans on the leading ones, 0.5 on the
             small ones.
         noise: variance nu of the label noise, in units of the labels' mean square.
+        n_labelled, n_student: planned numbers of rows that will train the weak heads and the student, more or fewer than there
+            are: which teacher, if so many labels are bought for it? They act on the expected and the posterior experiment and on
+            `predicted_error`, not on the trial. None: those of a fold. Errors are right within a few percent; where planned heads
+            would learn what a fold's rows cannot tell (few rows, a small ridge) a warning says so, and they are those of a
+            larger ridge.
         folds: blocks of rows K >= 3 of the cross-fitting and of the standard errors.
         normalize: centre every representation, give heads an intercept, and scale to unit mean squared row norm, so that one
             ridge strength means the same for all: "features" each to unit variance first, "scale" all alike. With "none"
@@ -162,6 +176,7 @@ def rank_supervisors(
     require_choice("rows", rows, RowNorm)
     if mixture and y is None:
         raise InputError("mixture needs labels y, got y=None")
+    planned = _planned(n_labelled, n_student, mixture)
     asked = one_of_each(predictors, PREDICTORS, TITLES)
     for of in asked:
         if of.needs == "labels" and y is None:
@@ -179,7 +194,8 @@ def rank_supervisors(
         raise InputError("labelled_rows says which rows of y may be used and needs y, got y=None")
     numbered = as_groups(groups, n)
     layout = lay_out(n, folds, None if targets is None else mask, numbered, seed)
-    settings = Settings(*(np.asarray(value, _dtype(weak_rows, strong_rows)) for value in given.values()))
+    dtype = _dtype(weak_rows, strong_rows)
+    settings = Settings(**{name: np.asarray(value, dtype) for name, value in (given | planned).items()})
     chosen_precision = resolved(precision, None if mesh is None else mesh.devices.flat[0])
     widths = {name: held.shape[1] for name, held in weak_rows.items()}
     weak_models, strong_models = (
@@ -238,14 +254,14 @@ def rank_supervisors(
         "seed": seed,
         "rows": n,
         "n_labelled": int(mask.sum()),
+        **{f"planned_{name}": value for name, value in planned.items()},
     }
     notes: list[str] = []
     mixtures: dict[str, Mixture] = {}
     main = "expected_error"
     if targets is not None:
         if np.ptp(targets[mask], 0).any():
-            fitted = [np.mean(role.labelled @ work.rows.counts) for role in (layout.trial, layout.expected) if role]
-            predictions = predict(pairs, fitted[0] / fitted[1])
+            predictions = predict(pairs, _fitted(work))
             notes = [said_of(name, said, int(mask.sum()), shares[name]) for name, said in predictions.items()]
             main = "predicted_error"
             for name, side in of_strong.items():
@@ -256,10 +272,45 @@ def rank_supervisors(
                 f"labels y: all {mask.sum()} known labels are the same and say nothing of teachers; sorted as without labels",
                 stacklevel=2,
             )
+    _warn_of_short([f"weak representation {weak!r}" for (_, weak), scored in pairs.items() if scored.short])
     scores = {key: scored.scores for key, scored in pairs.items()}
     larger = LARGER_IS_BETTER | {of.name for of in asked if of.larger_is_better}
     table = _table(scores, widths, main, chosen, tuple(notes), larger)
     return replace(table, mixtures=mixtures)
+
+
+def _planned(n_labelled: int | None, n_student: int | None, mixture: bool) -> dict[str, int]:
+    """The planned numbers of rows that are given."""
+    planned = {name: n for name, n in (("n_labelled", n_labelled), ("n_student", n_student)) if n is not None}
+    for name, n in planned.items():
+        require_integer(name, n, 1)
+    if planned and mixture:
+        raise InputError(f"mixture is of the rows at hand and takes no planned rows, got {planned}")
+    return {name: int(n) for name, n in planned.items()}
+
+
+def _fitted(work: _Work) -> float:
+    """Rows that fit a weak head in the trial, of those that do so in the posterior; of planned rows, also of the student's, the
+    smaller number of the larger one: a trial with more rows than planned is as far from the plan as one with fewer."""
+    trial, expected = work.layout.trial, work.layout.expected
+    assert trial is not None
+    rows = lambda role: np.mean(role @ work.rows.counts)
+    pairs = ((work.settings.n_labelled, trial.labelled), (work.settings.n_student, trial.student))
+    shares = [rows(role) / planned for planned, role in pairs if planned is not None]
+    there = rows(trial.labelled) / rows(expected.labelled)
+    return float(min(min(share, 1 / share) for share in shares)) if shares else float(there)
+
+
+def _warn_of_short(labels: list[str]) -> None:
+    """Warns of representations of which a fold's rows cannot tell what planned rows would learn."""
+    named = list(dict.fromkeys(labels))
+    if named:
+        more = f" and {len(named) - 3} more" if len(named) > 3 else ""
+        warnings.warn(
+            f"{', '.join(named[:3])}{more}: heads on the planned rows would learn what a fold's rows cannot tell, and are judged "
+            "as with a larger ridge (more rows or folds or a larger ridge help)",
+            stacklevel=3,
+        )
 
 
 def _label_spread(known: np.ndarray) -> float:
@@ -379,6 +430,8 @@ def _prepare(model: ModelRows, work: _Work) -> _Strong:
     _warn_of_spectrum(model, np.asarray(shared.values), work)
     if work.label_mean is not None:
         shared = shared._replace(label_mean=jnp.asarray(work.label_mean, work.dtype))
+    if shared.plan is not None and shared.plan.stage.short:
+        _warn_of_short([model.name])
     if work.mesh is not None:
         center, shared = put((center, shared), work.mesh, P())
     rotated = _rotate(last, center, shared.rotation) if len(blocks) == 1 else None
@@ -445,6 +498,7 @@ def _finish(
     of_member = lambda i: Scored(
         {key: Score(score.value[i], score.error[i]) for key, score in scores.items()},
         jax.tree.map(lambda part: part[i], evidence),
+        size.short is not None and bool(size.short[i]),
     )
     return {(strong, name): of_member(i) for i, name in enumerate(names)}
 

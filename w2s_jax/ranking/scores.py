@@ -23,7 +23,7 @@ from w2s_jax.filters import ridge
 from w2s_jax.moments import Moments, Shift, Sums, moved
 from w2s_jax.overlap import overlap_from_moments
 from w2s_jax.predictors import PairView, Predictor
-from w2s_jax.ranking import crossfit, insample, norms
+from w2s_jax.ranking import crossfit, insample, norms, planned
 from w2s_jax.ranking.crossfit import Score, Settings, WeakCells
 from w2s_jax.ranking.folds import Experiments
 from w2s_jax.ranking.insample import PairMoments, StrongBlocks
@@ -46,7 +46,8 @@ from w2s_jax.theory.label_fits import (
 
 class Shared(NamedTuple):
     """What is computed once per strong model: its cells in the eigenbasis `rotation`, eigenvalues, ridge solves, blocks of all
-    rows, of all rows about their means and of the labelled rows, what those say of all labels, and labels drawn from that."""
+    rows, of all rows about their means and of the labelled rows, what those say of all labels, labels drawn from that, and what
+    stands for planned rows, if there are any."""
 
     rotation: Array
     cells: Sums
@@ -59,6 +60,7 @@ class Shared(NamedTuple):
     labelled: Labelled | None
     posterior: LabelPosterior | None
     draws: LabelDraws | None
+    plan: planned.StrongPlan | None
     label_mean: Array | None = None  # what labels were taken about (c,), if they were
 
 
@@ -110,7 +112,8 @@ def prepare_strong(
         centred = insample.strong_blocks(unit, n, every, False)
     of_norms = norms.prepare_norms(blocks, settings)
     rotation = of.factor[:, None] * eigen.vectors
-    shared = Shared(rotation, cells, eigen.values, expected, blocks, centred, of_norms, None, None, None, None)
+    plan = planned.prepare_plan(cells, expected, experiments.expected, settings)
+    shared = Shared(rotation, cells, eigen.values, expected, blocks, centred, of_norms, None, None, None, None, plan)
     if experiments.trial is not None and chance is not None:
         average = _label_average(eigen, cells, related and prepared_groups(related, of), folds)
         shared = shared._replace(
@@ -156,10 +159,12 @@ def _members(cells: int, folds: int, with_labels: bool) -> Array:
 
 
 class Size(NamedTuple):
-    """The variance of a weak model's live features, and in how many directions it is, `(sum lambda)^2 / sum lambda^2`."""
+    """The variance of a weak model's live features, in how many directions it is, `(sum lambda)^2 / sum lambda^2`, and where rows
+    are planned whether a fold's are too few to tell of them."""
 
     variance: Array
     directions: Array
+    short: Array | None = None
 
 
 class Evidence(NamedTuple):
@@ -261,8 +266,14 @@ def _score_one(
         if shared.labelled is not None and len(cells.n) > folds:
             fits.append(jnp.sum(_members(len(cells.n), folds, with_labels=True), 0)[None])
     heads = crossfit.weak_heads(weak.own, jnp.concatenate(fits), settings.weak_ridge)
-    students = crossfit.students(shared.expected, weak, heads, experiments.expected)
-    scores["expected_error"], scores["expected_gap"] = crossfit.expected_errors(
+    crossfitted: Any = crossfit if shared.plan is None else planned
+    students: Any
+    if shared.plan is None:
+        students = crossfit.students(shared.expected, weak, heads, experiments.expected)
+    else:
+        asked = shared.expected, shared.plan, weak, experiments.expected, settings
+        students = planned.students(*asked, labels=shared.posterior is not None)
+    scores["expected_error"], scores["expected_gap"] = crossfitted.expected_errors(
         shared.expected, students, settings.noise
     )
     if cut:
@@ -280,8 +291,8 @@ def _score_one(
     scores["cka"] = insample.linear_cka(blocks)
     if not (shared.posterior is None or shared.draws is None or shared.inverses is None or shared.labelled is None):
         tried, kernels = crossfit.trial(shared.inverses, cells, weak, heads, experiments, normalize != "none")
-        drawn, missed = crossfit.drawn_errors(shared.expected, students, shared.draws)
-        posterior = crossfit.posterior_errors(shared.expected, students, shared.posterior)
+        drawn, missed = crossfitted.drawn_errors(shared.expected, students, shared.draws)
+        posterior = crossfitted.posterior_errors(shared.expected, students, shared.posterior)
         student = Taught(kernels, missed, students.response, students.shared) if mixture else None
         evidence = Evidence(posterior, drawn, tried, student)
         scores["posterior_error"] = crossfit.over_blocks(evidence.posterior)
@@ -290,7 +301,8 @@ def _score_one(
         scores["predicted_gap"] = _predicted_gap(weak, cells, folds, shared.labelled, settings, normalize, of_labelled)
     scores |= _predicted(predictors, weak, shared, folds, settings, normalize)
     S = insample.pooled_moment(shared.blocks, weak.own.hh)
-    return Size(size, jnp.square(jnp.trace(S)) / jnp.sum(S * S)), scores, evidence, rest
+    short = None if shared.plan is None else students.short
+    return Size(size, jnp.square(jnp.trace(S)) / jnp.sum(S * S), short), scores, evidence, rest
 
 
 def _predicted_gap(

@@ -7,6 +7,7 @@ A head of penalty beta on n rows acts on the population as one of strength
 from __future__ import annotations
 
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -151,3 +152,46 @@ def sample_strength(values: Array, n: Array, ridge: Array, directions: Array) ->
     factor = jnp.where(zeros > 0, ridge, 1)
     share = n / (factor * inside + zeros)
     return factor * share, jnp.where(zeros > 0, 1 - share, 0)
+
+
+class StandIn(NamedTuple):
+    """A penalty () at which a head on the rows at hand acts as one on planned rows does, its `n - df2`, and whether rows as few
+    cannot tell of a strength that small: the penalty is then 0."""
+
+    ridge: Array
+    slack: Array
+    short: Array
+
+
+def stand_in(values: Array, n: Array, ridge: Array, planned: Array) -> StandIn:
+    """The penalty for n rows, whose moment has the eigenvalues `values`, descending (k,), that stands for `ridge` on `planned`.
+
+    With `q(l) = 1 / tr (K/n + l)^{-1}` the head acts at `kappa = n q(l)`, and since `kappa - ridge` falls with the number of rows
+    as 1/n, l solves `(n / planned) (l + (planned - n) q(l)) = ridge`. As `dkappa / dl = n / (n - df2)`, `n - df2 = 1 / q'(l)`;
+    that of planned rows is larger by `planned - n`. q is concave: Newton's method from below for more rows than n, from above for
+    fewer, never passes the root.
+    """
+    kept = values > numerically_zero(values)
+    zeros = jnp.maximum(n - jnp.sum(kept), 0)
+    more = planned - n
+
+    def at(penalty: Array) -> tuple[Array, Array]:
+        """q and `1 / q'`; times the penalty where there are zeros, so that neither 1 / 0 nor its limit is ever formed."""
+        factor = jnp.where(zeros > 0, penalty, 1)
+        share = jnp.where(kept, factor / (jnp.where(kept, values, 1) + penalty), 0)
+        trace = jnp.sum(share) + zeros
+        return factor / trace, jnp.square(trace) / (jnp.sum(jnp.square(share)) + zeros)
+
+    def step(penalty: Array) -> Array:
+        q, slack = at(penalty)
+        excess = penalty + more * q - ridge * planned / n
+        return jnp.maximum(penalty - excess / (1 + more / slack), 0)
+
+    def moves(state: tuple[Array, Array]) -> Array:
+        change = (state[1] - state[0]) * jnp.sign(more)
+        return change > 4 * jnp.finfo(values.dtype).eps * state[0]
+
+    # q is at most that of equal eigenvalues.
+    start = jnp.maximum(ridge - more / planned * jnp.sum(values) / n, 0)
+    found = jax.lax.while_loop(moves, lambda state: (state[1], step(state[1])), (start, step(start)))[1]
+    return StandIn(found, at(found)[1], more * at(jnp.zeros_like(found))[0] > ridge * planned / n)
