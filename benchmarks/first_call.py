@@ -71,7 +71,8 @@ def command(quick: bool) -> dict[str, Any]:
             np.save(Path(folder) / f"{name}.npy", rows)
         files = [f"{name}.npy" for name in weak]
         line = [sys.executable, "-m", "w2s_jax", "rank", "--strong", "strong.npy", "--weak", *files, "--quiet"]
-        environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(Path(folder) / "cache")}
+        environment = {name: x for name, x in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
+        environment["XDG_CACHE_HOME"] = folder  # where the command keeps programs if nothing else is said
         environment["PYTHONPATH"] = os.pathsep.join(
             [str(Path(w2s.__file__).parents[1]), environment.get("PYTHONPATH", "")]
         )

@@ -100,7 +100,7 @@ def test_a_ranking_reads_rows_in_blocks_and_asks_the_weak_alone_once(monkeypatch
     strong = {"s": H_S[:, :20], "t": H_S[:, 10:]}
     table = rank.rank_supervisors(weak, strong, y, normalize="scale", predictors=asked.values())
     programs = [rows_scorer((CKA, TWO_NN, rows_in_order), "scale"), rows_scorer((CKA,), "scale")]
-    assert [program._cache_size() for program in programs] == [1, 1]
+    assert [program.programs() for program in programs] == [1, 1]
     for i, (name, of) in enumerate(zip(table.names, table.strong, strict=True)):
         h, h_s = weak[name] - weak[name].mean(0), strong[of]
         scaled = h / np.sqrt(np.mean(np.sum(h**2, 1)))

@@ -7,12 +7,14 @@ import mmap
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial, wraps
+from importlib.metadata import version
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.core import Tracer
 from jax.custom_batching import custom_vmap
 
 from w2s_jax._core.arrays import matmul
@@ -20,6 +22,27 @@ from w2s_jax._core.arrays import matmul
 BLOCK = 32  # of inverse factors
 SYMMETRIC_WIDTH = 1024  # measured: halves save 15 to 30% from here on, and nothing at 512
 LARGE = 4 << 20  # bytes: two huge pages
+
+
+class outermost:
+    """`jax.jit` of a large program that Python calls: on a CPU without jaxlib 0.10's newer emitters.
+
+    They take a fifth of a first ranking's time, and make no later one faster; later releases have no others. Elsewhere, and where
+    other programs trace it, the options of a program of its own do not apply.
+    """
+
+    def __init__(self, function: Callable, **options: Any) -> None:
+        own = {"xla_cpu_use_fusion_emitters": False} if version("jaxlib") < "0.11" else None
+        self.inside: Any = jax.jit(function, **options)
+        self.alone: Any = jax.jit(function, **options, compiler_options=own)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        traced = any(isinstance(x, Tracer) for x in jax.tree.leaves((args, kwargs)))
+        return (self.inside if traced or jax.default_backend() != "cpu" else self.alone)(*args, **kwargs)
+
+    def programs(self) -> int:
+        """How many have been compiled."""
+        return self.inside._cache_size() + self.alone._cache_size()
 
 
 def one_at_a_time(function: Callable) -> Callable:

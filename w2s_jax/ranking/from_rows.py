@@ -10,11 +10,11 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from w2s_jax._core.cpu import outermost
 from w2s_jax._core.normalize import Normalize
 from w2s_jax.devices.mesh import over_models
 from w2s_jax.predictors import Predictor, RowsView
@@ -59,7 +59,7 @@ def rows_scorer(predictors: tuple[Predictor, ...], normalize: Normalize) -> Call
     """A program for each width: scores of a batch of models and a strong model's prepared blocks (cells, d_s, capacity); of those
     that need labels on the labelled rows, of the others on all."""
 
-    @jax.jit
+    @outermost
     def score(kept: KeptRows, strong: list[Array], order: RowOrder, settings: Settings) -> dict[str, Score]:
         h_s = _in_order([jnp.swapaxes(block, 1, 2) for block in strong], order)
 

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from w2s_jax._core.arrays import matmul
+from w2s_jax._core.cpu import outermost
 from w2s_jax._core.normalize import Normalize
 from w2s_jax.devices.mesh import over_models
 from w2s_jax.filters import ridge
@@ -72,7 +73,7 @@ class Labelled(NamedTuple):
     inverse: Array
 
 
-@partial(jax.jit, static_argnames=("folds", "normalize", "cut", "test_rows"))
+@partial(outermost, static_argnames=("folds", "normalize", "cut", "test_rows"))
 def prepare_strong(
     sums: Sums,
     origin: Origin,
@@ -208,7 +209,7 @@ class Scorer(NamedTuple):
 def scorer(folds: int, normalize: Normalize, cut: bool, predictors: tuple[Predictor, ...], mixture: bool) -> Scorer:
     """The programs of one set of choices; for a `mixture` the evidence has students."""
 
-    @jax.jit
+    @outermost
     def score(sums: WeakCells, origins: Origin, shared: Shared, experiments: Experiments, settings: Settings) -> tuple:
         choices = {"folds": folds, "normalize": normalize, "cut": cut, "predictors": predictors, "mixture": mixture}
         one = partial(_score_one, **choices)
@@ -218,11 +219,11 @@ def scorer(folds: int, normalize: Normalize, cut: bool, predictors: tuple[Predic
         of_model = lambda model: one(model[0], model[1], model[2], shared, experiments, settings)
         return over_models(of_model, (sums, origins, eigen))
 
-    @jax.jit
+    @outermost
     def largest(K: Array, shared: Shared) -> norms.LeadingValue:
         return over_models(lambda K: norms.top_of(shared.norms, shared.blocks, K), K)
 
-    @jax.jit
+    @outermost
     def finish(rest: norms.Unfinished, top: norms.LeadingValue, settings: Settings) -> Score:
         return over_models(
             lambda model: norms.operator(model[0].parts, model[0].blocks, model[1], settings), (rest, top)
