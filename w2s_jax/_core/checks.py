@@ -92,7 +92,7 @@ def warn_of_classes(name: str, y: np.ndarray) -> None:
     if len(found) > 2 and np.array_equal(found, np.arange(len(found))):
         warnings.warn(
             f"{name} are the numbers 0 to {len(found) - 1}, taken as values; for classes give one-hot rows (n, {len(found)})",
-            stacklevel=4,
+            stacklevel=5,
         )
 
 

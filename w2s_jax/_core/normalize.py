@@ -57,14 +57,14 @@ def participation_ratio(values: np.ndarray) -> float:
     return float(np.sum(values) ** 2 / np.sum(np.square(values)))
 
 
-def warn_if_concentrated(name: str, directions: float, width: int, normalize: Normalize) -> None:
+def warn_if_concentrated(name: str, directions: float, width: int, normalize: Normalize, stacklevel: int = 5) -> None:
     """Warns where one or two of many directions hold the variance; `directions` is the participation ratio."""
     if directions >= FEW or width < MANY or normalize == "none":
         return
     cure = "" if normalize == "features" else ': normalize="features" puts all features on one scale'
     warnings.warn(
         f"{name}: {directions:.1f} of {width} directions hold the variance and heads see little else{cure}",
-        stacklevel=4,
+        stacklevel=stacklevel,
     )
 
 

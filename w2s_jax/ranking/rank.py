@@ -174,109 +174,134 @@ def rank_supervisors(
         require_number(name, value, 0, 1 if name == "threshold" else None)
     require_choice("normalize", normalize, Normalize)
     require_choice("rows", rows, RowNorm)
-    if mixture and y is None:
-        raise InputError("mixture needs labels y, got y=None")
     planned = _planned(n_labelled, n_student, mixture)
-    asked = one_of_each(predictors, PREDICTORS, TITLES)
-    for of in asked:
-        if of.needs == "labels" and y is None:
-            raise InputError(f"predictors that need labels need y, got {of.name!r} and y=None")
+    asked = _asked(predictors, mixture, labels=y is not None)
     if not isinstance(seed, int | np.integer) or seed < 0:
         raise InputError(f"seed must be an integer of at least 0, got {seed!r}")
     weak_rows, strong_rows, n = _sources(weak, strong)
     require_mesh(mesh)
-    targets, label_mean, mask = None, None, np.zeros(n, bool)
-    if y is not None:
-        targets, mask = checked_labels("labels y", y, n, labelled_rows)
-        if normalize != "none":
-            targets, label_mean = about_mean(targets, mask), targets[mask].mean(0)
-    elif labelled_rows is not None:
-        raise InputError("labelled_rows says which rows of y may be used and needs y, got y=None")
+    targets, label_mean, mask = _targets(y, n, labelled_rows, normalize)
     numbered = as_groups(groups, n)
     layout = lay_out(n, folds, None if targets is None else mask, numbered, seed)
     dtype = _dtype(weak_rows, strong_rows)
     settings = Settings(**{name: np.asarray(value, dtype) for name, value in (given | planned).items()})
-    chosen_precision = resolved(precision, None if mesh is None else mesh.devices.flat[0])
-    widths = {name: held.shape[1] for name, held in weak_rows.items()}
     weak_models, strong_models = (
-        {name: _model(side, name, held, settings.noise.dtype, normalize, rows) for name, held in models.items()}
+        {name: _model(side, name, held, dtype, normalize, rows) for name, held in models.items()}
         for side, models in (("weak", weak_rows), ("strong", strong_rows))
     )
     labelled = related_rows(numbered, mask, layout)
-    related = labelled and related_rows(numbered, np.ones(n, bool), layout)
-    left = after_unit_rows(normalize, rows)
-    cells = RowCells((layout,), targets)
-    spread_of_labels = 0.0 if targets is None else _label_spread(targets[mask])
     work = _Work(
-        cells,
+        RowCells((layout,), targets),
         settings,
-        left,
+        after_unit_rows(normalize, rows),
         threshold > 0,
         mesh,
-        chosen_precision,
-        related,
+        resolved(precision, None if mesh is None else mesh.devices.flat[0]),
+        labelled and related_rows(numbered, np.ones(n, bool), layout),
         labelled,
-        spread_of_labels,
+        0.0 if targets is None else _label_spread(targets[mask]),
         label_mean,
         asked,
         mixture,
     )
-    pairs: dict[tuple[str, str], Scored] = {}
-    shares: dict[str, Any] = {}
-    of_strong: dict[str, StrongSide] = {}
-    tasks = [
-        (name, batch) for name, model in strong_models.items() for batch in _batches(weak_models, model.width, work)
-    ]
-    first = next(iter(strong_models))
-    state: tuple[str, _Strong] | None = None
-    started: list[Any] = []  # the last batch runs while the next one's rows are read
-    for name, batch in track(tasks, progress, "ranking"):
-        if state is None or state[0] != name:
-            state = name, _prepare(strong_models[name], work)
-            # What strong models do not matter to is asked with the first of them.
-            work = work if name == first else work.without("weak_rows")
-            shares[name] = state[1].share
-            if mixture:
-                of_strong[name] = StrongSide.of(state[1].shared)
-        models = [weak_models[member] for member in batch.members]
-        started.append((name, models, batch.members, _start(state[1], models, batch, work), left))
-        if len(started) > 1:
-            pairs |= _finish(*started.pop(0))
-    pairs |= _finish(*started.pop())
-    for (_, name), scored in pairs.items():
-        for of in asked:
-            scored.scores.setdefault(of.name, pairs[first, name].scores[of.name])
-    chosen = {
-        **given,
+    found = _score(weak_models, strong_models, work, progress)
+    main, notes, mixtures = "expected_error", (), {}
+    if targets is not None and np.ptp(targets[mask], 0).any():
+        main, notes, mixtures = "predicted_error", *_predict(found, work, int(mask.sum()), normalize != "none")
+    elif targets is not None:
+        warnings.warn(
+            f"labels y: all {mask.sum()} known labels are the same and say nothing of teachers; sorted as without labels",
+            stacklevel=2,
+        )
+    _warn_of_short([f"weak representation {name!r}" for (_, name), scored in found.pairs.items() if scored.short])
+    own = {
         "folds": folds,
         "normalize": normalize,
         "row_norm": rows,
         "seed": seed,
         "rows": n,
         "n_labelled": int(mask.sum()),
-        **{f"planned_{name}": value for name, value in planned.items()},
     }
-    notes: list[str] = []
-    mixtures: dict[str, Mixture] = {}
-    main = "expected_error"
-    if targets is not None:
-        if np.ptp(targets[mask], 0).any():
-            predictions = predict(pairs, _fitted(work))
-            notes = [said_of(name, said, int(mask.sum()), shares[name]) for name, said in predictions.items()]
-            main = "predicted_error"
-            for name, side in of_strong.items():
-                students = {weak: scored.evidence.student for (s, weak), scored in pairs.items() if s == name}
-                mixtures[name] = mixed(students, predictions[name], side, layout, normalize != "none")
-        else:
-            warnings.warn(
-                f"labels y: all {mask.sum()} known labels are the same and say nothing of teachers; sorted as without labels",
-                stacklevel=2,
-            )
-    _warn_of_short([f"weak representation {weak!r}" for (_, weak), scored in pairs.items() if scored.short])
-    scores = {key: scored.scores for key, scored in pairs.items()}
+    chosen = given | own | {f"planned_{name}": value for name, value in planned.items()}
+    scores = {key: scored.scores for key, scored in found.pairs.items()}
+    widths = {name: held.shape[1] for name, held in weak_rows.items()}
     larger = LARGER_IS_BETTER | {of.name for of in asked if of.larger_is_better}
-    table = _table(scores, widths, main, chosen, tuple(notes), larger)
-    return replace(table, mixtures=mixtures)
+    return replace(_table(scores, widths, main, chosen, notes, larger), mixtures=mixtures)
+
+
+def _asked(predictors: Iterable[str | Predictor], mixture: bool, labels: bool) -> tuple[Predictor, ...]:
+    """The further columns; raises InputError for what needs labels where there are none."""
+    if mixture and not labels:
+        raise InputError("mixture needs labels y, got y=None")
+    asked = one_of_each(predictors, PREDICTORS, TITLES)
+    for of in asked:
+        if of.needs == "labels" and not labels:
+            raise InputError(f"predictors that need labels need y, got {of.name!r} and y=None")
+    return asked
+
+
+def _targets(
+    y: Any, n: int, labelled_rows: Any, normalize: Normalize
+) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray]:
+    """Labels (n, c), about their mean where heads have an intercept, that mean, and which rows have one."""
+    if y is None:
+        if labelled_rows is not None:
+            raise InputError("labelled_rows says which rows of y may be used and needs y, got y=None")
+        return None, None, np.zeros(n, bool)
+    targets, mask = checked_labels("labels y", y, n, labelled_rows)
+    if normalize == "none":
+        return targets, None, mask
+    return about_mean(targets, mask), targets[mask].mean(0), mask
+
+
+class _Found(NamedTuple):
+    """Scores by pair (strong, weak), and by strong model the share of the labels that it expresses and what mixtures need."""
+
+    pairs: dict[tuple[str, str], Scored]
+    shares: dict[str, Any]
+    of_strong: dict[str, StrongSide]
+
+
+def _score(
+    weak: dict[str, ModelRows],
+    strong: dict[str, ModelRows],
+    work: _Work,
+    progress: bool | Callable[[Iterable], Iterable],
+) -> _Found:
+    """Scores of all pairs, a strong model after the other; the last batch runs while the next one's rows are read."""
+    found = _Found({}, {}, {})
+    first, asked = next(iter(strong)), work.predictors
+    state: tuple[str, _Strong] | None = None
+    started: list[Any] = []
+    tasks = [(name, batch) for name, model in strong.items() for batch in _batches(weak, model.width, work)]
+    for name, batch in track(tasks, progress, "ranking"):
+        if state is None or state[0] != name:
+            state = name, _prepare(strong[name], work)
+            # What strong models do not matter to is asked with the first of them.
+            work = work if name == first else work.without("weak_rows")
+            found.shares[name] = state[1].share
+            if work.mixture:
+                found.of_strong[name] = StrongSide.of(state[1].shared)
+        models = [weak[member] for member in batch.members]
+        started.append((name, models, batch.members, _start(state[1], models, batch, work), work.normalize))
+        if len(started) > 1:
+            found.pairs.update(_finish(*started.pop(0)))
+    found.pairs.update(_finish(*started.pop()))
+    for (_, name), scored in found.pairs.items():
+        for of in asked:
+            scored.scores.setdefault(of.name, found.pairs[first, name].scores[of.name])
+    return found
+
+
+def _predict(found: _Found, work: _Work, labels: int, bias: bool) -> tuple[tuple[str, ...], dict[str, Mixture]]:
+    """Adds the predicted errors to the scores; a sentence for each strong model, and mixtures if they are asked for."""
+    predictions = predict(found.pairs, _fitted(work))
+    notes = tuple(said_of(name, said, labels, found.shares[name]) for name, said in predictions.items())
+    mixtures: dict[str, Mixture] = {}
+    for name, side in found.of_strong.items():
+        students = {weak: scored.evidence.student for (s, weak), scored in found.pairs.items() if s == name}
+        mixtures[name] = mixed(students, predictions[name], side, work.layout, bias)
+    return notes, mixtures
 
 
 def _planned(n_labelled: int | None, n_student: int | None, mixture: bool) -> dict[str, int]:
@@ -301,7 +326,7 @@ def _fitted(work: _Work) -> float:
     return float(min(min(share, 1 / share) for share in shares)) if shares else float(there)
 
 
-def _warn_of_short(labels: list[str]) -> None:
+def _warn_of_short(labels: list[str], stacklevel: int = 3) -> None:
     """Warns of representations of which a fold's rows cannot tell what planned rows would learn."""
     named = list(dict.fromkeys(labels))
     if named:
@@ -309,7 +334,7 @@ def _warn_of_short(labels: list[str]) -> None:
         warnings.warn(
             f"{', '.join(named[:3])}{more}: heads on the planned rows would learn what a fold's rows cannot tell, and are judged "
             "as with a larger ridge (more rows or folds or a larger ridge help)",
-            stacklevel=3,
+            stacklevel=stacklevel,
         )
 
 
@@ -431,7 +456,7 @@ def _prepare(model: ModelRows, work: _Work) -> _Strong:
     if work.label_mean is not None:
         shared = shared._replace(label_mean=jnp.asarray(work.label_mean, work.dtype))
     if shared.plan is not None and shared.plan.stage.short:
-        _warn_of_short([model.name])
+        _warn_of_short([model.name], stacklevel=5)
     if work.mesh is not None:
         center, shared = put((center, shared), work.mesh, P())
     rotated = _rotate(last, center, shared.rotation) if len(blocks) == 1 else None
@@ -477,11 +502,11 @@ def _start(strong: _Strong, models: list[ModelRows], batch: _Batch, work: _Work)
 
 def _warn_of_spectrum(model: ModelRows, values: np.ndarray, work: _Work) -> None:
     """Says so where next to nothing of a strong model is left for its heads."""
-    warn_if_concentrated(model.name, participation_ratio(values), model.width, work.normalize)
+    warn_if_concentrated(model.name, participation_ratio(values), model.width, work.normalize, stacklevel=6)
     cut = float(work.settings.threshold)
     kept = int(np.sum(values > cut * values[0]))
     if cut > 0 and kept <= 2 and model.width >= MANY:
-        warnings.warn(f"{model.name}: the threshold {cut:g} keeps {kept} of {model.width} directions", stacklevel=4)
+        warnings.warn(f"{model.name}: the threshold {cut:g} keeps {kept} of {model.width} directions", stacklevel=5)
 
 
 def _finish(
