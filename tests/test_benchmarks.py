@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import pytest
 from conftest import quickly
 
-from benchmarks import accelerator
+from benchmarks import accelerator, intervals
 from benchmarks.__main__ import PARTS
 from benchmarks._common import compiled
 from benchmarks.device_checks import Skipped, judged
@@ -135,3 +135,17 @@ def test_accelerator_command_at_small_sizes(tmp_path, parts):
     assert {name: found[name]["verdict"] for name in parts if "error" in found[name]} == {}
     checked = {name: found[name]["verdict"] for name in parts if name in CHECKS}
     assert {name: verdict for name, verdict in checked.items() if not verdict.endswith("within bounds")} == {}
+
+
+@pytest.mark.everything
+@pytest.mark.filterwarnings("ignore:.*directions hold the variance")
+def test_intervals_are_counted(monkeypatch):
+    """A family's shares and logarithms by labels, and none is held where predictions are far off."""
+    monkeypatch.setattr(intervals, "LABELS", (30,))
+    found = intervals.coverage(quick=True)
+    assert list(found) == ["subspaces, 30 labels", "subspaces, all labels"]
+    for share, mean, spread in found.values():
+        assert 0 < share <= 1 and abs(mean) < 0.5 and 0 <= spread < 0.5
+    away = intervals._away
+    monkeypatch.setattr(intervals, "_away", lambda *given: (away(*given)[0] + 2, away(*given)[1] * 0))
+    assert [share for share, _, _ in intervals.coverage(quick=True).values()] == [0, 0]
