@@ -302,7 +302,8 @@ def test_a_lost_process_stops_the_others_and_a_restart_goes_on(alone, tmp_path, 
     Without process 0, which coordinates, JAX's runtime itself ends the others, in its own words.
     """
     for file in alone.glob("*.npy"):
-        shutil.copy2(file, tmp_path)  # no younger than they are: files as young as the run would be hashed again
+        shutil.copy2(file, tmp_path)
+    time.sleep(store._FRESH_NS / 1e9)  # files as young as the run would be hashed again
     running = start(tmp_path, "out", 2)
     kept = wait_for_moments(tmp_path / "out" / "sweep.sqlite", 5)
     running[victim].send_signal(signal.SIGKILL)
