@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from conftest import quickly
 
-from benchmarks import accelerator, intervals
+from benchmarks import accelerator, intervals, planned
 from benchmarks.__main__ import PARTS
 from benchmarks._common import compiled
 from benchmarks.device_checks import Skipped, judged
@@ -150,3 +150,14 @@ def test_intervals_are_counted(monkeypatch):
     (logs, errors), means = map(np.array, zip(*kept, strict=True)), [x.mean() for x, _ in kept]
     assert found[0] == "subspaces, all labels" and logs.shape == (2, 20) and np.abs(logs).max() < 0.5
     assert found[1] == pytest.approx([np.mean(np.abs(logs) <= 1.645 * errors), np.mean(means), np.std(means)])
+
+
+@pytest.mark.everything
+def test_planned_rows_are_nearer_than_the_fold():
+    """Two draws of two settings: planning the fold's rows changes nothing, far from them the plan is nearer."""
+    found = planned.planned_rows(quick=True)
+    assert found["1 x"] == pytest.approx(found["1 x, as the fold"], rel=1e-3)
+    for plan in ("0.5 x", "5 x", "25 x"):
+        assert found[plan][-1] == 2
+        for worst in (1, 3):
+            assert found[plan][worst] < 10 < found[f"{plan}, as the fold"][worst]

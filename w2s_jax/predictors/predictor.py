@@ -235,7 +235,7 @@ def predictor(
     larger_is_better: bool = False,
     reads: Reads = "moments",
 ) -> Callable[[Callable[[View], Array]], Predictor]:
-    """Makes a predictor of a function of a `PairView` to a number (), which may be called under jit, vmap and grad.
+    """Makes a predictor of a function of a `PairView` or `RowsView` to a number (), which may be called under jit, vmap and grad.
 
     Args:
         needs: "labels" if it uses those of the pair.
