@@ -29,12 +29,15 @@ from hypothesis import strategies as st
 from w2s_jax import (
     InputError,
     Overlap,
+    example_scores,
     gap_norm,
     moments,
+    moments_from_batches,
     overlap,
     overlap_from_kernels,
     overlap_from_moments,
     prediction_gap,
+    principal_kernel,
     projection,
     ridge,
 )
@@ -363,27 +366,114 @@ def test_bad_pairs_are_named(fault):
         function(*arguments)
 
 
-def test_features_lost_beside_a_massive_one_are_counted():
-    """Single precision does not see 23 of 24 directions beside a mean of 800: it says so, and is right about the means."""
+def massive(kind: str, n: int, d_w: int, d_s: int) -> tuple[np.ndarray, ...]:
+    """Rows in float32 of two models and labels, channels of which are as large as language models have some."""
     rng = np.random.default_rng(0)
-    h_w, h_s = rng.standard_normal((400, 8)), rng.standard_normal((400, 24))
-    h_s[:, 5] = 60 * h_s[:, 5] + 800
-    h_w, h_s = h_w.astype(np.float32), h_s.astype(np.float32)
-    heads = [ridge(1e-3), ridge(1e-3)]
-    dense = [reference.ridge(1e-3, 0.0)] * 2
-    said = r"^strong representations: 23 of 24 features are lost in float32 beside one of mean square 6.\d+e\+05: bias=True"
-    with pytest.warns(UserWarning, match=said):
-        assert gap_norm(overlap(h_w, h_s), *heads, "fro") < 0.5 * reference.gap_norm(h_w, h_s, *dense, "fro")
+    w, s, y = rng.standard_normal((n, d_w)), rng.standard_normal((n, d_s)), rng.standard_normal(n)
+    y += s[:, 0] + s[:, 1]
+    if kind == "means":
+        s += 5 * rng.standard_normal(d_s)
+    if kind == "no mean":
+        s[:, 5] *= 1000
+    else:
+        s[:, 5] = 60 * s[:, 5] + 800
+    if kind == "both sides":
+        w[:, 3] = 60 * w[:, 3] + 800
+    if kind == "two":
+        s[:, 2] = 40 * s[:, 2] - 500
+    if kind == "any direction":
+        s = s @ np.linalg.qr(rng.standard_normal((d_s, d_s)))[0]
+    return w.astype(np.float32), s.astype(np.float32), y.astype(np.float32)
+
+
+MASSIVE = ["mean", "both sides", "two", "no mean", "means", "any direction"]
+SMALL_HEADS = ridge(1e-3), ridge(1e-3)
+SMALL_DENSE = [reference.ridge(1e-3, 0.0)] * 2
+
+
+@pytest.mark.parametrize("shape", [(200, 6, 16), (30, 6, 50)])
+@pytest.mark.parametrize("kind", MASSIVE)
+def test_small_features_beside_massive_ones_are_right_in_single_precision(kind, shape):
+    """The gap norm was 1.0 for 3.9: eigenvalues of 1e-6 of the largest are rounding to one eigensolve of raw moments."""
+    w, s, y = massive(kind, *shape)
+    found = overlap(w, s, y)
+    for h, side in ((w, found.weak), (s, found.strong)):
+        values = reference.kernel_spectrum(h)[0][: min(h.shape)]
+        np.testing.assert_allclose(side.values[: len(values)], values, rtol=1e-3)
+        assert not np.asarray(side.values[len(values) :]).any()
+    wanted = reference.gap_norm(w, s, *SMALL_DENSE, "fro")
+    assert relative_error(gap_norm(found, *SMALL_HEADS, "fro"), wanted) < 1e-5
+    gap = reference.prediction_gap(w, s, y, *SMALL_DENSE)
+    assert relative_error(prediction_gap(found, *SMALL_HEADS), gap) < 1e-3
+    assert relative_error(np.mean(np.square(example_scores(w, s, y, *SMALL_HEADS))), gap) < 1e-3
+    trace = np.trace(reference.principal_kernel(s, SMALL_DENSE[0]))
+    assert relative_error(principal_kernel(s, SMALL_HEADS[0]).trace(), trace) < 1e-5
+    batches = ((w[i : i + 50], s[i : i + 50]) for i in range(0, len(w), 50))
+    for m in (moments(w, s), moments_from_batches(batches), moments(w[:20], s[:20]) + moments(w[20:], s[20:])):
+        tolerance = 1e-2 if kind == "any direction" else 1e-5
+        assert relative_error(gap_norm(overlap_from_moments(m), *SMALL_HEADS, "fro"), wanted) < tolerance
+
+
+def test_small_features_beside_massive_ones_under_jit_and_vmap():
+    """A batch of which one pair has a massive channel and one has none."""
+    pairs = [massive(kind, 40, 4, 8)[:2] for kind in ("mean", "two")] + [(H_W[:40, :4], H_S[:40, :8])]
+    norm = lambda w, s: gap_norm(overlap(w, s), *SMALL_HEADS, "fro")
+    found = jax.jit(jax.vmap(norm))(*(np.stack(side).astype(np.float32) for side in zip(*pairs, strict=True)))
+    wanted = [reference.gap_norm(np.float32(w), np.float32(s), *SMALL_DENSE, "fro") for w, s in pairs]
+    np.testing.assert_allclose(found, wanted, rtol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(60, 5, 8), (20, 5, 30)])
+def test_derivatives_beside_massive_features(x64, shape):
+    """In single precision those of double precision, which meet finite differences; second ones are refused."""
+    w, s, y = massive("mean", *shape)
+    numbers_of = (
+        lambda w, s: gap_norm(overlap(w, s), ridge(0.3), ridge(0.2), "fro"),
+        lambda w, s: gap_norm(overlap(w, s), ridge(0.3), ridge(0.2)),
+        lambda w, s: prediction_gap(overlap(w, s, y.astype(s.dtype)), ridge(0.3), ridge(0.2)),
+        lambda w, s: gap_norm(overlap_from_moments(moments(w, s)), ridge(0.3), ridge(0.2), "fro"),
+    )
+    moved = np.random.default_rng(1).standard_normal(s.shape) * 1e-4
+    for number in numbers_of:
+        single = jax.grad(number, (0, 1))(w, s)
+        double = jax.grad(number, (0, 1))(np.float64(w), np.float64(s))
+        for one, other in zip(single, double, strict=True):
+            assert one.dtype == np.float32
+            np.testing.assert_allclose(one, other, atol=1e-3 * np.abs(other).max())
+        slope = number(np.float64(w), s + moved) - number(np.float64(w), s - moved)
+        assert relative_error(2 * np.sum(moved * double[1]), slope) < 1e-3
+    with pytest.raises(NotImplementedError, match="second derivatives of a spectrum"):
+        jax.hessian(numbers_of[0], 1)(w, s)
+
+
+def test_what_is_no_more_than_rounding_stays_zero():
+    """Rows of low rank beside a massive feature: a second eigensolve finds no directions in what rounding left."""
+    rng = np.random.default_rng(0)
+    h = (rng.standard_normal((200, 4)) @ rng.standard_normal((4, 15))).astype(np.float32)
+    h[:, 3] = 60 * h[:, 3] + 800
+    for rows in (h, h[:12]):
+        found = [overlap(rows, rows).strong.values, overlap_from_moments(moments(rows, rows)).strong.values]
+        assert [int((np.asarray(values) > 0).sum()) for values in found] == [5, 5]
+
+
+def test_features_that_are_lost_are_counted():
+    """What rows, moments or leading eigenpairs in single precision do not tell from rounding, each with what to do."""
+    h_w, h_s, _ = massive("mean", 400, 8, 24)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = gap_norm(overlap(h_w, h_s, bias=True), *heads, "fro")
+        overlap(h_w, h_s)
+        overlap_from_moments(moments(h_w, h_s))
+        overlap(h_w, h_s, bias=True)
         overlap(h_w, h_s[:, [0, 0, 1]])  # of a rank that is no accident
-    about_mean = [np.float64(h) - np.float64(h).mean(0) for h in (h_w, h_s)]
-    assert relative_error(found, reference.gap_norm(*about_mean, *dense, "fro")) < 1e-4
-    with pytest.warns(
-        UserWarning, match=r"8 of 10 features are lost in float32 .*: scale features, or compute in float64"
-    ):
-        overlap(h_w, h_s[:, :10] * np.float32([1e4, *[1] * 9]), bias=True)
+    said = r"^strong representations: 8 of 10 features are lost in float32 .*: scale features, or compute in float64"
+    with pytest.warns(UserWarning, match=said):
+        overlap(h_w, h_s[:, :10] * np.float32([1e6, *[1] * 9]), bias=True)
+    said = r"^strong representations: 23 of 24 features are lost in float32 .*: bias=True .*, leave rank out, or"
+    with pytest.warns(UserWarning, match=said):
+        overlap(h_w, h_s, rank=8)
+    said = r"^strong moments: what is spread about a mean of norm 2e\+04 is lost in float32: take moments with bias"
+    with pytest.warns(UserWarning, match=said):
+        overlap_from_moments(moments(h_w, h_s[:, :4] + np.float32(1e4)))
 
 
 def test_rows_whose_squares_are_lost_are_refused():

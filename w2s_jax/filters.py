@@ -19,7 +19,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from w2s_jax._core.checks import InputError, require_range
-from w2s_jax._core.factor import numerically_zero
+from w2s_jax._core.factor import numerically_zero, zeroed
 from w2s_jax._core.response import evaluate
 from w2s_jax.spectrum import tail_gamma
 
@@ -50,12 +50,13 @@ class Filter:
         return jnp.broadcast_shapes(*(jnp.shape(p) for p in self._parameters()))
 
     def __call__(self, values: Float[Array, " k"], n: ArrayLike) -> Float[Array, "*grid k"]:
+        values = zeroed(values, values <= numerically_zero(values))
         return evaluate(self, values, jnp.asarray(n, values.dtype))
 
     def kept(self, values: Float[Array, " k"]) -> Array:
-        """Which eigenvalues (k,), descending, lie in the principal subspace: shape + (k,)."""
+        """Which eigenvalues (k,), descending, those that are rounding 0, lie in the principal subspace: shape + (k,)."""
         threshold = jnp.asarray(self.threshold, values.dtype)[..., None]
-        kept = (values >= threshold * values[:1]) & (values > numerically_zero(values))
+        kept = (values >= threshold * values[:1]) & (values > 0)
         if self.rank is not None:
             kept &= jnp.arange(values.shape[0]) < jnp.asarray(self.rank)[..., None]
         return kept

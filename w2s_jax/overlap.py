@@ -8,7 +8,7 @@ all eigenpairs or, where a cut is known beforehand, for the leading ones.
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
 
@@ -29,10 +29,10 @@ from w2s_jax._core.arrays import (
     require_size,
 )
 from w2s_jax._core.checks import InputError
-from w2s_jax._core.factor import numerically_zero
-from w2s_jax._core.response import OnNonzero, apply_response, in_units
-from w2s_jax.moments import Moments, moments
-from w2s_jax.spectrum import Spectrum, checked_rank, spectrum, spectrum_of_rows
+from w2s_jax._core.factor import ROUGH, finest, numerically_zero, resolution, zeroed
+from w2s_jax._core.response import OnNonzero, apply_response, in_units, whole
+from w2s_jax.moments import ModelMoments, Moments, moments
+from w2s_jax.spectrum import Spectrum, checked_rank, refined, spectrum, spectrum_of_moment, spectrum_of_rows
 
 Ranks = tuple[int | None, int | None]  # of the weak and the strong side; None: all
 
@@ -110,8 +110,9 @@ def overlap(
         rank: only the leading eigenpairs, so many of each side or (weak, strong); None: all. Much faster where d is large.
             Then filters must cut within them: one that might keep more is an InputError, and NaN under jit.
 
-    Features whose mean square is below the rounding of the largest one's are lost, as beside a channel of mean 800 in float32;
-    outside jit a warning counts them.
+    Small features beside massive ones, such as a channel of mean 800, are right in float32 too: where one eigensolve does not
+    tell them from rounding, rows are multiplied by its basis, and what is small there has another. Eigenvalues below some 1e-8
+    of the largest are lost, with `rank` below 1e-6; outside jit a warning counts such features.
 
     Raises:
         InputError: shapes that do not fit, a representation of zeros, NaN or infinite entries, or a bad rank.
@@ -132,7 +133,6 @@ def overlap(
     return found
 
 
-@partial(jax.jit, static_argnames="rank")
 def overlap_from_moments(m: Moments, *, rank: int | tuple[int, int] | None = None) -> Overlap:
     """The overlap from second moments alone (two eigensolves of size d_w and d_s); centred if the moments are.
 
@@ -141,7 +141,8 @@ def overlap_from_moments(m: Moments, *, rank: int | tuple[int, int] | None = Non
         rank: only the leading eigenpairs, as in `overlap`.
 
     Precision: the moments square the condition number; in float32 directions below about 1e-4 of the leading
-    eigenvalue are known to two or three digits.
+    eigenvalue are known to two or three digits. Small features beside massive ones are known as well as these; a spread that
+    moments lost beside a mean that is large in all features is gone, and a warning says so outside jit.
 
     Raises:
         InputError: a rank that is not a positive integer or two of them.
@@ -151,13 +152,25 @@ def overlap_from_moments(m: Moments, *, rank: int | tuple[int, int] | None = Non
 
     Source: Xue et al. 2025; `C = L_s^{-1/2} V_s^T (H_s^T H_w / n) V_w L_w^{-1/2}`, `a = L^{-1/2} V^T (H^T y / n)`.
     """
-    rank_w, rank_s = checked_ranks(rank)
-    weak, strong = spectrum(m.ww, m.n, rank=rank_w), spectrum(m.ss, m.n, rank=rank_s)
+    found = _overlap_from_moments(m, checked_ranks(rank))
+    for name, own, side in (("weak", m.weak, found.weak), ("strong", m.strong, found.strong)):
+        _warn_of_lost_spread(name, own, side)
+    return found
+
+
+@partial(jax.jit, static_argnames="ranks")
+def _overlap_from_moments(m: Moments, ranks: Ranks) -> Overlap:
+    rank_w, rank_s = ranks
+    weak, strong = spectrum_of_moment(m.ww, m.n, rank_w), spectrum_of_moment(m.ss, m.n, rank_s)
+    return _overlap_in_bases(m, weak, strong)
+
+
+def _overlap_in_bases(m: Moments, weak: Spectrum, strong: Spectrum) -> Overlap:
     cross = matmul(matmul(strong.vectors.T, m.sw), weak.vectors)
     labels: tuple[Array | None, ...] = (None, None)
     if m.wy is not None and m.sy is not None:
         labels = matmul(weak.vectors.T, m.wy), matmul(strong.vectors.T, m.sy)
-    return whitened(_side(weak), _side(strong), cross, *labels, m.yy)
+    return _whitened(_side(weak), _side(strong), cross, *labels, m.yy)
 
 
 def whitened(
@@ -169,6 +182,14 @@ def whitened(
     yy: Array | None = None,
 ) -> Overlap:
     """The overlap from moments that are already expressed in the two eigenbases: `C = L_s^{-1/2} cross L_w^{-1/2}`."""
+    weak, strong = (replace(x, values=zeroed(x.values, x.values <= numerically_zero(x.values))) for x in (weak, strong))
+    return _whitened(weak, strong, cross, wy, sy, yy)
+
+
+def _whitened(
+    weak: Side, strong: Side, cross: Array, wy: Array | None = None, sy: Array | None = None, yy: Array | None = None
+) -> Overlap:
+    """Of sides in which what is rounding is exactly 0."""
     C = whiten(strong, whiten(weak, cross.T).T)
     if wy is None or sy is None:
         return Overlap(weak, strong, C)
@@ -244,15 +265,19 @@ def representation(name: str, h: ArrayLike) -> Array:
 
 def _warn_of_lost_features(name: str, h: Array, side: Side, bias: bool) -> None:
     """Warns if features are as small as the rounding of the largest: their directions are not told from those of nothing."""
-    if isinstance(h, Tracer) or not h.is_fully_addressable or not _has_zeros(side):
+    traced = isinstance(h, Tracer) or isinstance(side.values, Tracer)
+    if traced or not h.is_fully_addressable or not _has_zeros(side):
         return
+    values = whole(side.values, side.rest)
+    one_solve = side.rest is not None or values.dtype == jnp.float64
+    level = float((numerically_zero if one_solve else resolution)(values)[0])
     rows = np.asarray(h).astype(np.float64)
     squares = np.mean(np.square(rows - rows.mean(0) if bias else rows), 0)
     nothing = np.square(float(jnp.finfo(h.dtype).eps) * np.abs(rows).max(0))
-    level = float(numerically_zero(np.full(min(h.shape), squares.max(), side.values.dtype))[0])
     lost = int(np.sum((squares > nothing) & (squares <= level)))
     if lost:
         cure = "scale features" if bias else "bias=True takes features about their means"
+        cure += "" if side.rest is None else ", leave rank out"
         warnings.warn(
             f"{name}: {lost} of {h.shape[1]} features are lost in {side.values.dtype} beside one of mean square "
             f"{squares.max():,.4g}: {cure}, or compute in float64 (jax_enable_x64)",
@@ -260,9 +285,25 @@ def _warn_of_lost_features(name: str, h: Array, side: Side, bias: bool) -> None:
         )
 
 
+def _warn_of_lost_spread(name: str, own: ModelMoments, side: Side) -> None:
+    """Warns if moments that are not centred hold a mean so large that what is spread about it may be rounding."""
+    leaves = own.sums.hh, own.sums.h, side.values
+    unseen = any(isinstance(x, Tracer) or not x.is_fully_addressable for x in leaves)
+    if unseen or own.is_centred or not _has_zeros(side):
+        return
+    n = float(own.n)
+    mean_square = float(np.sum(np.square(np.asarray(own.sums.h, np.float64) / n)))
+    spread = float(np.sum(np.diagonal(own.sums.hh).astype(np.float64))) / n - mean_square
+    if spread <= len(own.sums.h) * float(numerically_zero(side.values)[0]):
+        warnings.warn(
+            f"{name} moments: what is spread about a mean of norm {mean_square**0.5:,.4g} is lost in {side.values.dtype}: take "
+            "moments with bias=True, overlap(h_w, h_s) of rows, or float64 (jax_enable_x64)",
+            stacklevel=3,
+        )
+
+
 def _has_zeros(side: Side) -> bool:
-    values = np.asarray(side.values)
-    return side.rest is None and bool((values <= numerically_zero(values)).any())
+    return bool((np.asarray(whole(side.values, side.rest)) == 0).any())
 
 
 def principal_basis(h: Float[Array, "n d"], bias: bool = False, rank: int | None = None) -> tuple[Array, Side]:
@@ -285,7 +326,16 @@ def overlap_and_basis(
 @partial(jax.jit, static_argnames="bias")
 def _overlap_of_rows(h_w: Array, h_s: Array, y: Array | None, bias: bool) -> Overlap:
     # The barrier keeps products and eigensolves from running side by side, where they slow each other down.
-    return overlap_from_moments(jax.lax.optimization_barrier(moments(h_w, h_s, y, bias=bias)))
+    m = jax.lax.optimization_barrier(moments(h_w, h_s, y, bias=bias))
+    weak, strong = spectrum(m.ww, m.n), spectrum(m.ss, m.n)
+    plain = lambda: _overlap_in_bases(m, weak, strong)
+    if m.ss.dtype == jnp.float64:
+        return plain()
+    rows = (h.astype(m.ss.dtype) for h in (h_w, h_s))
+    h_w, h_s = (centered(h) if bias else h for h in rows)
+    from_rows = lambda: _overlap_of_bases(_refined_basis(h_w, weak), _refined_basis(h_s, strong), labels)
+    labels = centered(y) if bias and y is not None else y
+    return jax.lax.cond(_is_hiding(h_w, weak) | _is_hiding(h_s, strong), from_rows, plain)
 
 
 @partial(jax.jit, static_argnames="ranks")
@@ -308,13 +358,39 @@ def _overlap_of_bases(weak: _Basis, strong: _Basis, y: Array | None) -> Overlap:
 def _data_basis(h: Array, rank: int | None = None) -> _Basis:
     h = h.astype(accumulation_dtype(h.dtype))
     n, d = h.shape
+    if rank is None:
+        rows = h if d <= n else h.T
+        eigen = spectrum(matmul(rows.T, rows) / n, n)
+        columns = eigen.vectors if d > n else h
+        if h.dtype != jnp.float64:
+            finer = lambda: _refined_basis(h, eigen)[:2]
+            columns, eigen = jax.lax.cond(_is_hiding(h, eigen), finer, lambda: (columns, eigen))
+        return _Basis(columns, eigen, d > n)
     if d > n:
         return _kernel_basis(matmul(h, h.T), rank)
-    if rank is None:
-        return _Basis(h, spectrum(matmul(h.T, h) / n, n), False)
     rows = _Basis(h, spectrum_of_rows(h, rank), False)
     # The leading columns of U are few: products with them take the place of a d x d product.
     return rows._replace(columns=_times_basis(h, rows), is_orthonormal=True)
+
+
+def _is_hiding(h: Array, eigen: Spectrum) -> Array:
+    """Whether rows have more along the directions of a spectrum that are hardly told from rounding than rounding puts there."""
+    rough = eigen.values <= ROUGH * numerically_zero(eigen.values)
+    signs = jax.random.rademacher(jax.random.key(0), rough.shape, h.dtype)
+    rows = h if eigen.vectors.shape[0] == h.shape[1] else h.T
+    along = matmul(rows, matmul(eigen.vectors, jnp.where(rough, signs, 0)))
+    return jnp.sum(jnp.square(along)) / eigen.n > finest(eigen.values)[0]
+
+
+def _refined_basis(h: Array, eigen: Spectrum) -> _Basis:
+    """The basis of rows of which a spectrum, by either side of them, has lost small eigenvalues."""
+    n, d = h.shape
+    fixed = jax.lax.stop_gradient(eigen)
+    if d > n:
+        finer, _ = refined(fixed, matmul(h.T, fixed.vectors))
+        return _Basis(finer.vectors, finer, True)
+    finer, images = refined(fixed, matmul(h, fixed.vectors))
+    return _Basis(images, replace(finer, vectors=jnp.eye(d, dtype=h.dtype)), False)
 
 
 def _kernel_basis(K: Array, rank: int | None = None) -> _Basis:

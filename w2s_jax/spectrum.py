@@ -12,6 +12,7 @@ as long as the eigenvalues it keeps are separated from the (k+1)-th; it divides 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -26,7 +27,16 @@ from jaxtyping import Float, Int
 
 from w2s_jax._core.arrays import accumulation_dtype, as_matrix, matmul
 from w2s_jax._core.checks import InputError, require_choice, require_range
-from w2s_jax._core.factor import eigh, numerically_zero, power_of_two, unit_scale
+from w2s_jax._core.factor import (
+    eigh,
+    graded_eigh,
+    numerically_zero,
+    power_of_two,
+    resolution,
+    split_eigh,
+    unit_scale,
+    zeroed,
+)
 from w2s_jax._core.response import whole
 from w2s_jax._core.subspace import Dense, Operator, Pairs, SecondMoment, leading_pairs, solve_outside
 
@@ -36,7 +46,7 @@ Rule = Literal["threshold", "rank", "explained_variance", "hard_threshold"]
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Spectrum:
-    """Eigenpairs of a symmetric positive semidefinite matrix, eigenvalues descending.
+    """Eigenpairs of a symmetric positive semidefinite matrix, eigenvalues descending, those that are rounding exactly 0.
 
     `values` (k,), `vectors` (d, k) by columns, `n` rows behind the matrix, `coupling` (k, k): zero, the derivative of
     the matrix between eigenvectors. `vectors` of a whole spectrum are constants of differentiation.
@@ -100,7 +110,22 @@ def spectrum(matrix: Float[ArrayLike, "d d"], n: ArrayLike, *, rank: int | None 
         scale = unit_scale(matrix)
         return _leading_spectrum(Dense(matrix / scale**2), n, rank, scale)
     values, vectors, coupling = _eigh(matrix)
-    return Spectrum(jnp.maximum(values, 0), vectors, coupling, n)
+    return Spectrum(zeroed(values, values <= numerically_zero(values)), vectors, coupling, n)
+
+
+def spectrum_of_moment(moment: Float[Array, "d d"], n: Array, rank: int | None = None) -> Spectrum:
+    """`spectrum` of a checked second moment, which tells small features from rounding beside massive ones."""
+    return spectrum(moment, n, rank=rank) if rank is not None else Spectrum(*_graded_eigh(moment), n)
+
+
+def refined(eigen: Spectrum, images: Float[Array, "m k"]) -> tuple[Spectrum, Float[Array, "m k"]]:
+    """A whole spectrum of `H^T H / n` again, and `H V` (m, k), from that product with the eigenvectors found so far.
+
+    Its moment has all digits of small eigenvalues: in float32 they are told from rounding down to 1e-8 of the largest and, where
+    no others stand between, to 1e-10, in place of 1e-6.
+    """
+    values, rotation, coupling = _split_eigh(matmul(images.T, images) / eigen.n, eigen.values)
+    return Spectrum(values, matmul(eigen.vectors, rotation), coupling, eigen.n), matmul(images, rotation)
 
 
 def spectrum_of_rows(h: Float[Array, "n d"], rank: int) -> Spectrum:
@@ -225,6 +250,7 @@ def _leading_spectrum(operator: Operator, n: Array, rank: int, scale: Array) -> 
     values, vectors, coupling, residuals = _leading(operator, k)
     values = jnp.maximum(values, 0)
     rest = _stand_ins(operator.trace(), values, operator.size)
+    values = zeroed(values, values <= numerically_zero(whole(values, rest)))
     return Spectrum(*(values * scale**2, vectors, coupling * scale**2, n), rest * scale**2, residuals * scale**2)
 
 
@@ -267,13 +293,27 @@ def _eigh(matrix: Array) -> tuple[Array, Array, Array]:
     return values[::-1], vectors[:, ::-1], jnp.zeros_like(matrix)
 
 
-@_eigh.defjvp
-def _eigh_jvp(primals: tuple, tangents: tuple) -> tuple:
-    values, vectors, coupling = _eigh(*primals)
+@jax.custom_jvp
+def _graded_eigh(moment: Array) -> tuple[Array, Array, Array]:
+    return *graded_eigh(moment), jnp.zeros_like(moment)
+
+
+@jax.custom_jvp
+def _split_eigh(within: Array, nearly: Array) -> tuple[Array, Array, Array]:
+    values, vectors = split_eigh(within, nearly)
+    return zeroed(values, values <= resolution(values)), vectors, jnp.zeros_like(within)
+
+
+def _eigh_jvp(solve: Callable, primals: tuple, tangents: tuple) -> tuple:
+    values, vectors, coupling = solve(*primals)
     basis = _once(vectors)
     change = matmul(matmul(basis.T, (tangents[0] + tangents[0].T) / 2), basis)
     diagonal = jnp.diagonal(change)
     return (values, vectors, coupling), (diagonal, jnp.zeros_like(vectors), change - jnp.diag(diagonal))
+
+
+for _solve in (_eigh, _graded_eigh, _split_eigh):
+    _solve.defjvp(partial(_eigh_jvp, _solve))
 
 
 @jax.custom_jvp

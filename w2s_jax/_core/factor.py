@@ -1,5 +1,9 @@
 """Factorisations of one matrix, safe to batch: eigenpairs, Cholesky and QR. None of them is differentiated here.
 
+One eigensolve in float32 tells eigenvalues down to some eps of the largest from nothing. Where one channel has a mean of 800
+and the others a spread of 1, these are lost in it, though rows and moments still know them: `split_eigh` solves the block of
+the small ones on its own.
+
 Under `vmap` a CPU takes the matrices one after another (cpu.py says why); accelerators take them in one call.
 """
 
@@ -12,6 +16,10 @@ import jax.numpy as jnp
 from jax import Array
 
 from w2s_jax._core import cpu
+from w2s_jax._core.arrays import matmul
+
+SPLIT = 1e-3  # of the largest eigenvalue: those below have an eigensolve of their own, where one is not enough
+ROUGH = 8  # times the eigenvalue that is rounding: known to a digit or two
 
 
 @cpu.one_at_a_time
@@ -23,6 +31,43 @@ def eigh(matrix: Array) -> tuple[Array, Array]:
     scale = unit_scale(matrix) ** 2
     vectors, values = jax.lax.linalg.eigh(matrix / scale, symmetrize_input=True)
     return values * scale, vectors
+
+
+@cpu.one_at_a_time
+def graded_eigh(moment: Array) -> tuple[Array, Array]:
+    """Eigenvalues (k,), descending, rounding exactly 0, and eigenvectors of a moment whose features may differ much in size.
+
+    Every entry of such a matrix is known to rounding of its own two features: so are the eigenvalues of small ones. What rounding
+    is along a direction is that of its features.
+    """
+    values, vectors = (x[..., ::-1] for x in eigh(moment))
+    squares, zero = jnp.diagonal(moment), numerically_zero(values)
+    plain = jnp.where(values <= zero, 0, values), vectors
+    if moment.dtype == jnp.float64:
+        return plain
+
+    def again() -> tuple[Array, Array]:
+        found, rotation = split_eigh(matmul(vectors.T, matmul(moment, vectors)), values)
+        turned = matmul(vectors, rotation)
+        rounding = numerically_zero(jnp.ones_like(values)) * matmul(squares, jnp.square(turned))
+        return jnp.where(found <= rounding, 0, found), turned
+
+    hidden = jnp.any((squares > 0) & (squares < 100 * zero)) | (jnp.sum(squares) - jnp.sum(plain[0]) > zero[0])
+    return jax.lax.cond((values[-1] <= ROUGH * zero[0]) & hidden, again, lambda: plain)
+
+
+def split_eigh(within: Array, values: Array) -> tuple[Array, Array]:
+    """Eigenvalues (k,) and eigenvectors of a matrix (k, k) in the basis of a first eigensolve, which had these descending values.
+
+    That the first basis is off by eps turns a small eigenvector by no more than eps times the ratio of the roots of eigenvalues;
+    it is the rounding within the block of the small ones that hides them.
+    """
+    scale = unit_scale(within) ** 2
+    small = values < SPLIT * values[0]
+    block = jnp.where(small[:, None] & small, within / scale, 0)
+    above = 2 * jnp.linalg.norm(block)  # of what is not small, apart from all that is
+    found, vectors = (x[..., ::-1] for x in eigh(block + jnp.diag(jnp.where(small, 0, above))))
+    return jnp.where(small, found * scale, values), jnp.where(small, vectors, jnp.eye(len(values), dtype=values.dtype))
 
 
 @cpu.one_at_a_time
@@ -64,6 +109,23 @@ def qr(matrix: Array) -> tuple[Array, Array]:
 def numerically_zero(values: Any) -> Any:
     """The eigenvalue below which a (k,) spectrum, of JAX or NumPy, is rounding: 4 eps sqrt(k) of the largest."""
     return 4 * jnp.finfo(values.dtype).eps * values.shape[-1] ** 0.5 * values[:1]
+
+
+def finest(values: Array) -> Array:
+    """The eigenvalue (1,) below which what rows themselves hold along a direction may be rounding, never less than float64's."""
+    eps = jnp.finfo(values.dtype).eps
+    return jnp.maximum(64 * eps, float(jnp.finfo(jnp.float64).eps) / eps) * numerically_zero(values)
+
+
+def resolution(values: Array) -> Array:
+    """The eigenvalue (1,) below which `split_eigh` of rows does not tell from rounding, given all of them, descending."""
+    rest = jnp.max(jnp.where(values < SPLIT * values[:1], values, 0))
+    return jnp.maximum(finest(values), numerically_zero(values.at[0].set(rest)))
+
+
+def zeroed(values: Array, zero: Array) -> Array:
+    """Eigenvalues with those that are rounding exactly 0; derivatives stay."""
+    return values - jax.lax.stop_gradient(jnp.where(zero, values, 0))
 
 
 def unit_scale(matrix: Array) -> Array:

@@ -17,7 +17,7 @@ from jax.core import Tracer
 
 from w2s_jax._core.arrays import matmul
 from w2s_jax._core.checks import InputError
-from w2s_jax._core.factor import numerically_zero, power_of_two
+from w2s_jax._core.factor import power_of_two
 
 
 class Response(Protocol):
@@ -29,21 +29,21 @@ class Response(Protocol):
 
 
 class OnNonzero:
-    """Base of responses that act on the eigenvalues that are not numerically zero."""
+    """Base of responses that act on the eigenvalues that are not zero: in a spectrum, what is rounding is exactly 0."""
 
     def kept(self, values: Array) -> Array:
-        return values > numerically_zero(values)
+        return values > 0
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Power:
-    """`lambda^exponent` on eigenvalues that are not numerically zero, 1 on all for the exponent 0."""
+    """`lambda^exponent` on eigenvalues that are not zero, 1 on all for the exponent 0."""
 
     exponent: Array
 
     def kept(self, values: Array) -> Array:
-        return (values > numerically_zero(values)) | (self.exponent == 0)
+        return (values > 0) | (self.exponent == 0)
 
     def curve(self, values: Array, n: Array) -> Callable[[Array], Array]:
         return lambda mu: jnp.where(mu > 0, mu, 1) ** self.exponent
