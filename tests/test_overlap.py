@@ -476,14 +476,31 @@ def test_features_that_are_lost_are_counted():
         overlap_from_moments(moments(h_w, h_s[:, :4] + np.float32(1e4)))
 
 
-def test_rows_whose_squares_are_lost_are_refused():
-    """1e-15 is right, as the README promises, and 1e-18 is one sentence, of moments too."""
+@pytest.mark.parametrize("bias", [False, True])
+def test_rows_whose_squares_are_out_of_range_are_refused(bias):
+    """From 1e-15 to 1e17 numbers are right, as the README promises; at 1e-18, 1e-24 and 1e20 it is one sentence, of moments too.
+
+    Batches of 1e-24 had a gap norm of 0, and 1e17 was a spectrum of zeros."""
     h_w, h_s = np.float32(H_W), np.float32(H_S)
-    want = gap_norm(overlap(h_w, h_s), ridge(0.0), ridge(0.0), "fro")
-    tiny = gap_norm(overlap(1e-15 * h_w, 1e-15 * h_s), ridge(0.0), ridge(0.0), "fro")
-    assert relative_error(tiny, want) < 1e-4
-    for call in (overlap, moments):
-        with pytest.raises(
-            InputError, match=r"strong representations must have entries of at least 1e-16, got none above"
-        ):
-            call(h_w, 1e-18 * h_s)
+    heads = ridge(0.0), ridge(0.0), "fro"
+    batches = lambda w, s: ((w[i : i + 20], s[i : i + 20]) for i in range(0, len(w), 20))
+    calls = {
+        "rows": lambda w, s: overlap(w, s, bias=bias),
+        "moments": lambda w, s: overlap_from_moments(moments(w, s, bias=bias)),
+        "batches": lambda w, s: overlap_from_moments(moments_from_batches(batches(w, s), bias=bias)),
+    }
+    for call in calls.values():
+        want = gap_norm(call(h_w, h_s), *heads)
+        for scale in (1e-15, 1e-12, 1e12, 1e15, 1e17):
+            found = gap_norm(call(h_w * np.float32(scale), h_s * np.float32(scale)), *heads)
+            assert relative_error(found, want) < 1e-4
+        for scale in (1e-18, 1e-24):
+            message = "strong representations must have entries of at least 1e-16, got none above"
+            with pytest.raises(InputError, match=message):
+                call(h_w, h_s * np.float32(scale))
+        for scale in (1e19, 1e25):
+            with pytest.raises(InputError, match="weak representations are too large: their squares overflow float32"):
+                call(h_w * np.float32(scale), h_s)
+    blank = np.zeros((20, h_s.shape[1]), np.float32)
+    tiny = [(h_w[:20], h) for h in (blank, h_s[:20] * np.float32(1e-24), h_s[20:40])]
+    moments_from_batches(tiny, bias=bias)  # one batch does not speak for all

@@ -21,7 +21,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from w2s_jax._core.arrays import matmul
-from w2s_jax._core.checks import InputError, require_choice
+from w2s_jax._core.checks import InputError, require_choice, require_squares
 from w2s_jax._core.lanczos import Problem, leading_values, leading_vectors, random_start
 from w2s_jax._core.response import apply_response, evaluate, require_reach
 from w2s_jax.filters import Filter
@@ -224,6 +224,8 @@ def example_scores(
     """
     weak_rows, strong_rows, labels = checked_pair(h_w, h_s, y)
     overlap, U_s = overlap_and_basis(weak_rows, strong_rows, labels, bias, checked_ranks(rank))
+    for name, side in (("weak", overlap.weak), ("strong", overlap.strong)):
+        require_squares(f"{name} representations", side.values)
     _require_reach(overlap, weak, strong)
     return _scores(overlap, U_s, weak, strong)
 

@@ -35,8 +35,9 @@ from w2s_jax._core.arrays import (
     outer,
     require_same_rows,
     require_size,
+    size_of,
 )
-from w2s_jax._core.checks import InputError
+from w2s_jax._core.checks import InputError, require_largest, require_squares
 from w2s_jax._core.cpu import from_host, gram, host_zeros
 from w2s_jax._core.progress import track
 from w2s_jax.devices.hosts import Hosts
@@ -44,6 +45,7 @@ from w2s_jax.devices.mesh import put, require_mesh
 from w2s_jax.devices.precision import resolved
 
 BLOCK_ROWS = 8192
+_NAMES = ("weak representations", "strong representations")
 _LEAST_ROWS = 64  # that a shorter batch is filled up to
 Tree = TypeVar("Tree")
 
@@ -295,7 +297,9 @@ def model_moments(
     weights = None if weights is None else as_weights(weights, h.shape[0])
     rows = (h, y, weights)
     shift = _first_row(h, y, _dtype_of(rows)) if bias else None
-    return ModelMoments(_model_sums(rows, shift, resolved(precision)), shift)
+    sums = _model_sums(rows, shift, resolved(precision))
+    _require_squares("representations", sums)
+    return ModelMoments(sums, shift)
 
 
 def moments(
@@ -321,7 +325,7 @@ def moments(
 
     Raises:
         InputError: shapes that do not fit, a precision that the platform does not have, or (outside jit) NaN or infinite
-            entries, named with the first row, or such that are too small to be squared.
+            entries, named with the first row, or such that are too small or too large to be squared.
 
     >>> moments([[1.0], [3.0]], [[2.0, 0.0], [0.0, 2.0]], bias=True).sw.tolist()
     [[-1.0], [1.0]]
@@ -330,13 +334,16 @@ def moments(
     """
     h_w, h_s = as_matrix("weak representations", h_w), as_matrix("strong representations", h_s)
     require_same_rows(h_w, h_s)
-    for name, h in (("weak", h_w), ("strong", h_s)):
-        require_size(f"{name} representations", h)
+    for name, h in zip(_NAMES, (h_w, h_s), strict=True):
+        require_size(name, h)
     y = None if y is None else as_labels("labels", y, h_w.shape[0])
     weights = None if weights is None else as_weights(weights, h_w.shape[0])
     rows = (h_w, h_s, y, weights)
     shift = _first_rows(rows) if bias else None
-    return Moments.of(_pair_sums(rows, shift, resolved(precision)), shift)
+    sums = _pair_sums(rows, shift, resolved(precision))
+    for name, own in zip(_NAMES, sums[:2], strict=True):
+        _require_squares(name, own)
+    return Moments.of(sums, shift)
 
 
 def moments_from_batches(
@@ -360,7 +367,8 @@ def moments_from_batches(
 
     Raises:
         InputError: no batches, a batch that does not fit the first, with its number, a mesh without the axes of
-            `device_mesh`, or a precision that the platform does not have.
+            `device_mesh`, a precision that the platform does not have, or representations that are too small or too large
+            to be squared in all batches.
 
     >>> import numpy as np
     >>> h = np.arange(12.0).reshape(6, 2)
@@ -378,9 +386,10 @@ def moments_from_batches(
     state: tuple[Any, Any] | None = None
     shift: Any = None
     widths: tuple | None = None
-    length = 0
+    length, sizes = 0, (0.0, 0.0)
     for number, batch in enumerate(track(batches, progress, "moments")):
         rows = _checked_batch(batch, number, widths, length)
+        sizes = tuple(map(_larger, sizes, rows))
         if state is None:
             widths, length = _widths(rows), len(rows[0])
             shift = _first_rows(rows) if bias else None
@@ -390,7 +399,11 @@ def moments_from_batches(
         state = accumulate(*state, rows, shift)
     if state is None:
         raise InputError("batches must hold at least one batch, got none")
-    return Moments.of(total(state[0]), shift)
+    sums = total(state[0])
+    for name, size, own in zip(_NAMES, sizes, sums[:2], strict=True):
+        require_largest(name, size, own.hh.dtype)
+        _require_squares(name, own)
+    return Moments.of(sums, shift)
 
 
 def merge_moments(m: Tree, hosts: Hosts) -> Tree:
@@ -469,6 +482,17 @@ def add_compensated(total: Tree, lost: Tree, block: Tree) -> tuple[Tree, Tree]:
 def _about(x: Array | None, origin: Array | None, dtype: Any) -> Any:
     x = None if x is None else x.astype(dtype)
     return x if x is None or origin is None else x - origin
+
+
+def _larger(size: float, h: Array) -> float:
+    """The largest entry so far; what follows one that is large enough is not looked at."""
+    return size if size >= 1e-3 else max(size, size_of(h))
+
+
+def _require_squares(name: str, sums: Sums) -> None:
+    """Raises InputError if a model's sums overflow; tracers pass."""
+    if not isinstance(sums.hh, Tracer):
+        require_squares(name, jnp.diagonal(sums.hh))
 
 
 def _dtype_of(rows: tuple) -> jnp.dtype:

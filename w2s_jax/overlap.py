@@ -28,7 +28,7 @@ from w2s_jax._core.arrays import (
     require_same_rows,
     require_size,
 )
-from w2s_jax._core.checks import InputError
+from w2s_jax._core.checks import InputError, require_squares
 from w2s_jax._core.factor import ROUGH, finest, numerically_zero, resolution, zeroed
 from w2s_jax._core.response import OnNonzero, apply_response, in_units, whole
 from w2s_jax.moments import ModelMoments, Moments, moments
@@ -115,7 +115,8 @@ def overlap(
     of the largest are lost, with `rank` below 1e-6; outside jit a warning counts such features.
 
     Raises:
-        InputError: shapes that do not fit, a representation of zeros, NaN or infinite entries, or a bad rank.
+        InputError: shapes that do not fit, a representation of zeros, NaN or infinite entries, such that are too small or too
+            large to be squared, or a bad rank.
 
     >>> o = overlap([[1.0], [1.0]], [[1.0, 0.0], [0.0, 2.0]])
     >>> o, [f"{abs(x):.4f}" for x in o.C[:, 0]]
@@ -129,6 +130,7 @@ def overlap(
     else:
         found = _overlap_of_rows(h_w, h_s, y, bias)
     for name, h, side in (("weak", h_w, found.weak), ("strong", h_s, found.strong)):
+        require_squares(f"{name} representations", side.values)
         _warn_of_lost_features(f"{name} representations", h, side, bias)
     return found
 
@@ -308,6 +310,13 @@ def _has_zeros(side: Side) -> bool:
 
 def principal_basis(h: Float[Array, "n d"], bias: bool = False, rank: int | None = None) -> tuple[Array, Side]:
     """Orthonormal basis U (n, k) of a representation's principal directions, and their spectrum."""
+    columns, side = _principal_basis(h, bias, rank)
+    require_squares("representations", side.values)
+    return columns, side
+
+
+@partial(jax.jit, static_argnames=("bias", "rank"))
+def _principal_basis(h: Array, bias: bool, rank: int | None) -> tuple[Array, Side]:
     basis = _data_basis(centered(h) if bias else h, rank)
     return _times_basis(basis.columns, basis), _side(basis.spectrum)
 

@@ -30,6 +30,7 @@ from w2s_jax._core.checks import InputError, require_choice, require_range
 from w2s_jax._core.factor import (
     eigh,
     graded_eigh,
+    in_unit_scale,
     numerically_zero,
     power_of_two,
     resolution,
@@ -107,8 +108,7 @@ def spectrum(matrix: Float[ArrayLike, "d d"], n: ArrayLike, *, rank: int | None 
     matrix = matrix.astype(accumulation_dtype(matrix.dtype))
     n = jnp.asarray(n, matrix.dtype)
     if rank is not None:
-        scale = unit_scale(matrix)
-        return _leading_spectrum(Dense(matrix / scale**2), n, rank, scale)
+        return _leading_spectrum(Dense(in_unit_scale(matrix)[0]), n, rank, unit_scale(matrix))
     values, vectors, coupling = _eigh(matrix)
     return Spectrum(zeroed(values, values <= numerically_zero(values)), vectors, coupling, n)
 

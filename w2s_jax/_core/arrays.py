@@ -20,7 +20,14 @@ from jax.core import Tracer
 from jax.experimental import checkify
 from jax.typing import ArrayLike
 
-from w2s_jax._core.checks import InputError, require_finite, require_no_marks, require_scale, warn_of_float_bits
+from w2s_jax._core.checks import (
+    InputError,
+    largest_entry,
+    require_finite,
+    require_largest,
+    require_no_marks,
+    warn_of_float_bits,
+)
 
 Precision = Literal["float32", "tf32_x3", "bf16_x3", "bf16_x6", "bf16_x9", "fastest"]
 PRECISIONS = {
@@ -131,10 +138,15 @@ def as_matrix(name: str, array: ArrayLike) -> Array:
 
 def require_size(name: str, h: Array) -> None:
     """Raises InputError if a representation is so small that its squares are lost; tracers pass."""
+    require_largest(name, size_of(h), accumulation_dtype(h.dtype))
+
+
+def size_of(h: Array) -> float:
+    """`largest_entry` of a representation; infinite of a tracer."""
     if isinstance(h, Tracer) or not h.is_fully_addressable:
-        return
+        return np.inf
     on_host = next(iter(h.devices())).platform == "cpu"  # NumPy sees it there, and slices it without a program
-    require_scale(name, np.asarray(h) if on_host else h, accumulation_dtype(h.dtype))
+    return largest_entry(np.asarray(h) if on_host else h, accumulation_dtype(h.dtype))
 
 
 def as_labels(name: str, array: ArrayLike, rows: int) -> Array:

@@ -153,29 +153,50 @@ def warn_of_float_bits(name: str, rows: Any) -> None:
 
 
 def require_scale(name: str, rows: Any, dtype: Any) -> None:
-    """Raises InputError if rows (n, d), of an array or a file, are so small that their squares are lost in a dtype.
+    """Raises InputError if rows (n, d), of an array or a file, are so small that their squares are lost in a dtype."""
+    require_largest(name, largest_entry(rows, dtype), dtype)
+
+
+def require_largest(name: str, found: float, dtype: Any) -> None:
+    """Raises InputError if the largest of all entries is so small that squares are lost in a dtype."""
+    least = _least(dtype)
+    if 0 < found < least:
+        raise InputError(
+            f"{name} must have entries of at least {least:.0e}, got none above {found:.1e}: their squares are lost in "
+            f"{np.dtype(dtype)}, multiply them by a constant"
+        )
+
+
+def require_squares(name: str, squares: Any) -> None:
+    """Raises InputError if mean squares of features, or eigenvalues, are not finite; tracers pass."""
+    if isinstance(squares, jax.Array) and (isinstance(squares, Tracer) or not squares.is_fully_addressable):
+        return
+    if not np.isfinite(np.asarray(squares)).all():
+        raise InputError(f"{name} are too large: their squares overflow {squares.dtype}, divide them by a constant")
+
+
+def _least(dtype: Any) -> float:
+    return 1e3 * float(np.sqrt(np.finfo(dtype).tiny))
+
+
+def largest_entry(rows: Any, dtype: Any) -> float:
+    """The largest size of an entry (n, d), or one that is large enough for its square.
 
     The first row answers for nearly every representation; only where it is tiny are the others looked at.
     """
-    least = 1e3 * float(np.sqrt(np.finfo(dtype).tiny))
+    least = _least(dtype)
     step = max(1, _BLOCK_ENTRIES // rows.shape[1])
 
     def largest(start: int, stop: int) -> float:
         with np.errstate(over="ignore"):
             return float(np.max(np.abs(np.asarray(rows[start:stop]).astype(dtype))))
 
-    if largest(0, 1) >= least:
-        return
-    found = 0.0
+    found = largest(0, 1)
     for start in range(0, rows.shape[0], step):
-        found = max(found, largest(start, min(start + step, rows.shape[0])))
         if not found < least:
-            return
-    if found > 0:
-        raise InputError(
-            f"{name} must have entries of at least {least:.0e}, got none above {found:.1e}: their squares are lost in "
-            f"{np.dtype(dtype)}, multiply them by a constant"
-        )
+            break
+        found = max(found, largest(start, min(start + step, rows.shape[0])))
+    return found
 
 
 def require_choice(name: str, value: Any, choices: Any, otherwise: str | None = None) -> None:

@@ -28,8 +28,8 @@ def eigh(matrix: Array) -> tuple[Array, Array]:
 
     Scaled to about 1 first: whatever its size, no square overflows or vanishes on the way.
     """
-    scale = unit_scale(matrix) ** 2
-    vectors, values = jax.lax.linalg.eigh(matrix / scale, symmetrize_input=True)
+    unit, scale = in_unit_scale(matrix)
+    vectors, values = jax.lax.linalg.eigh(unit, symmetrize_input=True)
     return values * scale, vectors
 
 
@@ -62,9 +62,9 @@ def split_eigh(within: Array, values: Array) -> tuple[Array, Array]:
     That the first basis is off by eps turns a small eigenvector by no more than eps times the ratio of the roots of eigenvalues;
     it is the rounding within the block of the small ones that hides them.
     """
-    scale = unit_scale(within) ** 2
+    unit, scale = in_unit_scale(within)
     small = values < SPLIT * values[0]
-    block = jnp.where(small[:, None] & small, within / scale, 0)
+    block = jnp.where(small[:, None] & small, unit, 0)
     above = 2 * jnp.linalg.norm(block)  # of what is not small, apart from all that is
     found, vectors = (x[..., ::-1] for x in eigh(block + jnp.diag(jnp.where(small, 0, above))))
     return jnp.where(small, found * scale, values), jnp.where(small, vectors, jnp.eye(len(values), dtype=values.dtype))
@@ -126,6 +126,15 @@ def resolution(values: Array) -> Array:
 def zeroed(values: Array, zero: Array) -> Array:
     """Eigenvalues with those that are rounding exactly 0; derivatives stay."""
     return values - jax.lax.stop_gradient(jnp.where(zero, values, 0))
+
+
+def in_unit_scale(matrix: Array) -> tuple[Array, Array]:
+    """A matrix of about unit size, and what times it is the matrix: a power of two.
+
+    By products: of `sums / n / scale` XLA would make `sums / (n scale)`, whose divisor overflows.
+    """
+    scale = unit_scale(matrix)
+    return matrix * (1 / scale) * (1 / scale), scale**2
 
 
 def unit_scale(matrix: Array) -> Array:
