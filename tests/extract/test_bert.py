@@ -112,3 +112,61 @@ def test_a_hub_model_that_is_not_there_is_one_sentence(monkeypatch):
         r"model 'some/model' is no folder, is not in the local cache .+ \(there is no network\): give a folder"
     ):
         open_model("some/model")
+
+
+def save_in_cache(cache):
+    """A model of two shards as the hub's cache has it: links to files by their checksums."""
+    repository = cache / "models--some--model"
+    folder = save_encoder(repository / "snapshots" / "c0ffee", "bert")
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    names = {name: f"model-0000{1 + place % 2}-of-00002.safetensors" for place, name in enumerate(weights)}
+    for file in set(names.values()):
+        save_file({name: weights[name] for name in names if names[name] == file}, folder / file)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("c0ffee")
+    return folder
+
+
+@pytest.mark.parametrize(
+    "lost",
+    [
+        ["model-00002-of-00002.safetensors"],
+        ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"],
+        ["model.safetensors.index.json"],
+        ["tokenizer.json"],
+        ["config.json"],
+        ["config.json", "model-00001-of-00002.safetensors", "tokenizer.json"],
+    ],
+)
+def test_a_model_that_is_only_partly_in_the_cache(monkeypatch, tmp_path, lost):
+    """What is missing is downloaded or, without a network, named; a link that leads nowhere is missing too."""
+    hub = pytest.importorskip("huggingface_hub")
+    folder, kept, cached_only = save_in_cache(tmp_path), tmp_path / "kept", hub.snapshot_download
+    kept.mkdir()
+    online = [False]
+
+    def download(name, local_files_only=False, **options):
+        if local_files_only:
+            return cached_only(name, local_files_only=True, cache_dir=tmp_path)
+        if not online[0]:
+            raise OSError("there is no network")
+        for file in lost:
+            (folder / file).unlink(missing_ok=True)
+            (kept / file).rename(folder / file)
+        return str(folder)
+
+    monkeypatch.setattr(hub, "snapshot_download", download)
+    whole = open_model("some/model")
+    assert whole.about["revision"] == "c0ffee"
+    for file in lost:
+        (folder / file).rename(kept / file)
+    (folder / lost[-1]).symlink_to(tmp_path / "nowhere")
+    with refused(
+        "model 'some/model' is only in part in the local cache of the Hugging Face hub, and the hub did not give the rest "
+        rf"\(there is no network\): {', '.join(lost)} not in \S+c0ffee"
+    ):
+        open_model("some/model")
+    online[0] = True
+    assert open_model("some/model").checksum == whole.checksum

@@ -7,7 +7,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,11 +15,15 @@ from typing import Any
 
 from w2s_jax._core.checks import InputError, reason
 from w2s_jax._core.extras import needed
+from w2s_jax.files.rows import listed
 
 Tokenize = Callable[[list[str], int | None], list[Sequence[int]]]  # texts, at most so many tokens each
 
 _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 _PATTERNS = ("*.json", "*.safetensors", "*.txt", "*.model")
+_WEIGHTS = ("*.safetensors", "*.bin")
+_SHARD = re.compile(r"(.+-)\d{5}-of-(\d{5})(\.safetensors)")
+_TOKENIZERS = ("tokenizer.json", "*.model", "vocab*", "*.vocab", "*.tiktoken", "*.bpe*")
 _NO_MODEL = ("*.msgpack", "*.h5", "*.onnx", "*.md", "*.lock", ".*")  # what changes nothing that is computed
 
 
@@ -90,7 +94,8 @@ def find_checkpoint(model: str | os.PathLike) -> Checkpoint:
     """The checkpoint in a folder, or by its name on the Hugging Face hub: from the local cache, else downloaded.
 
     Raises:
-        InputError: there is none, or it has no readable `config.json`.
+        InputError: there is none, the cache holds a part of it and the hub does not give the rest, or it has no readable
+            `config.json`.
     """
     given = os.fspath(model)
     if os.path.isdir(given):
@@ -103,18 +108,62 @@ def find_checkpoint(model: str | os.PathLike) -> Checkpoint:
 
 
 def _from_hub(name: str) -> Path:
+    """The model's folder in the local cache; what is not there, of a model or of all of it, is downloaded."""
     hub = needed("huggingface_hub", "a model by name", "extract")
+    found, why = None, ""
+    with suppress(Exception):  # not there, in as many words as there are causes
+        found = Path(hub.snapshot_download(name, local_files_only=True))
+    if found is not None and not _missing(found):
+        return found
     try:
-        return Path(hub.snapshot_download(name, local_files_only=True))
-    except Exception:  # not there, in as many words as there are causes
-        pass
-    try:
-        return Path(hub.snapshot_download(name, allow_patterns=list(_PATTERNS)))
+        found = Path(hub.snapshot_download(name, allow_patterns=list(_PATTERNS)))
     except Exception as error:
+        if found is None:
+            raise InputError(
+                f"model {name!r} is no folder, is not in the local cache of the Hugging Face hub and cannot be had from there "
+                f"({reason(error)}): give a folder"
+            ) from error
+        why = f" ({reason(error)})"
+    missing = _missing(found)
+    if missing:
         raise InputError(
-            f"model {name!r} is no folder, is not in the local cache of the Hugging Face hub and cannot be had from there "
-            f"({reason(error)}): give a folder"
-        ) from error
+            f"model {name!r} is only in part in the local cache of the Hugging Face hub, and the hub did not give the rest{why}: "
+            f"{listed(missing)} not in {found}"
+        )
+    return found
+
+
+def _missing(folder: Path) -> list[str]:
+    """What a model needs and a folder does not hold: configuration, every shard of its weights, a tokenizer."""
+    holds = lambda pattern: any(path.is_file() for path in folder.glob(pattern))  # a link may lead nowhere
+    missing = [] if holds("config.json") else ["config.json"]
+    shards = _shards(folder)
+    missing += [name for name in shards if not holds(name)]
+    if not shards and not any(map(holds, _WEIGHTS)):
+        missing.append("model.safetensors")
+    return missing if any(map(holds, _TOKENIZERS)) or _reads_bytes(folder) else [*missing, "tokenizer.json"]
+
+
+def _shards(folder: Path) -> list[str]:
+    """The files of the weights, if they are several: those that their index names, and all that one of them counts."""
+    found: set[str] = set()
+    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):  # whoever reads the index says why
+        found |= set(json.loads((folder / "model.safetensors.index.json").read_bytes())["weight_map"].values())
+    for path in folder.glob("*.safetensors"):
+        counted = _SHARD.fullmatch(path.name)
+        if counted:
+            start, count, end = counted.groups()
+            found |= {f"{start}{number:05d}-of-{count}{end}" for number in range(1, int(count) + 1)}
+            found.add("model.safetensors.index.json")
+    return sorted(found)
+
+
+def _reads_bytes(folder: Path) -> bool:
+    """Whether its tokenizer is one that has no files but its configuration."""
+    with suppress(OSError, ValueError, AttributeError):
+        said = json.loads((folder / "tokenizer_config.json").read_bytes())
+        return said.get("tokenizer_class") in ("ByT5Tokenizer", "CanineTokenizer", "PerceiverTokenizer")
+    return False
 
 
 def _config(folder: Path, given: str) -> dict[str, Any]:
