@@ -17,6 +17,7 @@ import reference
 from conftest import computing_in, quickly, relative_error
 
 from w2s_jax import InputError, SupervisorTable
+from w2s_jax._core.normalize import participation_ratio
 from w2s_jax.devices import mesh
 from w2s_jax.ranking import rank
 from w2s_jax.ranking.folds import lay_out
@@ -290,6 +291,12 @@ def test_raw_representations_of_any_scale(scale):
         for c in (1, scale)
     ]
     assert tables_differ(tables[1], tables[0], 1e-3, 0.1) == {}
+
+
+@pytest.mark.parametrize("scale", [1e-15, 1e-12, 1e12, 1e15])
+def test_what_is_concentrated_is_seen_at_any_scale(scale):
+    """The squares of such eigenvalues vanish in float32, which gave infinitely many directions, or overflow, which gave none."""
+    assert participation_ratio(np.float32([1, 1, 0]) * np.float32(scale) ** 2) == pytest.approx(2)
 
 
 def test_a_prior_of_a_high_power_is_finite():

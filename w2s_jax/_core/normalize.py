@@ -54,6 +54,7 @@ def feature_factors(variances: Any, means: Any, rounding: Any, xp: Any = jnp) ->
 
 def participation_ratio(values: np.ndarray) -> float:
     """In how many directions the variance is, `(sum lambda)^2 / sum lambda^2`."""
+    values = np.asarray(values, np.float64)  # squares of those of rows of 1e-12 or 1e12 are out of float32's range
     return float(np.sum(values) ** 2 / np.sum(np.square(values)))
 
 
