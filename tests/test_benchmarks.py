@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import quickly
 
 from benchmarks import accelerator, intervals, planned
 from benchmarks.__main__ import PARTS
@@ -126,7 +125,8 @@ ALL = tuple(part.__name__ for part in accelerator.LIMITS)
 CHECKS = {"precisions", "pair_accuracy", "batches", "ranking_accuracy", "sweep_agrees"}
 
 
-@pytest.mark.parametrize("parts", quickly([FEW, ALL], FEW), ids=["few", "all"])
+@pytest.mark.everything
+@pytest.mark.parametrize("parts", [FEW, ALL], ids=["few", "all"])
 def test_accelerator_command_at_small_sizes(tmp_path, parts):
     """It runs on a CPU too, where everything is within its bounds."""
     out = tmp_path / "out.json"

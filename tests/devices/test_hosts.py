@@ -157,9 +157,8 @@ def together(alone: Path) -> list[dict]:
     return [json.loads(lines.splitlines()[-1]) for lines in said]
 
 
-@pytest.mark.parametrize(
-    ("processes", "precision"), [(2, "fastest"), pytest.param(4, "float32", marks=pytest.mark.everything)]
-)
+@pytest.mark.everything
+@pytest.mark.parametrize(("processes", "precision"), [(2, "fastest"), (4, "float32")])
 def test_processes_give_the_table_of_one(alone, processes, precision):
     """All columns agree, and the inputs have the same hash, whoever has read which rows; process 0 says what is fastest."""
     output = f"of{processes}"

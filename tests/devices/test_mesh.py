@@ -63,6 +63,7 @@ def test_rows_meet_once(x64):
     assert not [word for word in ("all_reduce", "all_gather", "collective") if word in text.as_text()]
 
 
+@pytest.mark.everything
 @pytest.mark.parametrize("labelled", [False, True])
 def test_ranking_over_devices_is_that_of_one(labelled, x64):
     """Every score and standard error of every pair, models and rows spread unevenly over both axes."""
@@ -77,6 +78,7 @@ def test_ranking_over_devices_is_that_of_one(labelled, x64):
         assert relative_error(*(np.nan_to_num(table.errors[column]) for table in (found, expected))) <= 1e-9, column
 
 
+@pytest.mark.everything
 def test_a_sweep_over_devices_is_that_of_one(x64, tmp_path):
     """Rows of every block and weak models are dealt to all devices: the same table, and the same hash of the inputs."""
     weak, strong, y = sample()

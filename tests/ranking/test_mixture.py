@@ -108,6 +108,7 @@ def parts(labels: str, normalize: str) -> tuple[Taught, StrongSide, dict[str, np
     return students, keep["strong"], trial, drawn
 
 
+@pytest.mark.everything
 @pytest.mark.parametrize(("labels", "normalize"), CASES)
 def test_products_of_the_trial_are_those_of_rows(labels, normalize):
     """Taughts on rows by dense NumPy: the mean product of what two of them err by."""
@@ -166,6 +167,7 @@ def of_halves() -> rank.SupervisorTable:
     return rank_supervisors({name: weak[name] for name in ("left", "right")}, strong, y, mixture=True, **RIDGES)
 
 
+@pytest.mark.everything
 def test_teachers_of_different_parts_are_mixed():
     """Two that see halves of what the labels are of teach together what neither can alone."""
     table = of_halves()

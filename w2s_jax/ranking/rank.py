@@ -73,7 +73,7 @@ from w2s_jax.ranking.scores import Shared, Size, prepare_strong, scorer
 from w2s_jax.ranking.table import LARGER_IS_BETTER, TITLES, SupervisorTable
 from w2s_jax.ranking.unit_rows import UnitRows
 from w2s_jax.ranking.widths import padded_widths
-from w2s_jax.theory.label_fits import Chance
+from w2s_jax.theory.label_fits import Chance, LabelPosterior
 
 BATCH_BYTES = 256 << 20  # of a batch of weak models on each device
 _BY_CELL = P(None, ROWS)
@@ -454,13 +454,19 @@ def _prepare(model: ModelRows, work: _Work) -> _Strong:
         raise InputError(f"{model.name} is constant, expected rows that differ")
     _warn_of_spectrum(model, np.asarray(shared.values), work)
     if work.label_mean is not None:
-        shared = shared._replace(label_mean=jnp.asarray(work.label_mean, work.dtype))
+        shared = shared._replace(label_mean=np.asarray(work.label_mean, work.dtype))
     if shared.plan is not None and shared.plan.stage.short:
         _warn_of_short([model.name], stacklevel=5)
     if work.mesh is not None:
         center, shared = put((center, shared), work.mesh, P())
     rotated = _rotate(last, center, shared.rotation) if len(blocks) == 1 else None
-    return _Strong(model, center, shared, rotated, shared.posterior and float(shared.posterior.share))
+    return _Strong(model, center, shared, rotated, shared.posterior and _share(shared.posterior))
+
+
+def _share(of: LabelPosterior) -> float:
+    """Its share, without a program for the sum and the quotient of two numbers."""
+    signal, noise = jax.device_get((of.signal, of.noise))
+    return float(signal / (signal + noise))
 
 
 def _start(strong: _Strong, models: list[ModelRows], batch: _Batch, work: _Work) -> tuple[Size, dict, Any]:
