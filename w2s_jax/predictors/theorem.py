@@ -93,9 +93,7 @@ def weak_error(pair: PairView) -> Array:
     a_w, _, energy = pair.labels
     if isinstance(pair.weak, ridge):
         strength = jnp.asarray(pair.weak.strength, a_w.dtype)[None]
-        return jnp.sum(
-            fresh_error_from_coefficients(pair.overlap.weak, a_w, energy, strength, pair.moments.is_centred)
-        )
+        return jnp.sum(fresh_error_from_coefficients(pair.overlap.weak, a_w, energy, strength, pair.moments.is_centred))
     taught = pair.by_weak(a_w)
     return jnp.sum(energy) - 2 * jnp.sum(a_w * taught) + jnp.sum(taught * taught)
 
