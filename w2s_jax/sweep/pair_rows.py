@@ -170,7 +170,7 @@ def _predicted(
     common = whole(strong), cells, targets, label_sets, grid
     widths = {name: model.mean.shape[0] for name, (model, _) in weak.items()}
     found = _by_name(widths, mesh, lambda names: run(batch(names), *common))
-    return {name: _by_label_set(*of, label_sets) for name, of in found.items()}
+    return {name: _by_label_set(of, label_sets) for name, of in found.items()}
 
 
 @lru_cache
@@ -181,10 +181,9 @@ def _predictions(predictors: tuple[Predictor, ...], normalize: Normalize) -> Cal
     return run
 
 
-def _by_label_set(
-    of_pair: dict[str, np.ndarray], of_labels: list[dict[str, np.ndarray]], label_sets: tuple[LabelColumns, ...]
-) -> dict[str, np.ndarray]:
+def _by_label_set(found: tuple[dict, list[dict]], label_sets: tuple[LabelColumns, ...]) -> dict[str, np.ndarray]:
     """What needs no labels as it is (G,), what needs them by label set in their order (L, G)."""
+    of_pair, of_labels = found
     order = np.argsort(np.concatenate([of.place for of in label_sets])) if of_labels else None
     names = of_labels[0] if of_labels else ()
     return of_pair | {name: np.concatenate([part[name] for part in of_labels])[order] for name in names}
@@ -220,12 +219,9 @@ def _rows(scores: Mapping[str, np.ndarray], met: Met, rows: SweepRows, config: S
         for number, label in enumerate(rows.label_sets or (None,)):
             with_labels = {} if label is None else _with_labels(scores, point, label)
             tried = {} if met.experiments is None else _cross_fitted(met.experiments, place, label, rows)
-            predicted = (
-                {}
-                if met.predicted is None
-                else {name: float(x[point] if x.ndim == 1 else x[number, point]) for name, x in met.predicted.items()}
-            )
-            yield {**setting._asdict(), **of_all, **with_labels, **tried, **predicted}
+            predicted = (met.predicted or {}).items()
+            further = {name: float(x[point] if x.ndim == 1 else x[number, point]) for name, x in predicted}
+            yield {**setting._asdict(), **of_all, **with_labels, **tried, **further}
 
 
 def _with_labels(scores: Mapping[str, np.ndarray], point: int, label: LabelSet) -> dict[str, Any]:

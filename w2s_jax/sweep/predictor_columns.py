@@ -103,7 +103,8 @@ def predict(
 def _seen(weak: Model, cross: Array, strong: Model, cells: Cells, normalize: Normalize) -> _Seen:
     """What predictors see of a pair on some sets of rows."""
     _, products = cross_moments(weak, cross, strong, cells, normalize)
-    sums = tuple(Sums(cells.n, first_sums(model, cells), model.second) for model in (weak, strong))
+    sums_w, sums_s = (Sums(cells.n, first_sums(model, cells), model.second) for model in (weak, strong))
+    sums = sums_w, sums_s
     (values_w, vectors_w), (values_s, vectors_s) = (_eigenpairs(model, len(cells.sets)) for model in (weak, strong))
 
     def rotated(args: tuple[Array, Array, Array]) -> Array:
@@ -137,12 +138,14 @@ def _view(
     sums, mean = seen.sums, None
     if columns is not None:
         y, yy, mean = (x[..., columns] for x in targets)
-        sums = tuple(of._replace(y=y, hy=hy[..., columns], yy=yy) for of, hy in zip(sums, seen.hy, strict=True))
+        sums_w, sums_s = (of._replace(y=y, hy=hy[..., columns], yy=yy) for of, hy in zip(sums, seen.hy, strict=True))
+        sums = sums_w, sums_s
     m = _moments(sums, seen.products, cells.sets[number], bias, mean)
     weak, strong = (Side(x[number], jnp.zeros((x.shape[1],) * 2, x.dtype), m.n) for x in seen.values)
-    labels = (m.wy, m.sy) if columns is not None else ()
-    in_basis = [matmul(V[number].T, hy) for V, hy in zip(seen.vectors, labels, strict=False)]
-    return m, whitened(weak, strong, seen.rotated[number], *in_basis, *(() if columns is None else (m.yy,)))
+    if m.wy is None or m.sy is None:
+        return m, whitened(weak, strong, seen.rotated[number])
+    wy, sy = (matmul(V[number].T, hy) for V, hy in zip(seen.vectors, (m.wy, m.sy), strict=True))
+    return m, whitened(weak, strong, seen.rotated[number], wy, sy, m.yy)
 
 
 def _at_all(asked: Iterable[Predictor], m: Moments, overlap: Overlap, grid: Array) -> dict[str, Array]:

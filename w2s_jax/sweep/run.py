@@ -57,7 +57,8 @@ def run_sweep(
 
     Files are known by the hash of their rows, which is computed while they are first read and again when their size or
     the time of their last change is another. What depends on a file or setting that has changed is computed again, what
-    does not is kept.
+    does not is kept. A predictor of one's own has changed if its name, its source code or a number that it uses from outside
+    has; functions that it calls are not looked at.
 
     Args:
         config: a TOML file, a mapping with its keys, or a checked configuration; see `sweep_config`.
@@ -71,9 +72,9 @@ def run_sweep(
 
     Returns:
         A table of `gap_op`, `gap_fro` (`||P_s (I - P_w)||`), `cka`; with labels `gap_bound`, `predicted_gap`, `label_energy`
-        (summed over outputs); with folds `expected_error`, `expected_gap`, and with labels `trial_error`. Where the
-        settings agree they are the numbers of `rank_supervisors`, to rounding: of raw representations with a large mean many
-        eigenvalues are below float32's, and are left out here. The bound's norm is of the labelled rows.
+        (summed over outputs); with folds `expected_error`, `expected_gap`, and with labels `trial_error`; then the predictors.
+        Where the settings agree they are the numbers of `rank_supervisors`, to rounding: of raw representations with a large mean
+        many eigenvalues are below float32's, and are left out here. The bound's norm is of the labelled rows.
 
     Raises:
         InputError: files that do not fit or hold NaN, infinities or nothing but a constant; a precision that the device does

@@ -36,6 +36,7 @@ COLUMNS = (
 )
 DATABASE = "sweep.sqlite"
 _LAYOUT = 2  # of the tables below and the files of moments
+# Predictors have tables of their own, which a folder without any does not miss.
 _TABLES = f"""
 CREATE TABLE IF NOT EXISTS files (path TEXT PRIMARY KEY, stamp TEXT, hashed_ns INTEGER, content TEXT);
 CREATE TABLE IF NOT EXISTS moments (key TEXT PRIMARY KEY, checksum TEXT);
