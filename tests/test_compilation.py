@@ -131,7 +131,7 @@ def swept(folder: Path, models: dict[str, np.ndarray], y: np.ndarray, **settings
         ({}, 11),
         *(
             pytest.param(*case, marks=pytest.mark.everything)
-            for case in (({"threshold": 0.01}, 12), ({"folds": 3}, 13))
+            for case in (({"threshold": 0.01}, 12), ({"folds": 3}, 13), ({"predictors": ["gulp", "logme"]}, 14))
         ),
     ],
     ids=str,

@@ -85,11 +85,26 @@ def test_a_sweep_over_devices_is_that_of_one(x64, tmp_path):
     for name, rows in {**weak, "strong": strong, "y": np.where(np.arange(ROWS) % 4 > 0, y, np.nan)}.items():
         np.save(tmp_path / f"{name}.npy", rows)
     files = {"weak": [str(tmp_path / "weak*.npy")], "strong": [str(tmp_path / "strong.npy")]}
-    files |= {"labels": {"some": str(tmp_path / "y.npy")}, "threshold": [0.0, 0.01], "folds": 3}
+    files |= {
+        "labels": {"some": str(tmp_path / "y.npy")},
+        "threshold": [0.0, 0.01],
+        "folds": 3,
+        "predictors": ["gulp", "logme"],
+    }
     expected = run_sweep({**files, "output": str(tmp_path / "one")})
     found = run_sweep({**files, "output": str(tmp_path / "eight")}, mesh=mesh_of(4, 2))
     assert list(found["inputs"]) == list(expected["inputs"])
-    for column in ("gap_op", "gap_fro", "cka", "predicted_gap", "expected_error", "expected_gap", "trial_error"):
+    for column in (
+        "gap_op",
+        "gap_fro",
+        "cka",
+        "predicted_gap",
+        "expected_error",
+        "expected_gap",
+        "trial_error",
+        "gulp",
+        "logme",
+    ):
         assert relative_error(found[column], expected[column]) <= 1e-9, column
 
 

@@ -91,9 +91,9 @@ def test_single_precision_is_as_near_double_as_by_features(monkeypatch, rows):
 
 
 @pytest.mark.everything(but=1)
-@pytest.mark.parametrize("change", [{"threshold": 0.0}, {"folds": 3}, {"strong": ["s2.npy"]}])
+@pytest.mark.parametrize("change", [{"threshold": 0.0}, {"folds": 3}, {"strong": ["s2.npy"]}, {"predictors": ["gulp"]}])
 def test_features_where_they_take_fewer_products(monkeypatch, change):
-    """Without a cut, with folds, and for narrow models the product of features is taken."""
+    """Without a cut, with folds or predictors, and for narrow models the product of features is taken."""
 
     def multiplied(*args, **more):
         raise KeyboardInterrupt
