@@ -619,7 +619,7 @@ def programs() -> int:
 
 
 def scoring_programs() -> int:
-    return sum(program.programs() for cut in (False, True) for program in scorer(3, "scale", cut, (), False))
+    return sum(program.programs() for cut in (False, True) for program in scorer(3, "scale", cut, (), None))
 
 
 def test_programs_do_not_grow_with_models():
