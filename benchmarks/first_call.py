@@ -21,6 +21,7 @@ import numpy as np
 
 import w2s_jax as w2s
 from benchmarks._common import first_and_again, latent_signal, representation, run_parts
+from w2s_jax.predictors import PREDICTORS
 
 WIDTHS = (24, 40, 64, 96, 128, 160, 200, 256, 320, 384)
 
@@ -62,6 +63,23 @@ def pair(quick: bool) -> dict[str, Any]:
     return _first(run)
 
 
+def label_free_predictors(quick: bool) -> dict[str, Any]:
+    """A ranking of one weak model of 768 features for a strong one of 1,024, 4,096 rows, and the same with every predictor that
+    needs no labels, each with nothing compiled before: how much longer the second takes."""
+    n, d_w, d_s = (200, 48, 64) if quick else (4096, 768, 1024)
+    weak, strong, _ = _models(1, n, (d_w,), d_s)
+    names = [name for name, of in PREDICTORS.items() if of.needs == "nothing"]
+    found: dict[str, Any] = {}
+    for title, asked in (("own columns", []), ("with predictors", names)):
+        jax.clear_caches()
+        of = _first(lambda asked=asked: w2s.rank_supervisors(weak, strong, predictors=asked))
+        found |= {f"{title}: {what}": value for what, value in of.items()}
+    for what in ("first s", "again s"):
+        added = found[f"with predictors: {what}"] - found[f"own columns: {what}"]
+        found[f"predictors over own columns: {what}"] = added / found[f"own columns: {what}"]
+    return {"predictors": names, **found}
+
+
 def command(quick: bool) -> dict[str, Any]:
     """`w2s rank` on five models in files, 2,000 rows: seconds of the whole command."""
     weak, strong, _ = _models(5, 200 if quick else 2000)
@@ -99,4 +117,4 @@ def _first(call: Callable[[], Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    run_parts(__doc__, [unlabelled, labelled, labelled_on_top, many, pair, command])
+    run_parts(__doc__, [unlabelled, labelled, labelled_on_top, many, pair, label_free_predictors, command])

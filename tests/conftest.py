@@ -99,7 +99,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """The quick tier: no test that is marked, and of a cross product of cases only as many as `covering` asks for.
+    """The quick tier: no test that is marked, and of a cross product of cases only as many as its mark or `covering` asks for.
 
     A test whose name stands on the command line runs whole.
     """
@@ -109,11 +109,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return
     cases = defaultdict(list)
     for item in items:
-        if not item.get_closest_marker("everything"):
+        if all(marker.kwargs for marker in item.iter_markers("everything")):
             cases[item.nodeid.partition("[")[0]].append(item)
-    quick = {item for of_one_test in cases.values() for item in covering(of_one_test)}
+    quick = {item for of_one_test in cases.values() for item in _quick(of_one_test)}
     config.hook.pytest_deselected(items=[item for item in items if item not in quick])
     items[:] = [item for item in items if item in quick]
+
+
+def _quick(items: list[pytest.Item]) -> list[pytest.Item]:
+    """The cases of a test that stay: as many as its mark says, the first ones, or else those that cover all values."""
+    marker = items[0].get_closest_marker("everything")
+    return items[: marker.kwargs["but"]] if marker else covering(items)
 
 
 def covering(items: list[pytest.Item]) -> list[pytest.Item]:

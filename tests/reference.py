@@ -385,6 +385,22 @@ def posterior_experiment(
     return np.asarray(result[0]), np.asarray(result[1])
 
 
+def taught(h_w_blocks: Blocks, h_s_B: np.ndarray, betas: tuple[float, float]) -> tuple[np.ndarray, ...]:
+    """What labels of block A become: a teacher's outputs on B and on C, and its student's head (Xue et al. 2025)."""
+    w_A, w_B, w_C = map(_f64, h_w_blocks)
+    weak = np.linalg.solve(w_A.T @ w_A / len(w_A) + betas[0] * np.eye(w_A.shape[1]), w_A.T / len(w_A))
+    return w_B @ weak, w_C @ weak, ridge_head(h_s_B, w_B @ weak, betas[1])
+
+
+def misfit_bound(f_B: np.ndarray, f_C: np.ndarray, y_C: np.ndarray, h_s_B: np.ndarray, beta: float) -> float:
+    """A teacher's error less the misfit and the penalty of its student (Charikar et al. 2024, for a penalised student); products
+    with labels are of rows C, the teacher's energy of rows B."""
+    head = ridge_head(h_s_B, f_B, beta)
+    square = lambda x: np.sum(x * x) / len(x)
+    error = square(f_B) - 2 * np.sum(f_C * y_C) / len(y_C) + square(y_C)
+    return error - square(f_B - h_s_B @ head) - beta * np.sum(head * head)
+
+
 def planned_penalty(h: np.ndarray, beta: float, planned: float) -> tuple[float, float]:
     """The penalty l on n rows that acts as beta on planned ones, `beta = kappa(l) (1 - df(l) / planned)`, 0 if none is small
     enough; and `n - df2 = n dl / dkappa`."""

@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import quickly
+import tiny_models
 
-from benchmarks import accelerator, intervals, planned
+from benchmarks import accelerator, extraction, intervals, planned
 from benchmarks.__main__ import PARTS
 from benchmarks._common import compiled
 from benchmarks.device_checks import Skipped, judged
@@ -126,7 +126,8 @@ ALL = tuple(part.__name__ for part in accelerator.LIMITS)
 CHECKS = {"precisions", "pair_accuracy", "batches", "ranking_accuracy", "sweep_agrees"}
 
 
-@pytest.mark.parametrize("parts", quickly([FEW, ALL], FEW), ids=["few", "all"])
+@pytest.mark.everything
+@pytest.mark.parametrize("parts", [FEW, ALL], ids=["few", "all"])
 def test_accelerator_command_at_small_sizes(tmp_path, parts):
     """It runs on a CPU too, where everything is within its bounds."""
     out = tmp_path / "out.json"
@@ -161,3 +162,12 @@ def test_planned_rows_are_nearer_than_the_fold():
         assert found[plan][-1] == 2
         for worst in (1, 3):
             assert found[plan][worst] < 10 < found[f"{plan}, as the fold"][worst]
+
+
+def test_ways_of_extraction_agree(tmp_path):
+    """Both ways of the package give the same rows, whatever torch's would be."""
+    tiny_models.save_encoder(tmp_path / "tiny")
+    texts = tiny_models.some_texts(20)
+    (_, again), rows = extraction.timed("w2s_jax, last layer", str(tmp_path / "tiny"), texts)
+    assert again > 0 and rows.shape == (20, tiny_models.WIDTH)
+    np.testing.assert_allclose(extraction.ours_of_all_layers(str(tmp_path / "tiny"), texts), rows, rtol=1e-4, atol=1e-5)

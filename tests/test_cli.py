@@ -13,7 +13,6 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
-from conftest import quickly
 from safetensors.numpy import save_file
 
 import w2s_jax
@@ -77,7 +76,8 @@ RUNS: dict[str, tuple[list[str], dict]] = {
 }
 
 
-@pytest.mark.parametrize("run", quickly(RUNS, "some labels, groups"))
+@pytest.mark.everything
+@pytest.mark.parametrize("run", RUNS)
 def test_options_are_arguments(capsys, run):
     """The JSON file is the table that `rank_supervisors` makes from the same arrays and settings."""
     extra, kwargs = RUNS[run]
@@ -106,6 +106,7 @@ def test_a_warning_is_one_line(capsys):
     assert failed.startswith("w2s rank: folds ")
 
 
+@pytest.mark.everything
 def test_labels_of_a_table_are_classes_and_said(capsys):
     """Text of a column is one-hot, which class is which column is printed, and a mark stands for no label."""
     names = np.where(Y[:, 0] > 0, "up", "down")
@@ -196,6 +197,7 @@ def test_bad_input_with_a_progress_bar_is_one_clean_line(folder):
     assert done.err.rstrip("\n").split("\n")[-1].split("\r")[-1].startswith("w2s rank: ")
 
 
+@pytest.mark.everything
 def test_a_closed_pipe_is_no_error():
     """`w2s rank ... | head -0` ends quietly."""
     closing = "r.run = lambda args: (_ for _ in ()).throw(BrokenPipeError)"

@@ -92,6 +92,7 @@ def test_batches_of_one_length_compile_once(bias):
     assert seen == []
 
 
+@pytest.mark.everything
 @pytest.mark.parametrize("convert", [np.asarray, jnp.asarray], ids=["host", "device"])
 def test_batches_of_many_lengths_compile_for_few(convert):
     """Twenty lengths take six programs: of the first with and without weights, and of powers of two below and above it."""
@@ -130,7 +131,7 @@ def swept(folder: Path, models: dict[str, np.ndarray], y: np.ndarray, **settings
         ({}, 11),
         *(
             pytest.param(*case, marks=pytest.mark.everything)
-            for case in (({"threshold": 0.01}, 12), ({"folds": 3}, 13))
+            for case in (({"threshold": 0.01}, 12), ({"folds": 3}, 13), ({"predictors": ["gulp", "logme"]}, 14))
         ),
     ],
     ids=str,
@@ -169,6 +170,7 @@ def eigensolves(monkeypatch: pytest.MonkeyPatch, threshold: float) -> list[int]:
     return [int(re.findall(r"tensor<(?:\d+x)*?(\d+)x\1xf32>", line)[0]) for line in solvers]
 
 
+@pytest.mark.everything
 def test_no_weak_eigensolve_without_a_cut(monkeypatch):
     """Without a cut there are two eigensolves in the program, what Lanczos falls back on, of the strong width, and what inverses
     do in which rounding would show; neither is entered."""
@@ -188,6 +190,7 @@ def test_a_cut_needs_the_weak_spectrum(monkeypatch):
     assert WEAK_WIDTH in eigensolves(monkeypatch, 0.02)
 
 
+@pytest.mark.everything
 @pytest.mark.parametrize("threshold", [0.0, 0.02])
 def test_the_program_of_an_accelerator_has_one_body(monkeypatch, threshold):
     """For CUDA and TPU models are scored in batches, and a last batch with fewer of them adds no second program."""

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import quickly
 
 import w2s_jax
 from w2s_jax.cli import main
@@ -68,10 +67,10 @@ def run(page: Path) -> tuple[dict, str]:
 
 
 CODE = [page for page in PAGES if blocks(page, "python")]
-QUICK = [page for page in CODE if page.stem not in ("theory", "verification")]
 
 
-@pytest.mark.parametrize("page", quickly(CODE, *QUICK), ids=name)
+@pytest.mark.everything(but=1)
+@pytest.mark.parametrize("page", CODE, ids=name)
 def test_code_runs(page: Path):
     """Every block of Python runs, after those before it on its page."""
     run(page)

@@ -20,6 +20,7 @@ EXAMPLES = {
 }
 
 
+@pytest.mark.everything(but=1)
 @pytest.mark.usefixtures("unchecked")  # as users see them
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_examples_run(name):

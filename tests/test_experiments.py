@@ -34,6 +34,7 @@ def rows():
     return {name: h.astype(np.float32) for name, h in own.items()}, np.where(z[:, :1] > 0, 1.0, -1.0)
 
 
+@pytest.mark.everything
 @pytest.mark.parametrize("scaling", measure.SCALINGS)
 def test_measured_errors_are_the_package_s(rows, scaling):
     own, y = rows
@@ -71,6 +72,7 @@ def test_errors_of_one_hot_labels_are_summed_and_numbers_have_no_accuracy(rows):
     assert np.isnan(found[2]["student_accuracy"]).all()
 
 
+@pytest.mark.everything
 def test_a_task_is_kept_as_it_ends_and_becomes_a_page(rows, tmp_path, monkeypatch):
     own, y = rows
     monkeypatch.setattr(run, "LABELS", (20,))
@@ -103,6 +105,7 @@ def test_a_task_is_kept_as_it_ends_and_becomes_a_page(rows, tmp_path, monkeypatc
     assert "trial_error:all" in text and "nan" not in text
 
 
+@pytest.mark.everything
 def test_scores_of_a_task_are_the_ranking_s(rows, tmp_path, monkeypatch):
     own, y = rows
     monkeypatch.setattr(run, "LABELS", ())
@@ -160,6 +163,7 @@ def test_tasks_have_rows_labels_and_whole_groups(monkeypatch):
         assert name in FILES and 50 < len(task.texts) <= 60 and set(np.unique(task.y)) == {-1, 1}
 
 
+@pytest.mark.everything
 @pytest.mark.parametrize("kind", ["text", "molecules"])
 def test_the_committed_page_says_what_the_committed_results_say(kind):
     """All of it but the correlations' intervals, which take a minute to resample."""
@@ -172,6 +176,7 @@ def test_the_committed_page_says_what_the_committed_results_say(kind):
         assert mixtures.mixtures_page(folder.parent / "results" / "text_mixtures.csv.gz") in text
 
 
+@pytest.mark.everything
 def test_the_committed_leaderboard_says_what_the_committed_results_say():
     """All of it but intervals and ties, which take half a minute to resample."""
     plain = lambda text: re.sub(r"\[[^]]*\]| \(tied\)|\d+ resamplings", "", text)

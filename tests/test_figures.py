@@ -170,6 +170,7 @@ def test_stand_ins_of_leading_spectra_are_not_drawn():
     assert [len(points(handle)[0]) for handle in handles[:2]] == [3, 1]
 
 
+@pytest.mark.everything
 def test_spectra_take_a_report():
     """The rank that `decomposability` chose is the cut."""
     h = np.random.default_rng(0).standard_normal((400, 6)) * np.array([3, 2, 1, 0.1, 0.1, 0.1])
@@ -216,6 +217,7 @@ def test_bad_input_is_one_sentence(fault: str):
         plot()
 
 
+@pytest.mark.everything
 def test_without_matplotlib(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
     with pytest.raises(InputError, match=r"a figure needs the matplotlib package.*: pip install 'w2s_jax\[plot\]'"):

@@ -122,6 +122,7 @@ def test_representations_are_made_once(tmp_path):
         np.testing.assert_array_equal(array, again[name])
 
 
+@pytest.mark.everything
 def test_the_command_goes_from_rows_to_results(tmp_path, monkeypatch, capsys):
     rng = np.random.default_rng(0)
     smiles = ["".join(rng.choice(VOCABULARY[4:], 7)) for _ in range(60)]

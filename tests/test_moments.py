@@ -155,6 +155,7 @@ def two_million_rows() -> tuple[tuple, dict]:
     return data, {bias: reference.moments(*data, bias) for bias in (False, True)}
 
 
+@pytest.mark.everything(but=1)
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("stream", [False, True])
 def test_two_million_rows_accumulate_without_drift(two_million_rows, bias, stream):
@@ -298,6 +299,7 @@ def test_unlike_moments_do_not_merge(other, operation):
         getattr(moments(H_W, H_S, Y), operation)(other)
 
 
+@pytest.mark.everything
 @pytest.mark.usefixtures("unchecked")
 def test_moments_add_up_by_sum_and_weights_are_weights():
     """`sum` starts from 0; weights are one non-negative number per row."""

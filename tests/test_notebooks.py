@@ -136,6 +136,7 @@ def hook() -> ModuleType:
     return module
 
 
+@pytest.mark.everything
 def test_pages_have_what_notebooks_have(tmp_path: Path):
     """Text, code, printed lines, tables and pictures in their order; no picture of a badge is fetched."""
     outputs = [

@@ -98,6 +98,7 @@ class Page(HTMLParser):
         self.text.append(data)
 
 
+@pytest.mark.everything(but=1)
 @pytest.mark.parametrize(("make", "told", "rows"), PARAMETERS)
 def test_html_says_what_is_printed(make: Any, told: tuple[str, ...], rows: int):
     """Names, numbers, intervals; names are text, whatever is in them, and a missing number is no `nan`."""

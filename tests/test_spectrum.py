@@ -220,6 +220,7 @@ def test_the_sum_of_eigenvalues_has_the_identity_as_gradient(x64):
     assert entrywise_error(gradient, np.eye(D)) <= 1e-12
 
 
+@pytest.mark.everything(but=1)
 @pytest.mark.parametrize("values", SPECTRA.values(), ids=SPECTRA)
 @pytest.mark.parametrize("name", RESPONSES)
 def test_matrix_functions_differentiate(name, values, x64):
@@ -235,6 +236,7 @@ def test_integer_parameters_do_not_stop_differentiation(name, x64):
     assert derivative_error(function_of(name), rotated(REPEATED)) <= 1e-8
 
 
+@pytest.mark.everything(but=1)
 @pytest.mark.parametrize("name", RESPONSES)
 def test_first_derivatives_at_repeated_eigenvalues_are_smooth(name, x64):
     """Splitting repeated eigenvalues by 1e-9 changes the derivative of f(S) by no more than 1e-7."""
@@ -256,6 +258,7 @@ def test_second_derivatives_in_the_matrix_are_refused(x64):
         jax.hessian(total)(rotated(SPREAD))
 
 
+@pytest.mark.everything
 def test_second_derivatives_in_a_parameter_work(x64):
     """The ridge strength has first, second and mixed-with-the-matrix derivatives."""
     matrix = jnp.asarray(rotated(SPREAD))
@@ -275,6 +278,7 @@ def test_a_spectrum_is_a_pytree():
     assert isinstance(eigen, Spectrum) and len(jax.tree.leaves(eigen)) == 4
 
 
+@pytest.mark.everything
 @pytest.mark.usefixtures("unchecked")
 def test_eigenvalues_come_in_descending_order():
     """NumPy's ascending ones are refused, integers and lists taken, a spectrum of 16-bit numbers computed in float32."""

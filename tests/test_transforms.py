@@ -145,21 +145,7 @@ def data(seed: int = 0, dtype: np.dtype = np.float32) -> Pair:
     return pair("generic", N, D_W, D_S, seed, dtype)
 
 
-@pytest.mark.parametrize(
-    "name",
-    quickly(
-        FUNCTIONS,
-        "gap from moments",
-        "gap of a grid",
-        "fro",
-        "moments_from_batches",
-        "principal_kernel",
-        "eigenvectors",
-        "principal_rank",
-        "filters",
-        "example_scores",
-    ),
-)
+@pytest.mark.parametrize("name", quickly(FUNCTIONS, "gap from moments", "gap of a grid"))
 def test_jit_equals_eager(name):
     """Compiling a function as a whole changes nothing."""
     with jax.disable_jit():
@@ -167,19 +153,7 @@ def test_jit_equals_eager(name):
     assert entrywise_error(compiled(name)(*data()), eager) <= 2e-5
 
 
-@pytest.mark.parametrize(
-    "name",
-    quickly(
-        FUNCTIONS,
-        "gap from moments",
-        "gap from kernels",
-        "op",
-        "gap of leading pairs",
-        "example_scores",
-        "principal_kernel",
-        "spectrum",
-    ),
-)
+@pytest.mark.parametrize("name", quickly(FUNCTIONS, "gap from moments"))
 def test_vmap_equals_a_loop(name):
     """A leading axis of pairs is mapped over as a loop would."""
     pairs = [data(seed) for seed in range(3)]
@@ -221,6 +195,7 @@ def test_derivatives_in_the_filters_are_finite_differences(name, x64):
     assert derivative_error(function, b) <= 1e-7
 
 
+@pytest.mark.everything(but=1)
 @pytest.mark.parametrize("scale", [1e-15, 1e-5, 1e5, 1e15])
 @pytest.mark.parametrize("name", WITH_HEADS)
 def test_gradients_keep_their_digits_at_any_scale(name, scale):
@@ -268,6 +243,7 @@ CHECKED = {
 }
 
 
+@pytest.mark.everything(but=1)
 @pytest.mark.parametrize("name", CHECKED)
 def test_checkify_finds_what_jit_cannot_raise(name):
     """Inside jit a NaN is reported by `checkify`, and finite input reports nothing."""

@@ -29,10 +29,10 @@ from w2s_jax._core.arrays import (
     require_size,
 )
 from w2s_jax._core.checks import InputError, require_squares
-from w2s_jax._core.factor import ROUGH, finest, numerically_zero, resolution, zeroed
+from w2s_jax._core.factor import numerically_zero, zeroed
 from w2s_jax._core.response import OnNonzero, apply_response, in_units, whole
 from w2s_jax.moments import ModelMoments, Moments, moments
-from w2s_jax.spectrum import Spectrum, checked_rank, refined, spectrum, spectrum_of_moment, spectrum_of_rows
+from w2s_jax.spectrum import Spectrum, checked_rank, spectrum, spectrum_of_moment, spectrum_of_rows
 
 Ranks = tuple[int | None, int | None]  # of the weak and the strong side; None: all
 
@@ -110,9 +110,9 @@ def overlap(
         rank: only the leading eigenpairs, so many of each side or (weak, strong); None: all. Much faster where d is large.
             Then filters must cut within them: one that might keep more is an InputError, and NaN under jit.
 
-    Small features beside massive ones, such as a channel of mean 800, are right in float32 too: where one eigensolve does not
-    tell them from rounding, rows are multiplied by its basis, and what is small there has another. Eigenvalues below some 1e-8
-    of the largest are lost, with `rank` below 1e-6; outside jit a warning counts such features.
+    Small features beside massive ones, such as a channel of mean 800, are right in float32 too, where rows are no fewer than
+    features: what one eigensolve does not tell from rounding has another. Eigenvalues below some 1e-8 of the largest are lost,
+    with fewer rows or with `rank` those below 1e-6; outside jit a warning counts such features.
 
     Raises:
         InputError: shapes that do not fit, a representation of zeros, NaN or infinite entries, such that are too small or too
@@ -267,12 +267,14 @@ def representation(name: str, h: ArrayLike) -> Array:
 
 def _warn_of_lost_features(name: str, h: Array, side: Side, bias: bool) -> None:
     """Warns if features are as small as the rounding of the largest: their directions are not told from those of nothing."""
-    traced = isinstance(h, Tracer) or isinstance(side.values, Tracer)
-    if traced or not h.is_fully_addressable or not _has_zeros(side):
+    if isinstance(h, Tracer) or isinstance(side.values, Tracer) or not h.is_fully_addressable:
         return
-    values = whole(side.values, side.rest)
-    one_solve = side.rest is not None or values.dtype == jnp.float64
-    level = float((numerically_zero if one_solve else resolution)(values)[0])
+    values, eps = whole(side.values, side.rest), jnp.finfo(side.values.dtype).eps
+    solved_twice = side.rest is None and values.dtype == jnp.float32 and h.shape[1] <= h.shape[0]
+    # A second eigensolve tells much smaller ones, but the first has turned their eigenvectors by eps over the roots' ratio.
+    level = float(np.square(1e3 * eps) * values[0] if solved_twice else numerically_zero(values)[0])
+    if float(values.min()) > level:
+        return
     rows = np.asarray(h).astype(np.float64)
     squares = np.mean(np.square(rows - rows.mean(0) if bias else rows), 0)
     nothing = np.square(float(jnp.finfo(h.dtype).eps) * np.abs(rows).max(0))
@@ -299,7 +301,7 @@ def _warn_of_lost_spread(name: str, own: ModelMoments, side: Side) -> None:
     if spread <= len(own.sums.h) * float(numerically_zero(side.values)[0]):
         warnings.warn(
             f"{name} moments: what is spread about a mean of norm {mean_square**0.5:,.4g} is lost in {side.values.dtype}: take "
-            "moments with bias=True, overlap(h_w, h_s) of rows, or float64 (jax_enable_x64)",
+            "moments with bias=True, or float64 (jax_enable_x64)",
             stacklevel=3,
         )
 
@@ -335,16 +337,7 @@ def overlap_and_basis(
 @partial(jax.jit, static_argnames="bias")
 def _overlap_of_rows(h_w: Array, h_s: Array, y: Array | None, bias: bool) -> Overlap:
     # The barrier keeps products and eigensolves from running side by side, where they slow each other down.
-    m = jax.lax.optimization_barrier(moments(h_w, h_s, y, bias=bias))
-    weak, strong = spectrum(m.ww, m.n), spectrum(m.ss, m.n)
-    plain = lambda: _overlap_in_bases(m, weak, strong)
-    if m.ss.dtype == jnp.float64:
-        return plain()
-    rows = (h.astype(m.ss.dtype) for h in (h_w, h_s))
-    h_w, h_s = (centered(h) if bias else h for h in rows)
-    from_rows = lambda: _overlap_of_bases(_refined_basis(h_w, weak), _refined_basis(h_s, strong), labels)
-    labels = centered(y) if bias and y is not None else y
-    return jax.lax.cond(_is_hiding(h_w, weak) | _is_hiding(h_s, strong), from_rows, plain)
+    return _overlap_from_moments(jax.lax.optimization_barrier(moments(h_w, h_s, y, bias=bias)), (None, None))
 
 
 @partial(jax.jit, static_argnames="ranks")
@@ -367,39 +360,13 @@ def _overlap_of_bases(weak: _Basis, strong: _Basis, y: Array | None) -> Overlap:
 def _data_basis(h: Array, rank: int | None = None) -> _Basis:
     h = h.astype(accumulation_dtype(h.dtype))
     n, d = h.shape
-    if rank is None:
-        rows = h if d <= n else h.T
-        eigen = spectrum(matmul(rows.T, rows) / n, n)
-        columns = eigen.vectors if d > n else h
-        if h.dtype != jnp.float64:
-            finer = lambda: _refined_basis(h, eigen)[:2]
-            columns, eigen = jax.lax.cond(_is_hiding(h, eigen), finer, lambda: (columns, eigen))
-        return _Basis(columns, eigen, d > n)
     if d > n:
         return _kernel_basis(matmul(h, h.T), rank)
+    if rank is None:
+        return _Basis(h, spectrum_of_moment(matmul(h.T, h) / n, jnp.asarray(n, h.dtype)), False)
     rows = _Basis(h, spectrum_of_rows(h, rank), False)
     # The leading columns of U are few: products with them take the place of a d x d product.
     return rows._replace(columns=_times_basis(h, rows), is_orthonormal=True)
-
-
-def _is_hiding(h: Array, eigen: Spectrum) -> Array:
-    """Whether rows have more along the directions of a spectrum that are hardly told from rounding than rounding puts there."""
-    rough = eigen.values <= ROUGH * numerically_zero(eigen.values)
-    signs = jax.random.rademacher(jax.random.key(0), rough.shape, h.dtype)
-    rows = h if eigen.vectors.shape[0] == h.shape[1] else h.T
-    along = matmul(rows, matmul(eigen.vectors, jnp.where(rough, signs, 0)))
-    return jnp.sum(jnp.square(along)) / eigen.n > finest(eigen.values)[0]
-
-
-def _refined_basis(h: Array, eigen: Spectrum) -> _Basis:
-    """The basis of rows of which a spectrum, by either side of them, has lost small eigenvalues."""
-    n, d = h.shape
-    fixed = jax.lax.stop_gradient(eigen)
-    if d > n:
-        finer, _ = refined(fixed, matmul(h.T, fixed.vectors))
-        return _Basis(finer.vectors, finer, True)
-    finer, images = refined(fixed, matmul(h, fixed.vectors))
-    return _Basis(images, replace(finer, vectors=jnp.eye(d, dtype=h.dtype)), False)
 
 
 def _kernel_basis(K: Array, rank: int | None = None) -> _Basis:

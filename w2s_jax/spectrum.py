@@ -33,8 +33,6 @@ from w2s_jax._core.factor import (
     in_unit_scale,
     numerically_zero,
     power_of_two,
-    resolution,
-    split_eigh,
     unit_scale,
     zeroed,
 )
@@ -116,16 +114,6 @@ def spectrum(matrix: Float[ArrayLike, "d d"], n: ArrayLike, *, rank: int | None 
 def spectrum_of_moment(moment: Float[Array, "d d"], n: Array, rank: int | None = None) -> Spectrum:
     """`spectrum` of a checked second moment, which tells small features from rounding beside massive ones."""
     return spectrum(moment, n, rank=rank) if rank is not None else Spectrum(*_graded_eigh(moment), n)
-
-
-def refined(eigen: Spectrum, images: Float[Array, "m k"]) -> tuple[Spectrum, Float[Array, "m k"]]:
-    """A whole spectrum of `H^T H / n` again, and `H V` (m, k), from that product with the eigenvectors found so far.
-
-    Its moment has all digits of small eigenvalues: in float32 they are told from rounding down to 1e-8 of the largest and, where
-    no others stand between, to 1e-10, in place of 1e-6.
-    """
-    values, rotation, coupling = _split_eigh(matmul(images.T, images) / eigen.n, eigen.values)
-    return Spectrum(values, matmul(eigen.vectors, rotation), coupling, eigen.n), matmul(images, rotation)
 
 
 def spectrum_of_rows(h: Float[Array, "n d"], rank: int) -> Spectrum:
@@ -298,12 +286,6 @@ def _graded_eigh(moment: Array) -> tuple[Array, Array, Array]:
     return *graded_eigh(moment), jnp.zeros_like(moment)
 
 
-@jax.custom_jvp
-def _split_eigh(within: Array, nearly: Array) -> tuple[Array, Array, Array]:
-    values, vectors = split_eigh(within, nearly)
-    return zeroed(values, values <= resolution(values)), vectors, jnp.zeros_like(within)
-
-
 def _eigh_jvp(solve: Callable, primals: tuple, tangents: tuple) -> tuple:
     values, vectors, coupling = solve(*primals)
     basis = _once(vectors)
@@ -312,7 +294,7 @@ def _eigh_jvp(solve: Callable, primals: tuple, tangents: tuple) -> tuple:
     return (values, vectors, coupling), (diagonal, jnp.zeros_like(vectors), change - jnp.diag(diagonal))
 
 
-for _solve in (_eigh, _graded_eigh, _split_eigh):
+for _solve in (_eigh, _graded_eigh):
     _solve.defjvp(partial(_eigh_jvp, _solve))
 
 

@@ -35,6 +35,7 @@ def rebuilt(values, vectors):
     return (vectors * values) @ vectors.T
 
 
+@pytest.mark.everything(but=1)
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_a_batch_is_its_matrices(name, x64):
     """Alone, under vmap and under two vmaps each factorisation is NumPy's."""
@@ -61,6 +62,7 @@ def test_a_cpu_never_gets_a_batched_call(name):
     assert "tensor<5x6x6xf32>" in elsewhere and loops == (name in ("inverse", "solve"))
 
 
+@pytest.mark.everything(but=1)
 @pytest.mark.parametrize("k", [1, 31, 32, 33, 64, 100, 256, 257, 545])
 def test_the_inverse_factor_at_every_number_of_blocks(k, x64):
     """By blocks and by halves it is the inverse of NumPy's factor: lower triangular, whatever is left of the last block."""
@@ -75,15 +77,17 @@ def test_the_inverse_factor_at_every_number_of_blocks(k, x64):
 
 @pytest.mark.parametrize("condition", [1e2, 1e4, 1e6])
 def test_a_float32_inverse_is_as_good_as_lapacks(condition):
-    """Of an ill-conditioned matrix, held against float64: at most three times the error of LAPACK's own solve."""
-    k = 300
-    basis = np.linalg.qr(RNG.standard_normal((k, k)))[0]
-    matrix = ((basis * np.geomspace(1, 1 / condition, k)) @ basis.T).astype(np.float32)
-    exact = np.linalg.inv(matrix.astype(float))
-    error = lambda found: np.abs(np.asarray(found) - exact).max() / np.abs(exact).max()
-    solved = cholesky_solve(cholesky(jnp.asarray(matrix)), jnp.eye(k))
-    factor = inverse_factor(jnp.asarray(matrix))
-    assert error(jnp.matmul(factor.T, factor, precision="highest")) <= 3 * error(solved)
+    """Of ill-conditioned matrices, held against float64: in the median of nine at most twice the error of LAPACK's solve."""
+    k, ratios = 300, []
+    for rng in map(np.random.default_rng, range(9)):
+        basis = np.linalg.qr(rng.standard_normal((k, k)))[0]
+        matrix = ((basis * np.geomspace(1, 1 / condition, k)) @ basis.T).astype(np.float32)
+        exact = np.linalg.inv(matrix.astype(float))
+        error = lambda found, exact=exact: np.abs(np.asarray(found) - exact).max()
+        solved = cholesky_solve(cholesky(jnp.asarray(matrix)), jnp.eye(k))
+        factor = inverse_factor(jnp.asarray(matrix))
+        ratios.append(error(jnp.matmul(factor.T, factor, precision="highest")) / error(solved))
+    assert np.median(ratios) <= 2
 
 
 @pytest.mark.parametrize("size", [1e-30, 1e30])
@@ -93,6 +97,7 @@ def test_eigenpairs_at_the_ends_of_float32(size):
     assert entrywise_error(rebuilt(np.asarray(values, float) / size, np.asarray(vectors, float)), MATRICES[0]) <= 1e-5
 
 
+@pytest.mark.everything
 def test_batched_experiments_end():
     """A batch whose factorisations of both sides are independent of each other ends, also on two cores."""
     code = """

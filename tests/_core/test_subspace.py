@@ -119,6 +119,7 @@ def test_what_does_not_converge_is_solved_in_full(x64):
     assert entrywise_error(np.abs(np.sum(found.vectors * expected.vectors[:, :K], 0)), np.ones(K)) <= 1e-8
 
 
+@pytest.mark.everything(but=1)
 def test_rows_need_no_matrix(dtype):
     """`H^T H / n` applied to vectors has the leading eigenpairs of the matrix, and so have rows of any scale."""
     h = (np.random.default_rng(0).standard_normal((600, D)) / np.sqrt(I)).astype(dtype)

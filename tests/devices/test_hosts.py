@@ -26,7 +26,7 @@ from w2s_jax.sweep.table import read_sweep
 from w2s_jax.sweep.workers import _dealt
 
 N = 501  # an odd number of rows for any number of processes
-NUMBERS = ("gap_op", "gap_fro", "cka", "predicted_gap", "expected_error", "trial_error")
+NUMBERS = ("gap_op", "gap_fro", "cka", "predicted_gap", "expected_error", "trial_error", "gulp", "logme")
 
 
 def write_models(folder: Path, weak: int = 2, fault: int | None = None) -> None:
@@ -69,6 +69,7 @@ def start(
     """The command of each process with `extra` options, running, with files of its own in the folder "part0", "part1", ..."""
     port, environment = free_port(), environment_of(folder)
     given = ["--strong", "strong.npy", "--labels", "t=y.npy", "--folds", "3", "--output", output, "--quiet"]
+    given += ["--predictors", "gulp", "logme"]
     together = [] if processes == 1 else ["--coordinator", f"127.0.0.1:{port}", "--processes", str(processes)]
     return [
         subprocess.Popen(
@@ -157,9 +158,8 @@ def together(alone: Path) -> list[dict]:
     return [json.loads(lines.splitlines()[-1]) for lines in said]
 
 
-@pytest.mark.parametrize(
-    ("processes", "precision"), [(2, "fastest"), pytest.param(4, "float32", marks=pytest.mark.everything)]
-)
+@pytest.mark.everything
+@pytest.mark.parametrize(("processes", "precision"), [(2, "fastest"), (4, "float32")])
 def test_processes_give_the_table_of_one(alone, processes, precision):
     """All columns agree, and the inputs have the same hash, whoever has read which rows; process 0 says what is fastest."""
     output = f"of{processes}"

@@ -63,6 +63,7 @@ def test_rows_meet_once(x64):
     assert not [word for word in ("all_reduce", "all_gather", "collective") if word in text.as_text()]
 
 
+@pytest.mark.everything
 @pytest.mark.parametrize("labelled", [False, True])
 def test_ranking_over_devices_is_that_of_one(labelled, x64):
     """Every score and standard error of every pair, models and rows spread unevenly over both axes."""
@@ -77,17 +78,33 @@ def test_ranking_over_devices_is_that_of_one(labelled, x64):
         assert relative_error(*(np.nan_to_num(table.errors[column]) for table in (found, expected))) <= 1e-9, column
 
 
+@pytest.mark.everything
 def test_a_sweep_over_devices_is_that_of_one(x64, tmp_path):
     """Rows of every block and weak models are dealt to all devices: the same table, and the same hash of the inputs."""
     weak, strong, y = sample()
     for name, rows in {**weak, "strong": strong, "y": np.where(np.arange(ROWS) % 4 > 0, y, np.nan)}.items():
         np.save(tmp_path / f"{name}.npy", rows)
     files = {"weak": [str(tmp_path / "weak*.npy")], "strong": [str(tmp_path / "strong.npy")]}
-    files |= {"labels": {"some": str(tmp_path / "y.npy")}, "threshold": [0.0, 0.01], "folds": 3}
+    files |= {
+        "labels": {"some": str(tmp_path / "y.npy")},
+        "threshold": [0.0, 0.01],
+        "folds": 3,
+        "predictors": ["gulp", "logme"],
+    }
     expected = run_sweep({**files, "output": str(tmp_path / "one")})
     found = run_sweep({**files, "output": str(tmp_path / "eight")}, mesh=mesh_of(4, 2))
     assert list(found["inputs"]) == list(expected["inputs"])
-    for column in ("gap_op", "gap_fro", "cka", "predicted_gap", "expected_error", "expected_gap", "trial_error"):
+    for column in (
+        "gap_op",
+        "gap_fro",
+        "cka",
+        "predicted_gap",
+        "expected_error",
+        "expected_gap",
+        "trial_error",
+        "gulp",
+        "logme",
+    ):
         assert relative_error(found[column], expected[column]) <= 1e-9, column
 
 

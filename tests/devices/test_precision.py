@@ -108,6 +108,7 @@ def test_float64_is_never_split(name, x64):
     assert np.array_equal(moments(h, h, precision=name).ww, moments(h, h).ww)
 
 
+@pytest.mark.everything(but=1)
 @pytest.mark.skipif(not SPLIT, reason="this platform has full float32 only")
 @pytest.mark.parametrize("shape", [None, (4, 2)])
 def test_the_ranking_is_that_of_full_precision(shape):
@@ -120,6 +121,7 @@ def test_the_ranking_is_that_of_full_precision(shape):
         assert relative_error(found[column], expected[column]) <= 1e-4, column
 
 
+@pytest.mark.everything(but=1)
 @pytest.mark.skipif(not SPLIT, reason="this platform has full float32 only")
 @pytest.mark.parametrize(("n", "shape"), [(300, None), (300, (4, 2)), (40, None)])
 def test_a_sweep_multiplies_at_its_precision(n, shape, tmp_path, monkeypatch, unchecked):

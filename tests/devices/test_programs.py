@@ -56,6 +56,7 @@ def test_programs_are_kept_where_asked(tmp_path):
     assert kept(tmp_path, "default", str(a), str(b)) == [f"{default} True", f"{a} True", f"{b} True"]
 
 
+@pytest.mark.everything(but=1)
 @pytest.mark.parametrize(
     ("env", "expected"),
     [

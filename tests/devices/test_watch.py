@@ -30,6 +30,7 @@ class Silent(Store):
         raise RuntimeError("deadline exceeded")
 
 
+@pytest.mark.everything(but=1)
 @pytest.mark.parametrize(("store", "lost"), [(Store(p1="5"), True), (Silent(), True), (Store(p1="done"), False)])
 def test_silence_ends_the_process(monkeypatch, capsys, store, lost):
     """With one sentence; whoever has ended says that it is done."""

@@ -31,6 +31,7 @@ def factors(h: np.ndarray, normalize: str) -> np.ndarray:
     return np.linalg.norm(seen, axis=0) / np.where(centred.any(0), np.linalg.norm(centred, axis=0), 1)
 
 
+@pytest.mark.everything
 @pytest.mark.parametrize("normalize", ["scale", "features"])
 def test_an_experiment_is_that_of_scaled_rows(x64, normalize):
     """Weak features are scaled by D~, strong ones by D^; from rows, from moments, and over random splits."""
@@ -51,6 +52,7 @@ def test_an_experiment_is_that_of_scaled_rows(x64, normalize):
     assert ((over.ceiling_error < 0.2) == (normalize == "features")).all()
 
 
+@pytest.mark.everything(but=1)
 @pytest.mark.parametrize("normalize", ["none", "scale", "features"])
 def test_rows_of_unit_norm_are_divided_after_scaling(x64, normalize):
     """About the means and by the scales of D~ and D^; then all are of one scale again."""

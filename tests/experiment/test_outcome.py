@@ -45,6 +45,7 @@ def test_interval_is_students():
     assert np.isnan(jax.tree.map(lambda x: x[:1], found).interval("gap")).all()
 
 
+@pytest.mark.everything
 @pytest.mark.parametrize("label", [1.0, 3.3])
 def test_no_share_is_recovered_of_constant_labels(label):
     """Errors that are rounding of the labels are none, from rows and from moments; a head without intercept has errors."""

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference
-from conftest import computing_in, derivative_error, entrywise_error, quickly, relative_error
+from conftest import computing_in, derivative_error, entrywise_error, relative_error
 from jax import export
 from scipy.optimize import minimize
 from sklearn.linear_model import LogisticRegression
@@ -81,17 +81,12 @@ EXPERIMENTS = {
     "hard signs in a column": (1, "signs", 12, False, "hard"),
     "hard one-hot": (3, "classes", 12, True, "hard"),
 }
-QUICK = ("numbers", "hard one-hot", "hard signs in a column")
 PRECISIONS = {"more features than rows": ("float32", "float64"), "hard signs in a column": ("float32",)}
 
 
+@pytest.mark.everything(but=1)
 @pytest.mark.parametrize(
-    ("name", "precision"),
-    [
-        pytest.param(name, kind, marks=[] if name in QUICK else [pytest.mark.everything])
-        for name in EXPERIMENTS
-        for kind in PRECISIONS.get(name, ("float64",))
-    ],
+    ("name", "precision"), [(name, kind) for name in EXPERIMENTS for kind in PRECISIONS.get(name, ("float64",))]
 )
 def test_measured_numbers_are_those_of_a_dense_experiment(name, precision):
     """Errors, gap, misfits, accuracies, agreement and PGR equal those of dense heads with normal equations."""
@@ -120,9 +115,10 @@ def logistic_head(h: np.ndarray, y: np.ndarray, beta: float, bias: bool):
     return lambda x: model.predict_proba(x) if several else model.predict_proba(x)[:, 1]
 
 
+@pytest.mark.everything
 @pytest.mark.parametrize(
     ("loss", "outputs", "bias", "pseudo_labels"),
-    [pytest.param("logistic", 0, True, "soft", marks=pytest.mark.everything), ("softmax", 3, False, "hard")],
+    [("logistic", 0, True, "soft"), ("softmax", 3, False, "hard")],
 )
 def test_classification_heads_are_scikit_learns(loss, outputs, bias, pseudo_labels, x64):
     """With cross-entropies for losses every probability, and so every number, is that of LogisticRegression."""
@@ -171,6 +167,7 @@ def test_each_head_speaks_through_its_own_loss(x64):
     assert relative_error(found.student_cross_entropy, entropy) <= 1e-6
 
 
+@pytest.mark.everything
 def test_confidence_auxiliary_changes_the_student_only(x64):
     """Another student loss moves the student's numbers and leaves weak head and ceiling alone."""
     data = splits(12, 0, "classes")
@@ -198,6 +195,7 @@ def assert_same_outcome(found: WeakToStrong, expected: WeakToStrong, tolerance: 
     assert relative_error(np.array(found.predicted), np.array(expected.predicted)) <= tolerance
 
 
+@pytest.mark.everything
 @pytest.mark.parametrize("bias", [True, False])
 def test_moments_give_the_same_experiment(bias, x64):
     """Measured and predicted numbers from moments alone, also merged from batches, equal those from the rows."""
@@ -221,7 +219,8 @@ def test_moments_are_as_good_as_they_say_in_float32():
         assert abs(getattr(found, name) - expected[name]) <= 1e-6 * energy + 1e-5 * expected[name], name
 
 
-@pytest.mark.parametrize("masked", quickly([False, True], True))
+@pytest.mark.everything
+@pytest.mark.parametrize("masked", [False, True])
 def test_the_trial_of_the_ranking_is_this_experiment(masked, x64):
     """`trial_error` is the mean student error of the same roles of the same folds."""
     h_w, h_s, y = sample(60, 12, 2)
@@ -266,9 +265,10 @@ def test_predicted_numbers_are_those_of_the_training_splits(bias, pseudo_labels,
 
 # Rows that hard labels get wrong lie near the boundary and have less leverage than the mean that generalized
 # cross-validation takes for all: its gap is 2% low with 120 rows for 24 features, as leave-one-out is not.
+@pytest.mark.everything
 @pytest.mark.parametrize(
     ("kind", "pseudo_labels", "student"),
-    [pytest.param("numbers", "soft", 120, marks=pytest.mark.everything), ("signs", "hard", 600)],
+    [("numbers", "soft", 120), ("signs", "hard", 600)],
 )
 def test_predictions_agree_with_measurements_in_the_mean(kind, pseudo_labels, student):
     """Over many splits of a Gaussian sample predicted and measured errors and gap have one mean."""
@@ -287,6 +287,7 @@ def test_predictions_agree_with_measurements_in_the_mean(kind, pseudo_labels, st
 # Penalties chosen by cross-validation
 
 
+@pytest.mark.everything
 def test_cv_chooses_from_the_labels_each_head_sees(x64):
     """`ridge="cv"` is cross-validation on D~ with true labels and on D^ with the weak head's, over the same scaled grid."""
     data = splits(12, 2)
@@ -379,6 +380,7 @@ def test_grouped_splits_run(x64):
 # Transformations
 
 
+@pytest.mark.everything
 @pytest.mark.usefixtures("unchecked")
 def test_moments_under_jit_and_vmap(x64):
     """Batches of moments and of penalties give each member's own outcome."""
@@ -421,6 +423,7 @@ def test_outcomes_are_differentiable(x64):
     assert derivative_error(outcome, (np.array([0.02, 0.05]), h_s)) <= 1e-6
 
 
+@pytest.mark.everything
 @pytest.mark.usefixtures("unchecked")
 def test_everything_exports():
     """Nothing calls back to the host: moments, rows, splits with cross-validation, classification, cross-fitting."""
@@ -612,6 +615,7 @@ def test_bad_input_is_named(fault):
         call()
 
 
+@pytest.mark.everything
 def test_classes_that_the_labelled_rows_lack_are_named(x64):
     """A head learns nothing of them: of given splits, of the first random one, and of a trained head."""
     (h_w, h_s, _), *others = splits(12, 3, "classes")

@@ -35,6 +35,7 @@ def test_hidden_states_are_the_references(tmp_path, kind):
     assert model.longest == POSITIONS - FIRST[kind]
 
 
+@pytest.mark.everything
 def test_padding_changes_nothing(tmp_path):
     """Neither its length nor what tokens stand in it."""
     model = open_model(save_encoder(tmp_path / "bert"))

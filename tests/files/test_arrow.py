@@ -238,6 +238,7 @@ print("done")
 """
 
 
+@pytest.mark.everything(but=1)
 @pytest.mark.parametrize("form", FORMATS)
 def test_files_with_any_byte_changed_are_read_or_refused(tmp_path, form):
     """In a process of its own, as a fault in the library's native code would end it."""

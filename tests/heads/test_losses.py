@@ -101,6 +101,7 @@ def test_slopes_are_derivatives_of_losses(loss, x64):
         assert entrywise_error(loss.slope(jnp.asarray(z), jnp.asarray(y))[:, j], difference) <= 1e-8
 
 
+@pytest.mark.everything(but=1)
 @pytest.mark.parametrize(
     "loss",
     [reverse_cross_entropy(), confidence_auxiliary(), confidence_auxiliary(warm_up=0), product(), confidence_window()],

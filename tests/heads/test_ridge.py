@@ -83,6 +83,7 @@ def test_a_dominant_mean_costs_no_digits():
     )
 
 
+@pytest.mark.everything(but=1)
 @pytest.mark.parametrize(("shape", "normalize"), [*((shape, "features") for shape in SHAPES), (SHAPES[0], "scale")])
 def test_a_head_of_scaled_features_takes_rows_as_they_are(shape, normalize, x64):
     """In closed form, on a path, by gradients and by folds: the head of scaled rows, with the weights' statistics."""

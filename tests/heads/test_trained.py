@@ -26,6 +26,7 @@ from w2s_jax.heads.trained import train_probe
 SINGLE = [(*case, "float32") for case in (CASES[1], CASES[2])]  # rounding stops the search: without bias and with
 
 
+@pytest.mark.everything(but=1)
 @pytest.mark.parametrize("beta", [1e-3, 0.1])
 @pytest.mark.parametrize(
     ("shape", "bias", "dtype"), [*SINGLE, *((*case, "float64") for case in CASES)], indirect=["dtype"]
@@ -100,7 +101,8 @@ def test_training_does_not_depend_on_the_units(scale):
     assert entrywise_error(scaled.probe.kernel[...] * scale, plain.probe.kernel[...]) <= 1e-5
 
 
-@pytest.mark.parametrize("bias", quickly([True, False], True))
+@pytest.mark.everything
+@pytest.mark.parametrize("bias", [True, False])
 def test_gradient_descent_stopped_early_is_gradient_flow(bias, x64):
     """T steps of rate eta on the squared loss without penalty are the filter `1 - exp(-2 eta T lambda)` as eta -> 0."""
     h, y = rows(30, 8)
@@ -116,6 +118,7 @@ def test_gradient_descent_stopped_early_is_gradient_flow(bias, x64):
     assert 1.9 <= errors[0] / errors[1] <= 2.1  # first order in the rate
 
 
+@pytest.mark.everything(but=1)
 @pytest.mark.parametrize("optimizer", [optax.adam(optax.cosine_decay_schedule(0.1, 2_000)), optax.lbfgs()])
 def test_any_optimiser_finds_the_same_head(optimizer, x64):
     """An optimiser from optax, with or without its own line search, ends where L-BFGS does."""
@@ -126,7 +129,8 @@ def test_any_optimiser_finds_the_same_head(optimizer, x64):
     assert entrywise_error(coefficients(found.probe), expected) <= 1e-5
 
 
-@pytest.mark.parametrize("shape", quickly(SHAPES[::2], SHAPES[2]))
+@pytest.mark.everything
+@pytest.mark.parametrize("shape", SHAPES[::2])
 def test_a_start_changes_the_way_not_the_end(shape, x64):
     """From the solution no step is taken; from elsewhere the same head is found."""
     h, y = classes(*shape)
@@ -153,6 +157,7 @@ def test_labels_of_one_class_and_of_zeros_are_fitted(dtype):
     assert zeros.converged and np.array_equal(zeros.probe(h), np.zeros(20))
 
 
+@pytest.mark.everything
 def test_an_ensemble_is_one_program():
     """Models x seeds x penalties by vmap are the fits one by one, and other numbers do not compile again."""
     data = [[classes(40, 6, np.float32, seed + 10 * model) for seed in range(3)] for model in range(2)]
@@ -174,6 +179,7 @@ def test_an_ensemble_is_one_program():
         assert entrywise_error(coefficients(one.probe), coefficients(alone.probe)) <= 1e-5
 
 
+@pytest.mark.everything
 def test_a_change_of_numbers_does_not_recompile():
     """Penalty, tolerance, steps, a loss's parameters and weights are traced."""
     h, y = classes(40, 6, np.float32)

@@ -18,6 +18,7 @@ def small(monkeypatch):
         monkeypatch.setattr(tasks, name, value)
 
 
+@pytest.mark.everything(but=1)
 @pytest.mark.parametrize("name", tasks.FAMILIES)
 def test_teachers_of_a_family_see_the_same_rows(name, small):
     """Strong rows and labels are one draw for all of them, on one scale, and nothing of a teacher is a dead column."""
@@ -38,6 +39,7 @@ def test_teachers_of_a_family_see_the_same_rows(name, small):
     assert len(task.weak) == 3 and all(h.std(0).min() > 0 and len(h) == 180 for h in task.weak.values())
 
 
+@pytest.mark.everything
 def test_a_contest_has_all_scores_and_exact_errors(small):
     one = tasks.family_task("subspaces").contest(1e-2)
     labelled = {name for name, of in PREDICTORS.items() if of.needs == "labels"}

@@ -148,6 +148,7 @@ def test_rotations_and_columns_of_zeros_change_nothing(x64):
     assert numbers(np.pad(h_w, ((0, 0), (0, 4))), h_s, y) == pytest.approx(wanted, rel=1e-8)
 
 
+@pytest.mark.everything
 def test_gradients_are_finite_differences(x64):
     h_w, h_s, y = rows()
     step = np.random.default_rng(0).standard_normal(h_w.shape)

@@ -59,6 +59,7 @@ def test_a_column_is_the_predictor_on_the_rows_it_needs(models, normalize, label
             assert table[column][place] == pytest.approx(float(wanted), rel=1e-6), (name, column)
 
 
+@pytest.mark.everything
 def test_ones_own_sorts_and_prints(models):
     weak, strong, _ = models
 
@@ -76,6 +77,7 @@ def test_ones_own_sorts_and_prints(models):
     assert table.to_dict()["rows"][0]["gulp"] == table["gulp"][0] and np.isnan(table.se("gulp")).all()
 
 
+@pytest.mark.everything
 def test_the_command_asks_by_name(models, tmp_path, capsys):
     weak, strong, _ = models
     for name, h in (*weak.items(), ("strong", strong)):
@@ -90,6 +92,7 @@ def test_the_command_asks_by_name(models, tmp_path, capsys):
     assert "among prior_error" in capsys.readouterr().err
 
 
+@pytest.mark.everything
 def test_bad_predictors_are_named(models, unchecked):
     weak, strong, _ = models
     twice = predictor(predicts="nothing")(lambda pair: pair.f_w[0])

@@ -15,6 +15,7 @@ LATENT = RNG.standard_normal((N, 5))
 WIDE = {d: LATENT @ RNG.standard_normal((5, d)) / 2 + RNG.standard_normal((N, d)) + 3 for d in (70, 100)}
 
 
+@pytest.mark.everything
 @pytest.mark.parametrize(
     ("normalize", "threshold", "labels"), [("scale", 0.0, "some"), ("none", 0.02, "none"), ("features", 0.02, "some")]
 )
@@ -63,6 +64,7 @@ def test_rows_are_kept_for_more_than_one_pass(keep, reads):
     assert calls == [slice(0, N)] * reads
 
 
+@pytest.mark.everything
 def test_bad_rows_are_named():
     """As they are where a model has more rows than features."""
     bad = WIDE[70].copy()

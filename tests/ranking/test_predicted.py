@@ -86,6 +86,7 @@ def test_what_is_said():
     )
 
 
+@pytest.mark.everything
 def test_the_interval_holds_the_error_of_the_student(x64):
     """Labels as a prior has them, 40 of 150 known, and the error over all roles with all of them: 90% intervals hold it."""
     rng = np.random.default_rng(0)
@@ -101,6 +102,7 @@ def test_the_interval_holds_the_error_of_the_student(x64):
     assert 0.8 <= np.mean(held) <= 0.98
 
 
+@pytest.mark.everything
 def test_the_sentence_stands_below_the_table():
     """One for each strong model, also in its dict and in HTML; none without labels."""
     rng = np.random.default_rng(0)

@@ -39,6 +39,7 @@ def test_rows_are_the_references(monkeypatch, normalize):
     assert not UnitRows(np.ones((4, 3)), "h", np.float32, "scale")[0:4].any()
 
 
+@pytest.mark.everything
 @pytest.mark.parametrize("normalize", ["scale", "features"])
 def test_a_ranking_is_that_of_unit_rows(x64, monkeypatch, normalize):
     """Every score and its standard error, also of more features than rows, in several blocks."""
@@ -55,6 +56,7 @@ def test_a_ranking_is_that_of_unit_rows(x64, monkeypatch, normalize):
         assert relative_error(found.errors[column], want.errors[column]) < 1e-6, column
 
 
+@pytest.mark.everything
 def test_without_scaling_rows_alone_are_divided(x64):
     """Neither centred nor scaled, and heads have no bias."""
     found = rank_supervisors({"a": MODELS[9]}, MODELS[14], normalize="none", rows="unit")
@@ -65,6 +67,7 @@ def test_without_scaling_rows_alone_are_divided(x64):
         assert relative_error(found[column], want[column]) < 1e-8, column
 
 
+@pytest.mark.everything
 @pytest.mark.usefixtures("unchecked")
 def test_bad_rows_are_named():
     """With their place among all."""

@@ -15,6 +15,7 @@ Y = np.sign(H[:, 0] * H[:, 1]).astype(np.float32)  # no linear head sees it
 KIND = dict(folds=3, members=2, width=32, epochs=40, batch_rows=16, learning_rate=0.01, weight_decay=0.1)
 
 
+@pytest.mark.everything
 def test_networks_learn_what_no_linear_head_sees():
     found = np.asarray(mlp_predictions(H, Y, **KIND))
     assert found.shape == Y.shape and found.dtype == np.float32

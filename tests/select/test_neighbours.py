@@ -41,6 +41,7 @@ def test_agreement_counts_equal_classes():
     np.testing.assert_allclose(neighbour_agreement(H, one_hot, K), found)
 
 
+@pytest.mark.everything
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.99])
 def test_smoothed_labels_are_the_dense_ones(share, dtype):
     found = smoothed_labels(H.astype(dtype), Y.astype(dtype), K, share=share)
@@ -50,6 +51,7 @@ def test_smoothed_labels_are_the_dense_ones(share, dtype):
     assert entrywise_error(one, found[:, 0]) <= (1e-10 if dtype == np.float64 else 1e-3)
 
 
+@pytest.mark.everything
 def test_smoothing_is_linear_and_differentiable(x64):
     """In labels, and in the share."""
     of = lambda y, share: smoothed_labels(H, y, K, share=share)

@@ -24,6 +24,7 @@ def rows(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     return h, np.round(rng.beta(0.5, 0.5, N), 2)
 
 
+@pytest.mark.everything
 def test_confidence_of_two_classes_either_way():
     p = np.linspace(0, 1, 11)
     np.testing.assert_allclose(weak_confidence(p), 2 * np.abs(p - 0.5), atol=1e-6)
@@ -32,6 +33,7 @@ def test_confidence_of_two_classes_either_way():
     np.testing.assert_allclose(weak_confidence(np.full((2, 4), 0.25)), 0, atol=1e-6)
 
 
+@pytest.mark.everything
 @given(st.lists(st.integers(-20, 20), min_size=2, max_size=30).filter(lambda x: len(set(x)) > 1))
 def test_change_point_is_the_best_split(values):
     """Of equal costs either: its own cost is the least."""
@@ -51,6 +53,7 @@ def test_change_point_without_a_change():
     assert float(change_point(np.array([2.0, 3.0]), np.zeros(2, bool))) == np.inf
 
 
+@pytest.mark.everything(but=1)
 @pytest.mark.parametrize("normalize", ["none", "scale", "features"])
 def test_overlap_is_the_dense_one(normalize, dtype, monkeypatch):
     """Also where blocks are of a few rows, with some left over."""
@@ -99,6 +102,7 @@ def test_the_bandit_comes_to_the_densest_source():
     assert int(choose_source(np.array([np.nan, 0.2]), np.array([0, 1]))) == 0
 
 
+@pytest.mark.everything(but=1)
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("call", "named"),

@@ -16,6 +16,7 @@ from w2s_jax.select import rads_scores
 SHAPES = ((60, 8, 12), (24, 40, 32), (40, 60, 16))  # (n, d_w, d_s): n > d, n < d, mixed
 
 
+@pytest.mark.everything(but=1)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_scores_are_the_formula(shape, dtype):
     """Of two outputs, and far from the origin."""
@@ -26,6 +27,7 @@ def test_scores_are_the_formula(shape, dtype):
     assert entrywise_error(found, reference.rads_scores(h_w, h_s, y, 0.1)) <= (1e-8 if exact else 2e-3)
 
 
+@pytest.mark.everything
 def test_scores_are_example_scores_of_that_ridge(x64):
     """The spine says the same with the filter's strength spelled out."""
     h_w, h_s, y = pair("generic", 60, 8, 12)
@@ -42,6 +44,7 @@ def test_predictions_take_the_place_of_the_weak_side(x64):
     assert entrywise_error(found, reference.rads_scores(h_w, h_s, y, 0.1, said)) <= 1e-8
 
 
+@pytest.mark.everything
 def test_rotations_factors_and_dead_columns_change_nothing(x64):
     h_w, h_s, y = pair("generic", 60, 8, 12)
     rotation = np.linalg.qr(np.random.default_rng(0).standard_normal((12, 12)))[0]
@@ -52,6 +55,7 @@ def test_rotations_factors_and_dead_columns_change_nothing(x64):
     assert entrywise_error(alike(np.geomspace(1, 1e3, 12)), alike(np.ones(12))) <= 1e-8
 
 
+@pytest.mark.everything
 def test_transforms(x64):
     """vmap over labels, gradients through both sides."""
     h_w, h_s, y = pair("generic", 60, 8, 12)
@@ -60,6 +64,7 @@ def test_transforms(x64):
     assert derivative_error(lambda h: jnp.square(rads_scores(h[0], h[1], y)), (h_w, h_s)) <= 1e-6
 
 
+@pytest.mark.everything
 def test_what_the_weak_side_says_alone_scores_nothing(dtype):
     """Labels that are linear in the weak representation, and without a ridge; no NaN in their derivative."""
     h_w, h_s, _ = pair("generic", 60, 8, 12, dtype=dtype)
@@ -69,6 +74,7 @@ def test_what_the_weak_side_says_alone_scores_nothing(dtype):
     assert not np.isnan(gradient).any()
 
 
+@pytest.mark.everything(but=1)
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("change", "named"),

@@ -44,6 +44,7 @@ SCORES = {
 }
 
 
+@pytest.mark.everything
 @pytest.mark.parametrize("score", SCORES)
 def test_the_file_has_the_rows_of_the_score(capsys, score):
     assert choose("--score", score, "--neighbours", "7", "--keep", "15") == 0
@@ -52,6 +53,7 @@ def test_the_file_has_the_rows_of_the_score(capsys, score):
     assert capsys.readouterr() == (f"{score}: {wanted}\n", "")
 
 
+@pytest.mark.everything
 def test_text_classes_rows_without_a_label_and_other_formats(capsys):
     """What is left out is never chosen; numbers are those of the files' rows; classes go by their names."""
     names = np.where(HARD > 0, "right", "wrong").astype(object)
@@ -113,6 +115,7 @@ def test_bad_input_is_one_line(capsys, fault):
     assert set(Path().rglob("*")) == before
 
 
+@pytest.mark.everything
 def test_a_score_says_which_file_it_needs(capsys):
     assert main(["select", "--weak-labels", "p.npy", "--score", "rads", "--out", "rows.npy"]) == 2
     assert capsys.readouterr().err == "w2s select: --score rads needs --weak and --strong\n"

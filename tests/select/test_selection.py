@@ -47,6 +47,7 @@ def test_what_it_shows():
     assert chosen.to_pandas().score.tolist() == [3, 2, 1]
 
 
+@pytest.mark.everything
 def test_weights_are_the_rows():
     """A student that is trained with them is one that is trained on the chosen rows."""
     rng = np.random.default_rng(0)
@@ -56,6 +57,7 @@ def test_weights_are_the_rows():
     assert entrywise_error(weighted(h), ridge_probe(h[chosen.rows], y[chosen.rows], 0.1)(h)) <= 1e-4
 
 
+@pytest.mark.everything(but=1)
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("arguments", "named"),

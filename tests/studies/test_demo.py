@@ -50,6 +50,7 @@ def dense_experiment(h_w: np.ndarray, h_s: np.ndarray, y: np.ndarray, beta: floa
     return Measured(*(*errors, np.mean((student[test] - ceiling[test]) ** 2), *accuracies))
 
 
+@pytest.mark.everything
 @pytest.mark.parametrize("beta", [1e-3, 1e-1])
 def test_the_experiments_are_the_dense_ones(beta: float) -> None:
     h_w, h_s, y = pair("generic", n=240, d_w=9, d_s=20)
@@ -61,6 +62,7 @@ def test_the_experiments_are_the_dense_ones(beta: float) -> None:
             np.testing.assert_allclose(getattr(got, name)[i, 0], value, rtol=2e-4, err_msg=name)
 
 
+@pytest.mark.everything
 def test_result_has_every_model_and_finite_numbers(result: DemoResult) -> None:
     kinds = ("full", "coarse", "half", "few", "brief")
     assert result.names == tuple(f"mlp{width}/{kind}" for width in SMALL.widths for kind in kinds)
@@ -100,6 +102,7 @@ def test_report_fits_and_names_every_model_and_score(result: DemoResult) -> None
         assert word in report
 
 
+@pytest.mark.everything
 @pytest.mark.parametrize("ending", ["png", "pdf"])
 def test_figure_is_written(result: DemoResult, tmp_path: Path, ending: str) -> None:
     result.figure(tmp_path / f"demo.{ending}")
@@ -113,6 +116,7 @@ def test_missing_extra_is_one_sentence(monkeypatch: pytest.MonkeyPatch, missing:
         run_demo(config=dataclasses.replace(SMALL, splits=2))
 
 
+@pytest.mark.everything
 def test_importing_the_demo_loads_no_extra() -> None:
     code = "import sys, w2s_jax.studies.demo; sys.exit(any(m in sys.modules for m in ('sklearn', 'matplotlib')))"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])

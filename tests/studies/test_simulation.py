@@ -66,6 +66,7 @@ def head_of_rows(key: jax.Array, n: int, width: int, variance: float, ridge: flo
 INVERTIBLE = [(*tail, ridge) for tail in TAILS for ridge in (0.3, 0.0) if ridge or tail[0] <= tail[2]]
 
 
+@pytest.mark.everything(but=1)
 @pytest.mark.parametrize(("n", "m", "width", "ridge"), INVERTIBLE)
 def test_elimination_equals_the_dense_inverse(n, m, width, ridge, x64):
     """Rows eliminated one by one leave the top left block of the inverse of the whole tail's kernel."""
@@ -79,6 +80,7 @@ LONG = [(50, 400, 0.1), (50, 400, 0.0), (50, 20, 0.1), (300, 10**6, 0.05)]  # el
 HEADS = [(kind, *case) for kind in ("float32", "float64") for case in LONG] + [("float64", 4, 30, 0.0)]
 
 
+@pytest.mark.everything
 @pytest.mark.parametrize(("dtype", "n", "width", "ridge"), HEADS, indirect=["dtype"])
 def test_heads_equal_dense_heads_on_the_same_rows(dtype, n, width, ridge):
     """Coefficients of the features and the norm of the tail's are those of a dense solve with the tail as real columns."""
@@ -128,6 +130,7 @@ EXPERIMENTS = {
 }
 
 
+@pytest.mark.everything
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_experiments_have_the_law_of_explicit_ones(name, unchecked):
     """Errors, gap and the theorem's gap are distributed as when every row and every tail column is written out."""
@@ -148,6 +151,7 @@ def test_experiments_have_the_law_of_explicit_ones(name, unchecked):
         assert abs(np.mean(spread[0]) - np.mean(spread[1])) <= 3.5 * np.hypot(*map(stats.sem, spread))
 
 
+@pytest.mark.everything
 def test_relu_experiments_equal_dense_ones_on_the_same_rows(x64):
     """A family that is not Gaussian is sampled: heads and population errors are those of dense solves."""
     family, sizes, ridges = random_features(KEY, 3, 4, 6, noise=0.1), (25, 40), (0.02, 0.01)
@@ -168,6 +172,7 @@ def test_relu_experiments_equal_dense_ones_on_the_same_rows(x64):
         assert entrywise_error(getattr(found.moments, name), expected[name]) <= 1e-10
 
 
+@pytest.mark.everything
 def test_the_outcome_is_the_theorem_on_the_trials_moments(x64):
     """The predicted gap is that of moments with `b = beta + gamma`, and with gamma left out `b = beta`."""
     family, sizes, ridges = gaussian(1, Tail(0.01, 500), Tail(0.02, 400), 0.1), (50, 80), (0.1, 0.2)
@@ -188,6 +193,7 @@ def mean_and_error(x: jax.Array) -> tuple[float, float]:
     return float(np.mean(x)), float(stats.sem(x))
 
 
+@pytest.mark.everything
 def test_ridgeless_subspaces_have_their_closed_errors():
     """Errors of heads without ridge on Gaussian subspaces (Dong et al. 2025, exact form), noise included."""
     d_s, d_w, n, N, overlap = 5, 20, 60, 40, 2.75
@@ -199,6 +205,7 @@ def test_ridgeless_subspaces_have_their_closed_errors():
         assert abs(mean - value) <= 3.5 * error and error <= 0.02 * value
 
 
+@pytest.mark.everything
 def test_means_are_the_deterministic_equivalents():
     """Single precision has no bias: the mean of many trials of a spiked family is the equivalent's."""
     n = 250
@@ -210,6 +217,7 @@ def test_means_are_the_deterministic_equivalents():
         assert abs(mean - float(equivalent[name])) <= 3 * error + 0.01 * mean  # the equivalent's own error at this n
 
 
+@pytest.mark.everything
 def test_the_theorem_needs_gamma_and_gains_with_rows():
     """On tails of width n^1.5 its error falls like n^-1/2; gamma left out, it stays wrong."""
     errors = []
@@ -230,6 +238,7 @@ def all_of(family: GaussianFamily | ReluFamily, key: jax.Array, ridges: jax.Arra
     return jnp.stack(simulation.outcome(run_trial(key, family, 20, 30, ridges[0], ridges[1])))
 
 
+@pytest.mark.everything
 def test_batches_change_nothing():
     """Trials are the same in batches, the last one filled up, and mapped over by hand."""
     family, keys, ridges = TRACED["tails"](), jax.random.split(KEY, 50), jnp.array([0.1, 0.2])
@@ -239,12 +248,14 @@ def test_batches_change_nothing():
     assert entrywise_error(jnp.stack(batches)[:, -5:], mapped) <= 1e-5
 
 
+@pytest.mark.everything
 def test_derivatives_in_the_ridges_are_finite_differences(x64):
     """With the randomness held fixed every outcome is differentiable in the ridges."""
     family = gaussian(0, None, Tail(0.02, 400), 0.1)
     assert derivative_error(lambda ridges: all_of(family, KEY, ridges), np.array([0.1, 0.2])) <= 1e-7
 
 
+@pytest.mark.everything(but=1)
 @pytest.mark.parametrize("name", TRACED)
 def test_trials_export_for_every_platform(name):
     """Nothing calls back to the host."""

@@ -56,6 +56,7 @@ def written_out(family) -> dict[str, np.ndarray]:
     }
 
 
+@pytest.mark.everything
 @pytest.mark.parametrize("name", FAMILIES)
 def test_samples_have_the_moments_of_the_population(name, x64):
     """Sample moments of 40,000 rows, means and label noise included, are the population's within 5 standard errors."""
@@ -92,6 +93,7 @@ def test_gaussian_moments_are_products_of_the_maps(dtype):
     assert p.tail_w == Tail(0.1, 7) and p.tail_s is None and relative_error(p.noise, 0.3) <= 1e-6
 
 
+@pytest.mark.everything
 def test_relu_moments_are_integrals(dtype):
     """The arc-cosine form equals the integral over angles, for parallel and opposite weights too."""
     rng = np.random.default_rng(0)
@@ -116,6 +118,7 @@ def test_the_gaussian_double_of_relu_features_has_their_moments(x64):
         assert entrywise_error(getattr(found, name), getattr(expected, name)) <= 1e-10
 
 
+@pytest.mark.everything(but=1)
 @pytest.mark.parametrize("n", [30, 120])
 def test_spiked_tails_have_their_gammas(n, x64):
     """On n rows the tails' kernels are gamma on the diagonal; on other rows in proportion."""
@@ -149,6 +152,7 @@ def test_power_laws_have_their_spectra_and_correlation(correlation, x64):
     assert entrywise_error(whitened @ whitened.T, np.eye(20)) <= 1e-10
 
 
+@pytest.mark.everything(but=1)
 @pytest.mark.parametrize(("d_s", "d_w", "overlap"), [(5, 20, 2.75), (20, 5, 2.75), (4, 4, 4), (3, 6, 1), (1, 1, 1)])
 def test_subspaces_have_their_correlation_dimension(d_s, d_w, overlap, x64):
     """White features, `||V_s^T V_w||_F^2` as asked, fractions included, and a target that both sides can express."""
@@ -183,6 +187,7 @@ def test_linear_random_features_see_inputs_of_trace_one(x64):
     assert family.A_w.shape == (4000, 50) and family.A_s.shape == (8, 50)
 
 
+@pytest.mark.everything(but=1)
 @pytest.mark.parametrize("name", FAMILIES)
 def test_populations_are_functions_of_numbers(name, x64):
     """A family is a pytree: its population is the same under jit, mapped over, and differentiable in every array."""
@@ -196,6 +201,7 @@ def test_populations_are_functions_of_numbers(name, x64):
         assert derivative_error(lambda f: jnp.concatenate([jnp.ravel(x) for x in moments(f)]), floats) <= 1e-7
 
 
+@pytest.mark.everything
 @pytest.mark.parametrize("name", ["low", "power law", "relu features"])
 def test_samples_are_jitted_mapped_and_exported(name):
     """Sampling is a function of key and family, for any platform."""
@@ -231,6 +237,7 @@ BAD = {
 }
 
 
+@pytest.mark.everything(but=1)
 @pytest.mark.parametrize("sentence", BAD)
 def test_bad_input_is_one_sentence(sentence, unchecked):
     """Which argument, what was expected, what came."""

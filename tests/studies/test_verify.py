@@ -37,6 +37,7 @@ def found(store: Path) -> Verification:
     return run_verify(**SMALL, out=store)
 
 
+@pytest.mark.everything
 def test_cells_hold_the_numbers_of_their_trials(found, store):
     """Means, standard errors and median relative errors are those of the trials in the file."""
     lines = [json.loads(line) for line in store.read_text().splitlines()[1:]]
@@ -53,6 +54,7 @@ def test_cells_hold_the_numbers_of_their_trials(found, store):
         assert low <= median <= high
 
 
+@pytest.mark.everything
 def test_the_equivalent_is_near_and_the_theorem_only_within_its_conditions(found):
     """Twenty trials suffice to see that tails of width 2n bias the theorem and not the equivalent."""
     low, proportional = found.cells
@@ -77,6 +79,7 @@ def test_a_stopped_run_goes_on(found, store, tmp_path, monkeypatch, cut):
     assert len(simulated) == len(lines) - 2
 
 
+@pytest.mark.everything
 def test_trials_do_not_depend_on_their_chunk(found, store):
     """Trial i is the same however the trials are divided up."""
     whole = json.loads(store.read_text().splitlines()[1])
@@ -101,6 +104,7 @@ def test_the_band_of_a_median_covers_it():
     assert 0.94 <= covered <= 0.985
 
 
+@pytest.mark.everything
 def test_the_phase_diagram_has_both_phases():
     """With few labels the student beats its teacher, with few rows of its own it does not."""
     ratio, outcome = verify_figure.phase_diagram()
@@ -116,6 +120,7 @@ def test_every_scenario_can_be_built():
         assert np.isfinite(np.asarray(family.population.yy)) and min(n_labelled, n_student) > 0 and min(ridges) >= 0
 
 
+@pytest.mark.everything
 def test_the_command_prints_draws_and_writes(found, tmp_path, monkeypatch, capsys):
     """`w2s verify` prints the report, draws the figure and writes the results; a second run simulates nothing."""
     monkeypatch.chdir(tmp_path)
@@ -151,6 +156,7 @@ def test_bad_input_is_one_line(fault, tmp_path, monkeypatch, capsys):
     assert [path.name for path in Path().iterdir()] == ["other.jsonl"]
 
 
+@pytest.mark.everything
 def test_importing_starts_no_device():
     """The scenarios are recipes: nothing is computed before they are asked for."""
     assert all(callable(scenario.at) for scenario in SCENARIOS.values())

@@ -17,6 +17,7 @@ from w2s_jax.sweep.config import read_config, sweep_config
 pytestmark = pytest.mark.usefixtures("folder")
 
 
+@pytest.mark.everything
 def test_names_and_patterns():
     """Globs are models of their own, tables give names, keys of archives are part of the name."""
     save_file({"x": ROWS["a"].astype(np.float32), "y": ROWS["b"].astype(np.float32)}, "two.v1.safetensors")

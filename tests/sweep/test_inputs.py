@@ -19,6 +19,7 @@ from w2s_jax.sweep.table import read_sweep
 pytestmark = pytest.mark.usefixtures("folder")
 
 
+@pytest.mark.everything
 @pytest.mark.parametrize("given", ["shards/part*.npz:h", "shards:h", "run[1]/b.npz:h"])
 def test_a_changed_file_behind_a_key_is_noticed(given):
     """Also where a pattern, a folder or brackets come before the key."""
@@ -41,6 +42,7 @@ def test_a_changed_file_behind_a_key_is_noticed(given):
     assert first.rows[0] == second.rows[0] != first.rows[1] != second.rows[1]
 
 
+@pytest.mark.everything
 def test_an_old_file_is_not_read_again(monkeypatch):
     """Size and time answer for files that had not just been written when they were hashed."""
     monkeypatch.setattr(store, "_FRESH_NS", 0)

@@ -55,6 +55,7 @@ def by_features(monkeypatch: pytest.MonkeyPatch, config: dict) -> Sweep:
         return run_sweep({**config, "output": "features"})
 
 
+@pytest.mark.everything
 @pytest.mark.parametrize(
     ("normalize", "norm"), [("scale", "given"), ("features", "given"), ("features", "unit"), ("none", "given")]
 )
@@ -75,6 +76,7 @@ def test_the_numbers_are_those_of_all_features(x64, monkeypatch, rows, normalize
     assert row["cka"] == pytest.approx(norm(strong, weak) ** 2 / norm(strong, strong) / norm(weak, weak), rel=1e-12)
 
 
+@pytest.mark.everything
 def test_single_precision_is_as_near_double_as_by_features(monkeypatch, rows):
     """At any scale of the rows, to a factor of two of the worst pair."""
     for name, x in rows.items():
@@ -88,9 +90,10 @@ def test_single_precision_is_as_near_double_as_by_features(monkeypatch, rows):
         assert 0 < found <= 2 * by_moments + 1e-6, column
 
 
-@pytest.mark.parametrize("change", [{"threshold": 0.0}, {"folds": 3}, {"strong": ["s2.npy"]}])
+@pytest.mark.everything(but=1)
+@pytest.mark.parametrize("change", [{"threshold": 0.0}, {"folds": 3}, {"strong": ["s2.npy"]}, {"predictors": ["gulp"]}])
 def test_features_where_they_take_fewer_products(monkeypatch, change):
-    """Without a cut, with folds, and for narrow models the product of features is taken."""
+    """Without a cut, with folds or predictors, and for narrow models the product of features is taken."""
 
     def multiplied(*args, **more):
         raise KeyboardInterrupt
@@ -108,6 +111,7 @@ def test_products_are_counted():
     assert found == entries * (90 + 80 + 1) + 2 * 90 * (90 * 20 + 80 * 10 + 20 * 10)
 
 
+@pytest.mark.everything
 def test_a_stopped_run_goes_on(monkeypatch):
     """With little memory strong models are read once for several groups of weak ones; groups that are done stay done, and the
     table is that of a run that was not stopped."""
@@ -152,6 +156,7 @@ def test_a_change_while_running_is_an_error(monkeypatch, rows):
     assert len(read_sweep("out")) == 0
 
 
+@pytest.mark.everything
 @pytest.mark.parametrize("output", ["anew", "out"])
 def test_several_devices_take_what_one_has_kept(x64, rows, output):
     """Over several devices pairs are met by features, models of more and of fewer rows than features of one padded width

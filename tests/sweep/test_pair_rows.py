@@ -20,6 +20,7 @@ pytestmark = pytest.mark.usefixtures("folder")
 RANKED = ("gap_op", "gap_fro", "cka", "predicted_gap", "expected_error", "expected_gap", "trial_error")
 
 
+@pytest.mark.everything(but=1)
 @pytest.mark.parametrize(
     ("weak", "normalize", "rows", "threshold", "labels", "groups"),
     [
@@ -86,6 +87,7 @@ def test_folds_only_add_columns(x64):
     assert (folded["expected_error"] > 0).all()
 
 
+@pytest.mark.everything
 def test_a_grid_is_all_combinations(x64):
     """A row of a grid is the row of a sweep with that setting alone."""
     grid = {
@@ -115,6 +117,7 @@ def test_the_bound_is_above_the_gap(x64):
     assert set(table["n_labelled"][table["labels"] == "some"]) == {54}
 
 
+@pytest.mark.everything
 def test_single_precision_is_near_double():
     """Without x64 files of doubles are summed in single precision, about their first row."""
     table = run_sweep({**TABLE, "threshold": 0.05, "weak_ridge": 0.1})
@@ -124,6 +127,7 @@ def test_single_precision_is_near_double():
         np.testing.assert_allclose(table[column], exact[column], rtol=1e-4)
 
 
+@pytest.mark.everything
 def test_a_large_mean_loses_nothing():
     """Rows with a mean of 1e4 give the numbers of the rows without it."""
     plain = run_sweep(LITTLE)

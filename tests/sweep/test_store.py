@@ -21,6 +21,7 @@ from w2s_jax.sweep.table import read_sweep
 pytestmark = pytest.mark.usefixtures("folder")
 
 
+@pytest.mark.everything
 def test_damaged_moments_are_computed_again(units):
     """A file of moments that is not what its checksum says is not used."""
     before = run_sweep(LITTLE)
@@ -32,6 +33,7 @@ def test_damaged_moments_are_computed_again(units):
     assert len(units.take()[0]) == 3
 
 
+@pytest.mark.everything
 def test_moments_of_other_files_are_removed():
     """Beside the database stand the moments of the present models and nothing else."""
     run_sweep(TABLE)
@@ -98,6 +100,7 @@ def small_disk() -> Iterator[Callable[[int], None]]:
     resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
+@pytest.mark.everything(but=1)
 @pytest.mark.parametrize("size", [0, 4096, 20_000, 49_152])
 def test_a_full_disk_is_one_sentence_and_the_run_goes_on_later(small_disk, size):
     """When files cannot grow, at any point, the run stops with one sentence; with room it ends like any other."""

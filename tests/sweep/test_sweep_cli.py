@@ -29,6 +29,7 @@ def test_toml_paths_are_relative_to_the_file(monkeypatch, capsys):
     assert len(Path("table.csv").read_text().splitlines()) == 5
 
 
+@pytest.mark.everything
 def test_flags_are_keys():
     """Options alone make the configuration that a file does, and replace its entries."""
     flags = ["--weak", "[ab].npy", "--strong", "s1.npy", "--labels", "task=one.npy", "some.npy", "--output", "out"]
@@ -48,6 +49,7 @@ def test_flags_are_keys():
     assert set(read_sweep("third")["weak_threshold"]) == {0.1}
 
 
+@pytest.mark.everything
 def test_classes_and_rows_without_a_label(capsys):
     """Text is classes, which are printed; the mark of rows that have none is a key and an option."""
     names = np.where(np.arange(90) % 5 < 3, np.where(LATENT[:, 0] > 0, "dog", "cat"), "?")

@@ -55,6 +55,7 @@ def test_a_finished_sweep_computes_nothing(units):
     assert (after.computed, after.changed, after.rows) == (0, (), before.rows)
 
 
+@pytest.mark.everything(but=1)
 @pytest.mark.parametrize("done", range(11))
 def test_a_stopped_run_goes_on(units, done):
     """Wherever a run stops, the next does the units that are missing, no other, and the results are the same."""

@@ -16,6 +16,7 @@ from w2s_jax.sweep import store
 pytestmark = pytest.mark.usefixtures("folder")
 
 
+@pytest.mark.everything
 def test_csv(table):
     """Numbers are written so that they are read back exactly; the last pair's last setting is the last line."""
     table.export("table.csv")

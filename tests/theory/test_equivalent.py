@@ -118,6 +118,7 @@ def test_ridgeless_subspaces(dims, x64):
     assert relative_error(found.ceiling_error, d_s / (N - d_s)) <= 1e-12
 
 
+@pytest.mark.everything
 def test_the_interpolation_threshold_is_infinite(dtype):
     """Without a ridge, rows = rank gives infinite errors where there is noise, none where there is nothing to fit wrongly."""
     m = target_moments("generic")
@@ -184,6 +185,7 @@ def of_everything(x: tuple) -> jax.Array:
     return jnp.stack([getattr(e, name) for name in ERRORS])
 
 
+@pytest.mark.everything
 @pytest.mark.parametrize("rows", [(0.15, 0.12), (0.8, 2.0)])
 @pytest.mark.parametrize("kind", ["generic", "repeated"])
 def test_errors_are_differentiable(kind, rows, x64):
@@ -207,6 +209,7 @@ def test_predicts_the_mean_experiment(family, x64):
 # Transformations, bad input, printing
 
 
+@pytest.mark.everything
 def test_it_exports_for_every_platform():
     """It lowers for CPU, CUDA and TPU from any of them, and compiled equals eager; so do gradients."""
     p = population(target_moments("generic"), tails=TAILS, dtype=np.float32)
@@ -240,6 +243,7 @@ def test_bad_input_is_named(unchecked):
             call()
 
 
+@pytest.mark.everything
 def test_the_result_prints_its_numbers():
     """One point prints its errors and PGR, a grid its shape; to_dict has them all."""
     p = population(target_moments("generic"), dtype=np.float32)

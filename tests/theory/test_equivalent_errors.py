@@ -17,12 +17,13 @@ from w2s_jax.moments import moments
 from w2s_jax.theory.equivalent_errors import equivalent_errors, equivalent_errors_from_moments
 
 
+@pytest.mark.everything
 @pytest.mark.parametrize(
     ("family", "intercept"),
     [
-        *(pytest.param(family, False, marks=pytest.mark.everything) for family in FAMILIES),
+        *((family, False) for family in FAMILIES),
         ("spiked, d/n = 2, noise", True),
-        pytest.param("power law .7, noise", True, marks=pytest.mark.everything),
+        ("power law .7, noise", True),
     ],
 )
 def test_the_errors_from_data_have_the_right_means(family, intercept, x64):
@@ -32,6 +33,7 @@ def test_the_errors_from_data_have_the_right_means(family, intercept, x64):
     assert_means_agree(found - true + np.mean(true, 0), np.mean(true, 0))
 
 
+@pytest.mark.everything
 @pytest.mark.parametrize(
     ("kind", "shape", "bias"),
     [

@@ -29,6 +29,7 @@ def average(rotation: np.ndarray, outputs: int = 2, groups: bool = False, m: int
     return average_of_sums(eigen, sums(m, z, y), related, grid), eigen.vectors
 
 
+@pytest.mark.everything
 @pytest.mark.parametrize(("groups", "m"), [(False, M), (True, M), (False, 6)])
 def test_draws_have_the_moments_of_the_posterior(groups, m, x64):
     """Within five standard errors of 20,000 draws; v does not stray."""
@@ -54,6 +55,7 @@ def test_draws_turn_with_the_representation(x64):
     assert relative_error(drawn[1], drawn[0], 1e-3) <= 1e-8
 
 
+@pytest.mark.everything
 def test_the_energy_of_labels_strays(x64):
     """By the relative standard error that is asked for, about the same place."""
     of, _ = average(np.eye(D), outputs=1)

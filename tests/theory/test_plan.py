@@ -27,6 +27,7 @@ def population(name: str) -> Population:
     return Population(**{key: jnp.asarray(x) for key, x in m.items()}, noise=NOISE, tail_w=tails[0], tail_s=tails[1])
 
 
+@pytest.mark.everything
 def test_ridges_are_the_best_of_a_grid(x64):
     """No pair of ridges on a fine grid has a smaller error; the errors are the equivalent's at the ridges found."""
     n = FAMILIES[PLANNED][4:6]
@@ -39,11 +40,13 @@ def test_ridges_are_the_best_of_a_grid(x64):
     assert relative_error(found.gap, there.gap) < 1e-12
 
 
+@pytest.mark.everything
 def test_where_heads_only_lose_nothing_is_learnt():
     found = plan(population(HOPELESS), n_labelled=120, n_student=120)
     assert found.weak_ridge > 1 and found.student_error == pytest.approx(1, rel=1e-3)
 
 
+@pytest.mark.everything
 def test_single_precision_is_near_double():
     found = plan(population(PLANNED), n_labelled=80, n_student=160)
     with jax.enable_x64(True):
@@ -71,6 +74,7 @@ def test_all_four_numbers_together(x64):
     assert found.student_error <= float(deterministic_equivalent(population(PLANNED), *numbers).student_error.min())
 
 
+@pytest.mark.everything
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
@@ -91,6 +95,7 @@ def test_gains_are_differences(x64):
     assert (found.label_gain, found.student_gain) == pytest.approx(slopes, rel=1e-3)
 
 
+@pytest.mark.everything
 @pytest.mark.parametrize("bias", [False, True])
 def test_moments_with_a_posterior_are_the_planned_experiment(bias, x64):
     """Moments stand for the population, and the posterior for the labels: errors are the posterior experiment's."""
@@ -109,6 +114,7 @@ def test_moments_with_a_posterior_are_the_planned_experiment(bias, x64):
     assert plan(whole, n_labelled=200, n_student=500, posterior=posterior) == found
 
 
+@pytest.mark.everything
 def test_rows_without_labels_are_planned_for_the_prior(x64):
     h = np.random.default_rng(0).standard_normal((120, 6))
     found = plan(moments(h[:, :4], h), n_labelled=100, n_student=100)

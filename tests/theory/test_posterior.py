@@ -42,6 +42,7 @@ def blocks_of(h_w: np.ndarray, h_s: np.ndarray) -> list:
     return [moments(h_w[part], h_s[part]) for part in PARTS]
 
 
+@pytest.mark.everything(but=1)
 @pytest.mark.parametrize("related", [False, True])
 @pytest.mark.parametrize(("m", "outputs"), [(10, 2), (19, 1), (20, 2), (60, 1)])
 def test_the_posterior_experiment(m, outputs, related, dtype):
@@ -65,6 +66,7 @@ def test_the_posterior_experiment(m, outputs, related, dtype):
         assert relative_error(posterior.noise, noise) <= (1e-10 if dtype == np.float64 else 1e-5)
 
 
+@pytest.mark.everything(but=1)
 @pytest.mark.parametrize("m", [10, 30])
 @pytest.mark.parametrize("related", [False, True])
 def test_heads_with_an_intercept(m, related, x64):
@@ -123,6 +125,7 @@ def test_it_learns_what_the_labels_are(x64):
     assert label_posterior(strong, h[:15], 3 * leading[:15]).signal == pytest.approx(9 * few.signal)
 
 
+@pytest.mark.everything
 def test_it_differentiates_and_maps(x64):
     """Gradients in all representations and in the labels are finite differences, and vmap is a loop."""
     h_w, h_s, y, groups = given(15)
@@ -139,6 +142,7 @@ def test_it_differentiates_and_maps(x64):
     assert derivative_error(lambda h: one(h[1] @ jnp.ones((20, 1))), jnp.stack([h_s[:15]] * 2)) <= 1e-6
 
 
+@pytest.mark.everything(but=1)
 def test_labels_that_are_all_alike_are_finite(dtype):
     """Nothing to learn and nothing to teach: no error, and no NaN."""
     h_w, h_s, _, _ = given(10, dtype=dtype)
@@ -177,6 +181,7 @@ def test_planned_rows_are_the_mean_of_many_draws(labels, x64):
     assert np.all(np.diff(found, axis=0) < 0)  # more labels, smaller errors
 
 
+@pytest.mark.everything
 def test_planned_rows_of_the_expected_experiment(x64):
     """One prior and noise are a posterior of one point; a number that is not planned is that of the rows there."""
     h_w, h_s, _, _ = given(10)

@@ -1,8 +1,8 @@
 """Factorisations of one matrix, safe to batch: eigenpairs, Cholesky and QR. None of them is differentiated here.
 
 One eigensolve in float32 tells eigenvalues down to some eps of the largest from nothing. Where one channel has a mean of 800
-and the others a spread of 1, these are lost in it, though rows and moments still know them: `split_eigh` solves the block of
-the small ones on its own.
+and the others a spread of 1, these are lost in it, though the moment still knows them: `graded_eigh` solves the block of the
+small ones on its own.
 
 Under `vmap` a CPU takes the matrices one after another (cpu.py says why); accelerators take them in one call.
 """
@@ -46,17 +46,20 @@ def graded_eigh(moment: Array) -> tuple[Array, Array]:
     if moment.dtype == jnp.float64:
         return plain
 
-    def again() -> tuple[Array, Array]:
-        found, rotation = split_eigh(matmul(vectors.T, matmul(moment, vectors)), values)
+    def again(state: tuple[Array, ...]) -> tuple[Array, ...]:
+        found, rotation = _split_eigh(matmul(vectors.T, matmul(moment, vectors)), values)
         turned = matmul(vectors, rotation)
         rounding = numerically_zero(jnp.ones_like(values)) * matmul(squares, jnp.square(turned))
-        return jnp.where(found <= rounding, 0, found), turned
+        return jnp.zeros_like(state[0]), jnp.where(found <= rounding, 0, found), turned
 
     hidden = jnp.any((squares > 0) & (squares < 100 * zero)) | (jnp.sum(squares) - jnp.sum(plain[0]) > zero[0])
-    return jax.lax.cond((values[-1] <= ROUGH * zero[0]) & hidden, again, lambda: plain)
+    needed = (values[-1] <= ROUGH * zero[0]) & hidden
+    # Of a batch it runs where one matrix needs it, as a `cond` would always.
+    _, found, turned = jax.lax.while_loop(lambda state: state[0], again, (needed, *plain))
+    return found, turned
 
 
-def split_eigh(within: Array, values: Array) -> tuple[Array, Array]:
+def _split_eigh(within: Array, values: Array) -> tuple[Array, Array]:
     """Eigenvalues (k,) and eigenvectors of a matrix (k, k) in the basis of a first eigensolve, which had these descending values.
 
     That the first basis is off by eps turns a small eigenvector by no more than eps times the ratio of the roots of eigenvalues;
@@ -109,18 +112,6 @@ def qr(matrix: Array) -> tuple[Array, Array]:
 def numerically_zero(values: Any) -> Any:
     """The eigenvalue below which a (k,) spectrum, of JAX or NumPy, is rounding: 4 eps sqrt(k) of the largest."""
     return 4 * jnp.finfo(values.dtype).eps * values.shape[-1] ** 0.5 * values[:1]
-
-
-def finest(values: Array) -> Array:
-    """The eigenvalue (1,) below which what rows themselves hold along a direction may be rounding, never less than float64's."""
-    eps = jnp.finfo(values.dtype).eps
-    return jnp.maximum(64 * eps, float(jnp.finfo(jnp.float64).eps) / eps) * numerically_zero(values)
-
-
-def resolution(values: Array) -> Array:
-    """The eigenvalue (1,) below which `split_eigh` of rows does not tell from rounding, given all of them, descending."""
-    rest = jnp.max(jnp.where(values < SPLIT * values[:1], values, 0))
-    return jnp.maximum(finest(values), numerically_zero(values.at[0].set(rest)))
 
 
 def zeroed(values: Array, zero: Array) -> Array:

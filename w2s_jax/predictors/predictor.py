@@ -30,7 +30,7 @@ Reads = Literal["moments", "rows", "weak_rows"]
 class PairView(NamedTuple):
     """A weak/strong pair as predictors see it: moments, with labels if those are needed, their overlap, and the two heads.
 
-    Where a ranking calls, weak features may be followed by columns of zeros and strong ones are in their eigenbasis.
+    Where a ranking or a sweep calls, features may be followed by columns of zeros, and strong ones be in their eigenbasis.
 
     >>> from w2s_jax import moments, ridge
     >>> m = moments([[1.0], [0.0]], [[1.0, 0.0], [0.0, 1.0]])

@@ -11,7 +11,7 @@ from w2s_jax._core.arrays import matmul
 from w2s_jax._core.response import Power, apply_response
 from w2s_jax.filters import ridge
 from w2s_jax.predictors.predictor import PairView, predictor
-from w2s_jax.theory.equivalent_errors import fresh_error_from_moments
+from w2s_jax.theory.equivalent_errors import fresh_error_from_coefficients
 
 
 class _RandomLabels(NamedTuple):
@@ -90,10 +90,10 @@ def misfit_bound(pair: PairView) -> Array:
 @predictor(needs="labels", predicts="the teacher's error", source="baseline")
 def weak_error(pair: PairView) -> Array:
     """A ridge weak head's error on fresh rows (theory/equivalent_errors.py), summed over outputs; of other filters in sample."""
-    if isinstance(pair.weak, ridge):
-        strength = jnp.asarray(pair.weak.strength, pair.overlap.C.dtype)
-        return jnp.sum(fresh_error_from_moments(pair.moments.weak, strength[None]))
     a_w, _, energy = pair.labels
+    if isinstance(pair.weak, ridge):
+        strength = jnp.asarray(pair.weak.strength, a_w.dtype)[None]
+        return jnp.sum(fresh_error_from_coefficients(pair.overlap.weak, a_w, energy, strength, pair.moments.is_centred))
     taught = pair.by_weak(a_w)
     return jnp.sum(energy) - 2 * jnp.sum(a_w * taught) + jnp.sum(taught * taught)
 

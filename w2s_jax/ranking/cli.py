@@ -18,6 +18,7 @@ from w2s_jax._core.commands import (
 )
 from w2s_jax._core.normalize import Normalize, RowNorm
 from w2s_jax.predictors import PREDICTORS
+from w2s_jax.ranking.mixture import Objective
 
 _SETTINGS = (
     *("threshold", "prior", "noise", "n_labelled", "n_student"),
@@ -75,7 +76,15 @@ def add_rank(commands: Any) -> argparse.ArgumentParser:
     rank.add_argument(
         "--predictor", nargs="+", default=[], metavar="NAME", help=f"further columns: {', '.join(PREDICTORS)}"
     )
-    rank.add_argument("--mixture", action="store_true", help="with labels: also the best mixture of teachers")
+    rank.add_argument(
+        "--mixture",
+        nargs="?",
+        const=True,
+        default=False,
+        choices=get_args(Objective),
+        help="also the best mixture of teachers, by the predicted error (without labels: the expected one), or what it makes "
+        "least: %(choices)s",
+    )
     rank.add_argument("--sort", metavar="COLUMN", help="sort by this column")
     rank.add_argument("--json", metavar="FILE", help="also write the table as JSON")
     rank.add_argument("--plot", metavar="FILE", help="also draw the table")

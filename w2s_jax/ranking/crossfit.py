@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from w2s_jax._core.arrays import matmul
@@ -24,6 +25,8 @@ from w2s_jax.ranking.prepared import pool
 from w2s_jax.ranking.related import GroupSums, of_means
 from w2s_jax.spectrum import spectrum
 from w2s_jax.theory.label_fits import LabelDraws, LabelPosterior
+
+DIRECTIONS = 512  # of the strong model that products of teachers' students are exact for, if labels are random
 
 
 class WeakCells(NamedTuple):
@@ -165,38 +168,53 @@ def posterior_errors(strong: ExpectedStrong, of: Students, posterior: LabelPoste
 
 
 def drawn_errors(strong: ExpectedStrong, of: Students, draws: LabelDraws) -> tuple[Array, Array]:
-    """The same for each draw of labels (draws,), the mean over folds; and what students miss of them (K, k, draws, c), whose
-    squares make up the error but for noise."""
-    away, shape = of.taught - strong.target, draws.theta.shape
-    missed = matmul(away, draws.theta.reshape(shape[0], -1)).reshape(*away.shape[:2], *shape[1:])
+    """The same for each draw of labels (draws,), the mean over folds; and what students miss of them."""
+    missed = missed_of(strong, of, draws.theta)
     error = jnp.mean(jnp.sum(jnp.square(missed), (1, 3)), 0) + draws.noise * (1 + jnp.mean(of.response))
     return error if of.shared is None else error + draws.shared * jnp.mean(of.shared), missed
 
 
+def missed_of(strong: ExpectedStrong, of: Students, theta: Array) -> Array:
+    """What students miss of targets theta (d_s, draws, c): (K, k, draws, c), whose squares make up the error but for noise."""
+    away = of.taught - strong.target
+    return matmul(away, theta.reshape(len(theta), -1)).reshape(*away.shape[:2], *theta.shape[1:])
+
+
+@jax.jit
+def prior_draws(prior: Array) -> Array:
+    """Targets (d_s, draws, 1) whose mean square is the prior's variances (d_s,): one along each direction, of more than
+    DIRECTIONS so many random ones."""
+    d = len(prior)
+    chosen = np.sqrt(d) * np.eye(d) if d <= DIRECTIONS else np.random.default_rng(0).standard_normal((d, DIRECTIONS))
+    return (jnp.sqrt(prior)[:, None] * chosen.astype(prior.dtype))[..., None]
+
+
 def trial(
     inverses: Array, strong: Sums, weak: WeakCells, heads: WeakHeads, experiments: Experiments, bias: bool
-) -> tuple[Array, Array]:
-    """Mean squared errors of the real experiment (heads/from_moments.py) by fold (K,), summed over outputs, and the students'
-    kernels (K, experiments, d_s, c).
+) -> tuple[Array, Array, Array]:
+    """Mean squared errors of the real experiment (heads/from_moments.py) by fold (K,), summed over outputs, the students' kernels
+    (K, experiments, d_s, c), and the teachers' mean products with the test rows' labels (K, experiments).
 
     `inverses`: `student_inverses` of the experiments' sets, `heads`: on those of the weak ones. With a bias labels are taken
     about their mean on A.
     """
 
-    def one(args: tuple[Roles, Array, Array]) -> tuple[Array, Array]:
+    def one(args: tuple[Roles, Array, Array]) -> tuple[Array, Array, Array]:
         (labelled_cells, student_cells, test_cells), head, student = args
         mean = pool(labelled_cells, strong.y, strong.n) * bias
         labelled, taught, tested = (
             _pooled(role, strong, weak, mean) for role in (labelled_cells, student_cells, test_cells)
         )
         solve_weak, solve_strong = partial(matmul, heads.inverse[head]), partial(matmul, inverses[student])
-        student = ridge_heads(labelled.weak, taught, solve_weak, solve_strong).student
-        return mean_square(tested, strong=student, y=-1.0), parts(student)[0]
+        found = ridge_heads(labelled.weak, taught, solve_weak, solve_strong)
+        agreed = jnp.sum(parts(found.weak)[0] * jnp.asarray(tested.weak.hy))
+        return mean_square(tested, strong=found.student, y=-1.0), parts(found.student)[0], agreed
 
     roles = Roles(*(role.reshape(-1, len(strong.n)) for role in experiments.trial))
     heads_of, students_of = experiments.weak.trial, experiments.students.trial
-    errors, kernels = jax.lax.map(one, (roles, heads_of.reshape(-1), students_of.reshape(-1)))
-    return errors.reshape(heads_of.shape).mean(1), kernels.reshape(*heads_of.shape, *kernels.shape[1:])
+    errors, kernels, agreed = jax.lax.map(one, (roles, heads_of.reshape(-1), students_of.reshape(-1)))
+    by_fold = heads_of.shape
+    return errors.reshape(by_fold).mean(1), kernels.reshape(*by_fold, *kernels.shape[1:]), agreed.reshape(by_fold)
 
 
 def _pooled(role: Array, strong: Sums, weak: WeakCells, mean: Array) -> Moments:

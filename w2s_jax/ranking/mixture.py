@@ -1,164 +1,134 @@
 """The best mixture of teachers: weights of their pseudo-labels with the least predicted error of the student.
 
-A ridge student is linear in its labels: what it errs by when it learns from a weighted mean of pseudo-labels is that mean of
-what it errs by with each teacher. Its mean square is a quadratic form of the weights, whose matrix follows from the trial's
-students and from those of labels drawn from the posterior; weights that are not negative and sum to 1 make it least.
+What a student of a mixture errs by is a quadratic form of the weights (mixed_errors.py), by what the table knows: predicted,
+posterior, trial, or without labels the expected experiment, or by the bound that misfits give. Weights that are not negative and
+sum to 1 make it least.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal
 
 import jax
 import numpy as np
 
 from w2s_jax._core.text import Printed, Shown, number
-from w2s_jax.moments import Sums
 from w2s_jax.ranking.folds import Layout
-from w2s_jax.ranking.predicted import Prediction
-from w2s_jax.ranking.scores import Shared, Taught
+from w2s_jax.ranking.mixed_errors import (
+    StrongSide,
+    drawn_products,
+    misfit_products,
+    predicted_products,
+    scaled,
+    trial_products,
+)
+from w2s_jax.ranking.predicted import Prediction, Scored
 
 SHOWN = 0.005  # weights below do not print
+Objective = Literal["predicted", "posterior", "trial", "misfit", "expected"]
 
 
 @dataclass(frozen=True, repr=False)
 class Mixture(Shown):
-    """Weights of teachers' pseudo-labels, and the predicted errors of a student of the mixture, of the best teacher alone, and of
-    all teachers alike.
+    """Weights of teachers' pseudo-labels, and the errors by what they make least of a student of the mixture, of the best teacher
+    alone, and of all teachers alike.
 
-    `weights`: by teacher's name, largest first, those that are not 0; they sum to 1. Errors are in squared label units, as
-    `predicted_error` of the table that the mixture belongs to.
+    `weights`: by teacher's name, largest first, those that are not 0; they sum to 1. `objective`: what is least. Errors are in
+    the units of that column of the table; of "misfit" they are a bound less a number that is the same for all mixtures
+    (mixed_errors.py), and may be negative.
 
-    >>> Mixture({"a": 0.75, "b": 0.25}, 0.2, 0.25, 0.3)
+    >>> Mixture({"a": 0.75, "b": 0.25}, 0.2, 0.25, 0.3, "expected")
        teacher  weight
     1  a          0.75
     2  b          0.25
-    predicted error 0.2; of the best teacher alone 0.25, of all alike 0.3
+    expected error 0.2; of the best teacher alone 0.25, of all alike 0.3
     """
 
     weights: Mapping[str, float]
     error: float
     single_error: float
     mean_error: float
+    objective: Objective = "predicted"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dicts and numbers."""
         errors = {"error": self.error, "single_error": self.single_error, "mean_error": self.mean_error}
-        return {"weights": dict(self.weights), **errors}
+        return {"weights": dict(self.weights), **errors, "objective": self.objective}
 
     def _printed(self) -> Printed:
         shown = [(name, w) for name, w in self.weights.items() if w >= SHOWN]
         body = [[str(place), name, f"{w:.2f}"] for place, (name, w) in enumerate(shown, 1)]
-        errors = f"predicted error {number(self.error)}; of the best teacher alone {number(self.single_error)}"
+        title = "bound by misfit" if self.objective == "misfit" else f"{self.objective} error"
+        errors = f"{title} {number(self.error)}; of the best teacher alone {number(self.single_error)}"
         return Printed(
             ["", "teacher", "weight"], body, left=2, note=f"{errors}, of all alike {number(self.mean_error)}"
         )
 
 
-class StrongSide(NamedTuple):
-    """What the strong model adds: its cells' sums, and the energies of drawn labels' noise and of what groups have in common."""
+def mixed(
+    objective: Objective,
+    teachers: Mapping[str, Scored],
+    said: Prediction | None,
+    strong: StrongSide,
+    layout: Layout,
+    bias: bool,
+) -> Mixture:
+    """The mixture that makes the objective least of teachers given by name, whose evidence has students."""
+    of = jax.tree.map(lambda *parts: np.stack(parts), *(scored.evidence.student for scored in teachers.values()))
+    if objective == "misfit":
+        products = misfit_products(of, strong, layout, bias)
+    elif objective == "trial":
+        products = trial_products(of, strong, layout, bias)
+    elif objective == "predicted":
+        assert said is not None
+        products = predicted_products(said, drawn_products(of, strong), trial_products(of, strong, layout, bias))
+    else:
+        errors = np.array([scored.scores[f"{objective}_error"].value for scored in teachers.values()], float)
+        products = scaled(drawn_products(of, strong), errors)
+    return best_mixture(list(teachers), products, objective)
 
-    cells: Sums
-    noise: float
-    shared: float
 
-    @classmethod
-    def of(cls, shared: Shared) -> StrongSide:
-        """Of what its pairs share, as NumPy arrays."""
-        draws = shared.draws
-        energies = (0.0, 0.0) if draws is None else (float(x.mean()) for x in (draws.noise, draws.shared))
-        return cls(jax.device_get(shared.cells), *energies)
-
-
-def mixed(students: Mapping[str, Taught], said: Prediction, strong: StrongSide, layout: Layout, bias: bool) -> Mixture:
-    """The mixture with the least predicted error of teachers whose students are given by name."""
-    of = jax.tree.map(lambda *parts: np.stack(parts), *students.values())
-    posterior, trial = posterior_products(of, strong), trial_products(of.kernels, strong.cells, layout, bias)
-    return best_mixture(list(students), error_products(said, posterior, trial))
-
-
-def best_mixture(names: list[str], products: np.ndarray) -> Mixture:
-    """The mixture with the least error, from mean products of teachers' students' errors (teachers, teachers)."""
+def best_mixture(names: list[str], products: np.ndarray, objective: Objective) -> Mixture:
+    """The mixture with the least error `w^T G w`, from G (teachers, teachers)."""
     weights = least(products)
     order = [i for i in np.argsort(-weights, kind="stable") if weights[i] > 0]
     chosen = {names[i]: float(weights[i]) for i in order}
-    return Mixture(chosen, float(weights @ products @ weights), float(np.diag(products).min()), float(products.mean()))
-
-
-def error_products(said: Prediction, posterior: np.ndarray, trial: np.ndarray) -> np.ndarray:
-    """Products of students' errors (teachers, teachers): correlations by what posterior and trial say, weighed as the order of
-    teachers is; squares are the predicted errors."""
-    alike = (1 - said.weight) * _correlations(posterior) + said.weight * _correlations(trial)
-    return alike * np.sqrt(np.outer(said.value, said.value))
-
-
-def trial_products(kernels: np.ndarray, cells: Sums, layout: Layout, bias: bool) -> np.ndarray:
-    """Mean products of what students err by in the trial (teachers, teachers), from sums of the strong model's cells and their
-    kernels (teachers, K, experiments, d_s, c)."""
-    n, h, hh, y, hy, yy = (np.asarray(x, float) for x in (cells.n, cells.h, cells.hh, cells.y, cells.hy, cells.yy))
-    roles = layout.trial
-    assert roles is not None
-    count, total = len(kernels), np.zeros((len(kernels), len(kernels)))
-    experiments = list(np.ndindex(*roles.test.shape[:2]))
-    for at in experiments:
-        tested = roles.test[at] / (roles.test[at] @ n)
-        S, about, c, mean_y = (np.tensordot(tested, x, 1) for x in (hh, h, hy, y))
-        mean = roles.labelled[at] @ y / (roles.labelled[at] @ n) * bias  # what heads take labels about
-        c = c - np.outer(about, mean)
-        energy = np.sum(tested @ yy - 2 * mean * mean_y + mean * mean)
-        q = kernels[(slice(None), *at)].astype(float)
-        seen = (S @ q).reshape(count, -1)
-        q = q.reshape(count, -1)
-        right = q @ c.reshape(-1)
-        total += seen @ q.T - right[:, None] - right + energy
-    return total / len(experiments)
-
-
-def posterior_products(of: Taught, strong: StrongSide) -> np.ndarray:
-    """The same over labels drawn from the posterior. What noise adds is taken to be common to all teachers: the most that it can
-    add to a mixture."""
-    teachers, folds, _, draws, _ = of.missed.shape
-    missed = of.missed.astype(float).reshape(teachers, -1)
-    total = missed @ missed.T / (folds * draws) + strong.noise
-    for energy, response in ((strong.noise, of.response), (strong.shared, of.shared)):
-        if response is not None:
-            root = np.sqrt(np.maximum(np.asarray(response, float), 0))
-            total += energy * root @ root.T / folds
-    return total
+    single, alike = float(np.diag(products).min()), float(products.mean())
+    return Mixture(chosen, float(weights @ products @ weights), single, alike, objective)
 
 
 def least(G: np.ndarray) -> np.ndarray:
-    """Weights (k,), not negative and of sum 1, that minimise `w^T G w` for a positive semidefinite G (k, k).
+    """Weights (k,), not negative and of sum 1, that minimise `w^T G w` for a G (k, k) that is positive semidefinite along
+    differences of weights.
 
-    Up to their size they minimise `x^T G x - 2 sum(x)`: non-negative least squares (Lawson and Hanson 1974).
+    From the best single one on, the weight that would lower the form most is set free, until none would.
     """
-    G = G + np.finfo(float).eps * np.trace(G) * np.eye(len(G))
-    x, free = np.zeros(len(G)), np.zeros(len(G), bool)
+    size = max(float(np.abs(G).max()), np.finfo(float).tiny)
+    G = G / size + np.finfo(float).eps * len(G) * np.eye(len(G))
+    w = np.zeros(len(G))
+    w[np.diag(G).argmin()] = 1
+    free = w > 0
     for _ in range(3 * len(G)):
-        slope = np.where(free, -np.inf, 1 - G @ x)
-        if slope.max() <= 1e-10:
+        slope = np.where(free, np.inf, G @ w)
+        if slope.min() >= w @ G @ w - 1e-10:
             break
-        free[slope.argmax()] = True
-        x, free = _solved(G, x, free)
-    return x / x.sum()
+        free[slope.argmin()] = True
+        w, free = _solved(G, w, free)
+    return w / w.sum()
 
 
-def _solved(G: np.ndarray, x: np.ndarray, free: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The least one with the free entries positive; those that would not be are given up."""
+def _solved(G: np.ndarray, w: np.ndarray, free: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The least one with the free weights positive; those that would not be are given up."""
     while True:
-        aim = np.zeros(len(G))
-        aim[free] = np.linalg.solve(G[np.ix_(free, free)], np.ones(free.sum()))
+        k, aim = free.sum(), np.zeros(len(G))
+        system = np.block([[G[np.ix_(free, free)], np.ones((k, 1))], [np.ones((1, k)), np.zeros((1, 1))]])
+        aim[free] = np.linalg.solve(system, np.eye(k + 1)[k])[:k]
         falling = free & (aim <= 0)
         if not falling.any():
             return aim, free
-        steps = x[falling] / (x[falling] - aim[falling])
-        x = x + steps.min() * (aim - x)
-        free = free & ~(falling & (x <= np.finfo(float).eps * x.max()))
-        x = np.where(free, x, 0)
-
-
-def _correlations(products: np.ndarray) -> np.ndarray:
-    size = np.sqrt(np.maximum(np.diag(products), np.finfo(float).tiny))
-    return products / np.outer(size, size)
+        steps = w[falling] / (w[falling] - aim[falling])
+        w = w + steps.min() * (aim - w)
+        free = free & ~(falling & (w <= np.finfo(float).eps * w.max()))
+        w = np.where(free, w, 0)

@@ -61,19 +61,20 @@ from w2s_jax.ranking.cells import (
     total,
 )
 from w2s_jax.ranking.compact import CompactRows, has_few_rows
-from w2s_jax.ranking.crossfit import Score, Settings, WeakCells
+from w2s_jax.ranking.crossfit import Score, Settings, WeakCells, prior_draws
 from w2s_jax.ranking.folds import Layout, as_groups, lay_out
 from w2s_jax.ranking.from_rows import KeptRows, order_of, rows_scorer
 from w2s_jax.ranking.labels import about_mean, checked_labels
-from w2s_jax.ranking.mixture import Mixture, StrongSide, mixed
-from w2s_jax.ranking.predicted import Scored, predict, said_of
+from w2s_jax.ranking.mixed_errors import StrongSide
+from w2s_jax.ranking.mixture import Mixture, Objective, mixed
+from w2s_jax.ranking.predicted import Prediction, Scored, predict, said_of
 from w2s_jax.ranking.prepared import Origin
 from w2s_jax.ranking.related import GroupSums, Places, Related, group_sums, related_rows
-from w2s_jax.ranking.scores import Shared, Size, prepare_strong, scorer
+from w2s_jax.ranking.scores import Labels, Shared, Size, prepare_strong, scorer
 from w2s_jax.ranking.table import LARGER_IS_BETTER, TITLES, SupervisorTable
 from w2s_jax.ranking.unit_rows import UnitRows
 from w2s_jax.ranking.widths import padded_widths
-from w2s_jax.theory.label_fits import Chance
+from w2s_jax.theory.label_fits import Chance, LabelPosterior
 
 BATCH_BYTES = 256 << 20  # of a batch of weak models on each device
 _BY_CELL = P(None, ROWS)
@@ -98,7 +99,7 @@ def rank_supervisors(
     rows: RowNorm = "given",
     seed: int = 0,
     predictors: Iterable[str | Predictor] = (),
-    mixture: bool = False,
+    mixture: bool | Objective = False,
     progress: bool | Callable[[Iterable], Iterable] = False,
     mesh: Mesh | None = None,
     precision: Precision = "float32",
@@ -140,7 +141,9 @@ def rank_supervisors(
         seed: of the random folds.
         predictors: further columns, by name (`w2s_jax.predictors.PREDICTORS`) or of one's own; without standard errors. For those
             that read rows a strong model and a batch of weak ones are held in memory.
-        mixture: with labels, also find the best mixture of teachers for each strong model: `table.mixtures`.
+        mixture: also find the best mixture of teachers for each strong model: `table.mixtures`. True, or what it makes least: an
+            error of the table, "predicted" (True with labels), "posterior", "trial", "expected" (True without), or "misfit",
+            the bound on the student's error that what it leaves of its teachers' labels gives. Not for planned rows.
         progress: True for a progress bar, or a function that wraps an iterable.
         mesh: devices that share the work (see `device_mesh`): rows over one axis, weak models over the other.
         precision: of the products over rows, as in `moments`; solves and spectra are always at full precision.
@@ -175,12 +178,14 @@ def rank_supervisors(
     require_choice("normalize", normalize, Normalize)
     require_choice("rows", rows, RowNorm)
     planned = _planned(n_labelled, n_student, mixture)
-    asked = _asked(predictors, mixture, labels=y is not None)
+    asked = _asked(predictors, labels=y is not None)
     if not isinstance(seed, int | np.integer) or seed < 0:
         raise InputError(f"seed must be an integer of at least 0, got {seed!r}")
     weak_rows, strong_rows, n = _sources(weak, strong)
     require_mesh(mesh)
     targets, label_mean, mask = _targets(y, n, labelled_rows, normalize)
+    told = targets is not None and bool(np.ptp(targets[mask], 0).any())
+    objective = _objective(mixture, told, "y=None" if y is None else "labels that are all the same")
     numbered = as_groups(groups, n)
     layout = lay_out(n, folds, None if targets is None else mask, numbered, seed)
     dtype = _dtype(weak_rows, strong_rows)
@@ -202,12 +207,12 @@ def rank_supervisors(
         0.0 if targets is None else _label_spread(targets[mask]),
         label_mean,
         asked,
-        mixture,
+        objective,
     )
     found = _score(weak_models, strong_models, work, progress)
-    main, notes, mixtures = "expected_error", (), {}
-    if targets is not None and np.ptp(targets[mask], 0).any():
-        main, notes, mixtures = "predicted_error", *_predict(found, work, int(mask.sum()), normalize != "none")
+    main, notes, predictions = "expected_error", (), {}
+    if told:
+        main, notes, predictions = "predicted_error", *_predict(found, work, int(mask.sum()))
     elif targets is not None:
         warnings.warn(
             f"labels y: all {mask.sum()} known labels are the same and say nothing of teachers; sorted as without labels",
@@ -226,18 +231,27 @@ def rank_supervisors(
     scores = {key: scored.scores for key, scored in found.pairs.items()}
     widths = {name: held.shape[1] for name, held in weak_rows.items()}
     larger = LARGER_IS_BETTER | {of.name for of in asked if of.larger_is_better}
+    mixtures = _mixtures(found, work, predictions, normalize != "none")
     return replace(_table(scores, widths, main, chosen, notes, larger), mixtures=mixtures)
 
 
-def _asked(predictors: Iterable[str | Predictor], mixture: bool, labels: bool) -> tuple[Predictor, ...]:
+def _asked(predictors: Iterable[str | Predictor], labels: bool) -> tuple[Predictor, ...]:
     """The further columns; raises InputError for what needs labels where there are none."""
-    if mixture and not labels:
-        raise InputError("mixture needs labels y, got y=None")
     asked = one_of_each(predictors, PREDICTORS, TITLES)
     for of in asked:
         if of.needs == "labels" and not labels:
             raise InputError(f"predictors that need labels need y, got {of.name!r} and y=None")
     return asked
+
+
+def _objective(mixture: bool | Objective, told: bool, came: str) -> Objective | None:
+    """What mixtures make least, if they are asked for; raises InputError for what needs labels that say something."""
+    if isinstance(mixture, bool):
+        return None if not mixture else "predicted" if told else "expected"
+    require_choice("mixture", mixture, Objective, otherwise="a bool")
+    if mixture != "expected" and not told:
+        raise InputError(f"mixture={mixture!r} needs labels y that differ, got {came}")
+    return mixture
 
 
 def _targets(
@@ -281,7 +295,7 @@ def _score(
             work = work if name == first else work.without("weak_rows")
             found.shares[name] = state[1].share
             if work.mixture:
-                found.of_strong[name] = StrongSide.of(state[1].shared)
+                found.of_strong[name] = StrongSide.of(state[1].shared, work.settings)
         models = [weak[member] for member in batch.members]
         started.append((name, models, batch.members, _start(state[1], models, batch, work), work.normalize))
         if len(started) > 1:
@@ -293,18 +307,23 @@ def _score(
     return found
 
 
-def _predict(found: _Found, work: _Work, labels: int, bias: bool) -> tuple[tuple[str, ...], dict[str, Mixture]]:
-    """Adds the predicted errors to the scores; a sentence for each strong model, and mixtures if they are asked for."""
+def _predict(found: _Found, work: _Work, labels: int) -> tuple[tuple[str, ...], dict[str, Prediction]]:
+    """Adds the predicted errors to the scores; a sentence and what is predicted for each strong model."""
     predictions = predict(found.pairs, _fitted(work))
-    notes = tuple(said_of(name, said, labels, found.shares[name]) for name, said in predictions.items())
+    return tuple(said_of(name, said, labels, found.shares[name]) for name, said in predictions.items()), predictions
+
+
+def _mixtures(found: _Found, work: _Work, predictions: dict[str, Prediction], bias: bool) -> dict[str, Mixture]:
+    """The best mixture of teachers for each strong model, if it is asked for."""
     mixtures: dict[str, Mixture] = {}
     for name, side in found.of_strong.items():
-        students = {weak: scored.evidence.student for (s, weak), scored in found.pairs.items() if s == name}
-        mixtures[name] = mixed(students, predictions[name], side, work.layout, bias)
-    return notes, mixtures
+        teachers = {weak: scored for (s, weak), scored in found.pairs.items() if s == name}
+        assert work.mixture is not None
+        mixtures[name] = mixed(work.mixture, teachers, predictions.get(name), side, work.layout, bias)
+    return mixtures
 
 
-def _planned(n_labelled: int | None, n_student: int | None, mixture: bool) -> dict[str, int]:
+def _planned(n_labelled: int | None, n_student: int | None, mixture: bool | Objective) -> dict[str, int]:
     """The planned numbers of rows that are given."""
     planned = {name: n for name, n in (("n_labelled", n_labelled), ("n_student", n_student)) if n is not None}
     for name, n in planned.items():
@@ -347,7 +366,7 @@ def _label_spread(known: np.ndarray) -> float:
 class _Work(NamedTuple):
     """What all pairs share: the rows' cells and labels, settings, static choices, devices, the products' precision, which rows,
     and which of the labelled ones, are related, if that counts, the relative standard error of labels' mean square, what labels
-    were taken about, if they were, further columns, and whether mixtures are asked for."""
+    were taken about, if they were, further columns, and what mixtures make least, if they are asked for."""
 
     rows: RowCells
     settings: Settings
@@ -360,7 +379,7 @@ class _Work(NamedTuple):
     label_spread: float
     label_mean: np.ndarray | None
     predictors: tuple[Predictor, ...]
-    mixture: bool
+    mixture: Objective | None
 
     @property
     def layout(self) -> Layout:
@@ -369,6 +388,11 @@ class _Work(NamedTuple):
     @property
     def dtype(self) -> Any:
         return self.settings.noise.dtype
+
+    @property
+    def taught(self) -> Labels | None:
+        """Labels of the students that mixtures need."""
+        return self.mixture and ("random" if self.mixture == "expected" else "given")
 
     def blocks(self) -> Iterator[RowBlock]:
         return row_blocks(self.rows.layouts, (0, self.rows.n), share=1 if self.mesh is None else self.mesh.shape[ROWS])
@@ -454,13 +478,22 @@ def _prepare(model: ModelRows, work: _Work) -> _Strong:
         raise InputError(f"{model.name} is constant, expected rows that differ")
     _warn_of_spectrum(model, np.asarray(shared.values), work)
     if work.label_mean is not None:
-        shared = shared._replace(label_mean=jnp.asarray(work.label_mean, work.dtype))
+        shared = shared._replace(label_mean=np.asarray(work.label_mean, work.dtype))
+    if work.taught == "random":
+        shared = shared._replace(prior_draws=prior_draws(shared.expected.prior))
     if shared.plan is not None and shared.plan.stage.short:
         _warn_of_short([model.name], stacklevel=5)
     if work.mesh is not None:
         center, shared = put((center, shared), work.mesh, P())
     rotated = _rotate(last, center, shared.rotation) if len(blocks) == 1 else None
-    return _Strong(model, center, shared, rotated, shared.posterior and float(shared.posterior.share))
+    return _Strong(model, center, shared, rotated, shared.posterior and _share(shared.posterior))
+
+
+def _share(of: LabelPosterior) -> float:
+    """Its share, without a program for the sum and the quotient of two numbers."""
+    signal, noise = jax.device_get((of.signal, of.noise))
+    with np.errstate(invalid="ignore"):  # NaN of labels that are all 0
+        return float(np.divide(signal, signal + noise))
 
 
 def _start(strong: _Strong, models: list[ModelRows], batch: _Batch, work: _Work) -> tuple[Size, dict, Any]:
@@ -489,7 +522,7 @@ def _start(strong: _Strong, models: list[ModelRows], batch: _Batch, work: _Work)
     shifts = np.stack([np.pad(model.shift[0], (0, batch.width - model.width)) for model in filled_up])
     origins = Origin(shifts, np.asarray([model.rounding for model in filled_up], work.dtype))
     over = lambda score: score if work.mesh is None else spread(score, work.mesh)
-    score = over(scorer(work.layout.folds, work.normalize, work.cut, work.reading("moments"), work.mixture))
+    score = over(scorer(work.layout.folds, work.normalize, work.cut, work.reading("moments"), work.taught))
     variance, scores, evidence = score(
         (sums, origins), strong.shared, work.layout.experiments(work.dtype), work.settings
     )

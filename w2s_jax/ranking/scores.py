@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache, partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -63,6 +63,7 @@ class Shared(NamedTuple):
     draws: LabelDraws | None
     plan: planned.StrongPlan | None
     label_mean: Array | None = None  # what labels were taken about (c,), if they were
+    prior_draws: Array | None = None  # random labels' targets (d_s, draws, 1), for mixtures of the expected experiment
 
 
 class Labelled(NamedTuple):
@@ -178,14 +179,19 @@ class Evidence(NamedTuple):
     student: Any = None
 
 
-class Taught(NamedTuple):
-    """A pair's student: its kernels in the trial (K, experiments, d_s, c); by fold and draw of labels what it misses of them
-    (K, k, draws, c), and its response to noise of variance 1, to each row's own and to what groups share, (K,) each."""
+Labels = Literal["given", "random"]
 
-    kernels: Any
+
+class Taught(NamedTuple):
+    """A pair's student, of the given labels or of random ones: by fold and draw of labels what it misses of them
+    (K, k, draws, c), and its response to noise of variance 1, to each row's own and to what groups share, (K,) each; in the trial
+    its kernels (K, experiments, d_s, c) and the teacher's mean products with labels of the test's rows (K, experiments)."""
+
     missed: Any
     response: Any
-    shared: Any
+    shared: Any = None
+    kernels: Any = None
+    agreed: Any = None
 
 
 class Scorer(NamedTuple):
@@ -206,12 +212,14 @@ class Scorer(NamedTuple):
 
 
 @lru_cache
-def scorer(folds: int, normalize: Normalize, cut: bool, predictors: tuple[Predictor, ...], mixture: bool) -> Scorer:
-    """The programs of one set of choices; for a `mixture` the evidence has students."""
+def scorer(
+    folds: int, normalize: Normalize, cut: bool, predictors: tuple[Predictor, ...], taught: Labels | None
+) -> Scorer:
+    """The programs of one set of choices; for mixtures the evidence has students that such labels have `taught`."""
 
     @outermost
     def score(sums: WeakCells, origins: Origin, shared: Shared, experiments: Experiments, settings: Settings) -> tuple:
-        choices = {"folds": folds, "normalize": normalize, "cut": cut, "predictors": predictors, "mixture": mixture}
+        choices = {"folds": folds, "normalize": normalize, "cut": cut, "predictors": predictors, "taught": taught}
         one = partial(_score_one, **choices)
         # Eigensolves before all else: on a CPU they and the products that they share the cores with take twice as long.
         of_model = lambda model: _weak_spectra(model[0], model[1], shared, folds, normalize)
@@ -254,7 +262,7 @@ def _score_one(
     normalize: Normalize,
     cut: bool,
     predictors: tuple[Predictor, ...],
-    mixture: bool,
+    taught: Labels | None,
 ) -> tuple[Size, dict[str, Score], Evidence | None, norms.Unfinished | None]:
     """The size of a model, its scores, what they rest on, and without a cut what the operator norm is made of."""
     cells = shared.cells
@@ -290,11 +298,16 @@ def _score_one(
         unit = PairMoments(centred.own.hh / root_w / root_w, zh / root_w / root_s, None)
         blocks = insample.blocks_of(shared.centred, unit, False)
     scores["cka"] = insample.linear_cka(blocks)
+    student = None
+    if taught == "random" and shared.prior_draws is not None:
+        student = Taught(crossfit.missed_of(shared.expected, students, shared.prior_draws), students.response)
+        evidence = Evidence(None, None, None, student)
     if not (shared.posterior is None or shared.draws is None or shared.inverses is None or shared.labelled is None):
-        tried, kernels = crossfit.trial(shared.inverses, cells, weak, heads, experiments, normalize != "none")
+        tried, *of_trial = crossfit.trial(shared.inverses, cells, weak, heads, experiments, normalize != "none")
         drawn, missed = crossfitted.drawn_errors(shared.expected, students, shared.draws)
         posterior = crossfitted.posterior_errors(shared.expected, students, shared.posterior)
-        student = Taught(kernels, missed, students.response, students.shared) if mixture else None
+        if taught == "given":
+            student = Taught(missed, students.response, students.shared, *of_trial)
         evidence = Evidence(posterior, drawn, tried, student)
         scores["posterior_error"] = crossfit.over_blocks(evidence.posterior)
         scores["trial_error"] = crossfit.over_blocks(evidence.trial)

@@ -18,13 +18,14 @@ from w2s_jax.devices.hosts import LostError, connected_hosts
 from w2s_jax.devices.mesh import all_devices
 from w2s_jax.devices.programs import cache_compiled_programs
 from w2s_jax.files.paths import short_name, split_key
+from w2s_jax.predictors import PREDICTORS
 from w2s_jax.sweep.config import read_toml, sweep_config
 from w2s_jax.sweep.run import run_sweep
 from w2s_jax.sweep.table import read_sweep
 
 _LISTS = ("weak", "strong")
 _NUMBERS = ("threshold", "weak_threshold", "strong_threshold", "weak_ridge", "strong_ridge")
-_SINGLE = ("folds", "seed", "prior", "noise", "memory", "normalize", "rows", "precision")
+_SINGLE = ("folds", "seed", "prior", "noise", "memory", "normalize", "rows", "precision", "predictors")
 _USAGE = (
     "w2s sweep CONFIG.toml, w2s sweep --weak FILE ... --strong FILE ... --output FOLDER, "
     "or w2s sweep export FOLDER --to FILE"
@@ -59,6 +60,8 @@ def add_sweep(commands: Any) -> argparse.ArgumentParser:
         "--memory", type=float, metavar="MIB", help="for the sums or kernels of a group of pairs (default: 256)"
     )
     sweep.add_argument("--precision", metavar="NAME", help=PRECISION_HELP)
+    named = ", ".join(name for name, of in PREDICTORS.items() if of.reads == "moments")
+    sweep.add_argument("--predictors", "--predictor", nargs="+", metavar="NAME", help=f"further columns: {named}")
     sweep.add_argument(
         "--coordinator",
         nargs="?",

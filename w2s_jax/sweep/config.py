@@ -20,11 +20,14 @@ import numpy as np
 from w2s_jax._core.checks import InputError, require_choice, require_integer, require_range
 from w2s_jax._core.normalize import Normalize, RowNorm
 from w2s_jax.files.paths import matching, short_name
+from w2s_jax.predictors import PREDICTORS, Predictor
+from w2s_jax.predictors.predictor import one_of_each
+from w2s_jax.sweep.store import COLUMNS
 
 KEYS = (
     *("output", "weak", "strong", "labels", "unlabelled", "groups", "normalize", "rows", "memory"),
     *("threshold", "weak_threshold", "strong_threshold", "weak_ridge", "strong_ridge"),
-    *("folds", "seed", "prior", "noise", "precision"),
+    *("folds", "seed", "prior", "noise", "precision", "predictors"),
 )
 
 
@@ -48,7 +51,7 @@ class SweepConfig:
     `unlabelled`: the label of rows that have none, beside NaN; `groups`: file of row groups that stay in one fold; `normalize`,
     `rows`: as in `rank_supervisors`; `folds`: 0, or blocks of rows for the cross-fitted columns, drawn with `seed`, for label
     prior `prior` and noise `noise`; `memory`: MiB for the sums or kernels of a group of pairs; `precision`: of the products of
-    features, as in `moments`.
+    features, as in `moments`; `predictors`: further columns.
 
     >>> table = {"output": "results", "weak": {"a": "a.npy"}, "strong": {"b": "b.npy"}}
     >>> config = sweep_config(table | {"threshold": [0.0, 0.1]})
@@ -71,6 +74,7 @@ class SweepConfig:
     noise: float
     memory: float
     precision: str
+    predictors: tuple[Predictor, ...] = ()
 
     @property
     def models(self) -> dict[str, str]:
@@ -116,11 +120,12 @@ def sweep_config(table: Mapping[str, Any], folder: str | os.PathLike = ".") -> S
         table: `output` (folder), `weak` and `strong` (file or glob, list of them, or name -> file), and optionally `labels`
             (name -> file), `unlabelled`, `groups` (file), `threshold` or `weak_threshold` and `strong_threshold`, `weak_ridge`,
             `strong_ridge` (numbers or lists of them, all combinations), `normalize`, `rows`, `folds`, `seed`, `prior`,
-            `noise`, `memory`, `precision`.
+            `noise`, `memory`, `precision`, `predictors` (names of `w2s_jax.predictors.PREDICTORS`, or Predictors of one's own).
         folder: what relative paths are relative to.
 
     Raises:
-        InputError: an unknown or missing key, a wrong type or range, a pattern without files, names that are not unique.
+        InputError: an unknown or missing key, a wrong type or range, a pattern without files, names that are not unique, a
+            predictor that reads rows, or that needs labels where there are none.
 
     >>> table = {"output": "results", "weak": {"a": "a.npy"}, "strong": {"b": "b.npy"}}
     >>> config = sweep_config(table | {"weak_ridge": [0.1, 1]})
@@ -146,11 +151,12 @@ def sweep_config(table: Mapping[str, Any], folder: str | os.PathLike = ".") -> S
     require_choice("rows", rows, RowNorm)
     require_integer("folds", folds, 0)
     require_integer("seed", seed, 0)
+    labels = _named_files("labels", table.get("labels") or {}, folder)
     return SweepConfig(
         output=output,
         weak=weak,
         strong=strong,
-        labels=_named_files("labels", table.get("labels") or {}, folder),
+        labels=labels,
         unlabelled=_label(table.get("unlabelled")),
         grid=_grid(table),
         groups=None if groups is None else _place("groups", groups, folder),
@@ -162,7 +168,21 @@ def sweep_config(table: Mapping[str, Any], folder: str | os.PathLike = ".") -> S
         noise=_number("noise", table.get("noise", 1.0)),
         memory=_number("memory", table.get("memory", 256.0)),
         precision=_text("precision", table.get("precision", "float32"), "a name"),
+        predictors=_predictors(table.get("predictors", ()), bool(labels)),
     )
+
+
+def _predictors(given: Any, labels: bool) -> tuple[Predictor, ...]:
+    """The further columns."""
+    asked = one_of_each(given, PREDICTORS, COLUMNS)
+    for of in asked:
+        if of.reads != "moments":
+            raise InputError(
+                f"predictors of a sweep read moments, got {of.name!r}, which reads rows: ask rank_supervisors"
+            )
+        if of.needs == "labels" and not labels:
+            raise InputError(f"predictors that need labels need a label set, got {of.name!r} and no labels")
+    return asked
 
 
 def _grid(table: Mapping[str, Any]) -> tuple[Setting, ...]:

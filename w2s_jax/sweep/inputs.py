@@ -154,6 +154,7 @@ def _require_same(hosts: Hosts, config: SweepConfig, own: _Files, process_local:
     settings = ("normalize", "rows", "folds", "seed", "prior", "noise", "memory", "precision", "grid")
     given: dict[str, Any] = {"weak": list(config.weak), "strong": list(config.strong), "labels": list(config.labels)}
     groups = [] if own.groups is None else [own.groups]
+    given |= {"predictors": [repr(of) for of in config.predictors]}
     given |= {"groups": ["text" if of.dtype.kind == "U" else "numbers" for of in groups]}
     given |= {name: getattr(config, name) for name in settings}
     given |= {f"width and type of model {m!r}": [x.shape[1], np.dtype(x.dtype).name] for m, x in own.models.items()}
@@ -190,12 +191,19 @@ def _joined(hosts: Hosts, own: _Files) -> tuple[_Files, tuple[int, ...]]:
     return joined, tuple(ends)
 
 
+def wants_own_means(rows: SweepRows, config: SweepConfig) -> bool:
+    """Whether predictors see the labelled rows of some label set about those rows' own mean."""
+    labels = any(of.needs == "labels" for of in config.predictors)
+    return labels and config.normalize != "none" and len(rows.sets) > 1
+
+
 def _rows_key(rows: SweepRows, config: SweepConfig, dtype: np.dtype) -> str:
     """Hash of what a model's moments depend on beside its rows."""
     digest = _hash_of([rows.targets, *(layout.cell for layout in rows.layouts)])
     settings = config.normalize, config.rows, config.folds, config.precision
     parts = [version("w2s_jax"), dtype.name, settings, rows.targets.shape, digest]
-    return key_of(*parts, [layout.cells for layout in rows.layouts])
+    more = ["own means"] if wants_own_means(rows, config) else []
+    return key_of(*parts, [layout.cells for layout in rows.layouts], *more)
 
 
 def _hash_of(arrays: list[np.ndarray]) -> str:

@@ -42,12 +42,13 @@ class Cells(NamedTuple):
 @dataclass(frozen=True)
 class SweepRows(RowCells):
     """The n rows of a sweep by cell, the sets of them that models are looked at on (R, J), its label sets, whose columns
-    `targets` are, and each column's mean square on every set of rows, `energy` (R, C)."""
+    `targets` are, each column's mean square on every set of rows, `energy` (R, C), and what it was taken about, `means` (C,)."""
 
     targets: np.ndarray
     sets: np.ndarray
     label_sets: tuple[LabelSet, ...]
     energy: np.ndarray
+    means: np.ndarray
 
     @property
     def cells(self) -> Cells:
@@ -76,10 +77,11 @@ def sweep_rows(
             names = [name for name, (_, of) in checked.items() if of.tobytes() == key]
             raise InputError(f"labels {names[0]!r}: {error}" if names else str(error)) from error
     sets, set_of = _sets(layouts)
-    label_sets, columns = [], []
+    label_sets, columns, means = [], [], []
     for name, (y, mask) in checked.items():
         layout = list(masks).index(mask.tobytes())
         seen = y if normalize == "none" else about_mean(y, mask)
+        means.append(np.zeros(y.shape[1]) if normalize == "none" else y[mask].mean(0))
         start = sum(c.shape[1] for c in columns)
         square = float(np.sum(seen**2) / mask.sum())
         label_sets.append(LabelSet(name, start, start + y.shape[1], layout, set_of[layout], int(mask.sum()), square))
@@ -88,7 +90,7 @@ def sweep_rows(
     energy = np.zeros((len(sets), targets.shape[1]))
     for s in label_sets:
         energy[s.set, s.start : s.stop] = np.sum(targets[:, s.start : s.stop] ** 2, 0) / s.rows
-    return SweepRows(tuple(layouts), targets, sets, tuple(label_sets), energy)
+    return SweepRows(tuple(layouts), targets, sets, tuple(label_sets), energy, np.concatenate(means or [np.zeros(1)]))
 
 
 def _laid_out(n: int, mask: np.ndarray, groups: np.ndarray | None, folds: int, seed: int) -> Layout:

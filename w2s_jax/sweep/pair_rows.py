@@ -15,6 +15,7 @@ from jax.typing import ArrayLike
 
 from w2s_jax._core.normalize import Normalize
 from w2s_jax.devices.mesh import BATCH, spread
+from w2s_jax.predictors import Predictor
 from w2s_jax.ranking.folds import Layout
 from w2s_jax.sweep.config import Setting, SweepConfig
 from w2s_jax.sweep.label_sets import Cells, LabelSet, SweepRows
@@ -29,6 +30,7 @@ from w2s_jax.sweep.pairs import (
     run_experiments,
     score_pairs,
 )
+from w2s_jax.sweep.predictor_columns import LabelColumns, Targets, by_outputs, predict
 
 
 class Entry(NamedTuple):
@@ -56,10 +58,13 @@ def meet_strong(
     batch = lambda names: _stacked([(weak[name].light, padded[name]) for name in names])
     widths = {name: entry.model.mean.shape[0] for name, entry in weak.items()}
     found = _by_name(widths, mesh, lambda names: run(batch(names), *common))
+    whole = {name: (entry.model, padded[name]) for name, entry in weak.items()}
     if config.folds:
-        whole = {name: (entry.model, padded[name]) for name, entry in weak.items()}
         tried = [_trials(number, strong.model, whole, rows, config, mesh) for number in range(len(rows.layouts))]
         found = {name: met._replace(experiments=[of[name] for of in tried]) for name, met in found.items()}
+    if config.predictors:
+        predicted = _predicted(strong.model, whole, rows, config, mesh)
+        found = {name: met._replace(predicted=predicted[name]) for name, met in found.items()}
     return found
 
 
@@ -152,13 +157,46 @@ def _experiments(columns: tuple[tuple[int, int], ...], normalize: Normalize) -> 
     return run
 
 
+def _predicted(
+    strong: Model, weak: Mapping[str, tuple[Model, np.ndarray]], rows: SweepRows, config: SweepConfig, mesh: Mesh | None
+) -> dict[str, dict[str, np.ndarray]]:
+    """The predictors of weak models, whole and with their cross sums."""
+    dtype, label_sets = strong.mean.dtype, by_outputs(rows.label_sets)
+    targets = Targets(*rows.label_sums, rows.means)
+    cells, targets, grid = _on_device((rows.cells, targets, np.asarray(config.grid)), dtype)
+    whole = lambda model: model._replace(labels=None, rows=None)
+    run = _over(mesh, _predictions(config.predictors, config.normalize))
+    batch = lambda names: _stacked([(whole(weak[name][0]), weak[name][1]) for name in names])
+    common = whole(strong), cells, targets, label_sets, grid
+    widths = {name: model.mean.shape[0] for name, (model, _) in weak.items()}
+    found = _by_name(widths, mesh, lambda names: run(batch(names), *common))
+    return {name: _by_label_set(of, label_sets) for name, of in found.items()}
+
+
+@lru_cache
+def _predictions(predictors: tuple[Predictor, ...], normalize: Normalize) -> Callable:
+    def run(batch: tuple[Model, Array], *common: Any) -> Any:
+        return predict(batch, *common, predictors=predictors, normalize=normalize)
+
+    return run
+
+
+def _by_label_set(found: tuple[dict, list[dict]], label_sets: tuple[LabelColumns, ...]) -> dict[str, np.ndarray]:
+    """What needs no labels as it is (G,), what needs them by label set in their order (L, G)."""
+    of_pair, of_labels = found
+    order = np.argsort(np.concatenate([of.place for of in label_sets])) if of_labels else None
+    names = of_labels[0] if of_labels else ()
+    return of_pair | {name: np.concatenate([part[name] for part in of_labels])[order] for name in names}
+
+
 def _on_device(tree: Any, dtype: Any) -> Any:
     return jax.tree.map(lambda x: jnp.asarray(x, dtype), tree)
 
 
 def _part(model: Model, cells: slice) -> Model:
     """The model with the sums of some cells."""
-    return model._replace(first=model.first[cells], second=model.second[cells], hy=model.hy[cells], rows=None)
+    sums = {"first": model.first[cells], "second": model.second[cells], "hy": model.hy[cells]}
+    return model._replace(**sums, rows=None, own_values=None, own_vectors=None)
 
 
 def _test_rows(layout: Layout, strong: Model) -> int:
@@ -178,10 +216,12 @@ def _rows(scores: Mapping[str, np.ndarray], met: Met, rows: SweepRows, config: S
     for point, setting in enumerate(config.grid):
         of_all = {"cka": float(met.cka)} | {name: float(scores[name][0, point]) for name in ("gap_op", "gap_fro")}
         place = weak_ridges.index(setting.weak_ridge), strong_ridges.index(setting.strong_ridge)
-        for label in rows.label_sets or (None,):
+        for number, label in enumerate(rows.label_sets or (None,)):
             with_labels = {} if label is None else _with_labels(scores, point, label)
             tried = {} if met.experiments is None else _cross_fitted(met.experiments, place, label, rows)
-            yield {**setting._asdict(), **of_all, **with_labels, **tried}
+            predicted = (met.predicted or {}).items()
+            further = {name: float(x[point] if x.ndim == 1 else x[number, point]) for name, x in predicted}
+            yield {**setting._asdict(), **of_all, **with_labels, **tried, **further}
 
 
 def _with_labels(scores: Mapping[str, np.ndarray], point: int, label: LabelSet) -> dict[str, Any]:

@@ -40,7 +40,8 @@ class Model(NamedTuple):
     `mean`, `origin`, `factor`, `unit` (d,), `variance` () are its preparation (ranking/prepared.py), `spread`: `||S||_F` of the
     second moment of centred rows times `unit`. `first` (J, d): sums of the rows about their mean; `second` (J, d, d),
     `hy` (J, d, C): of prepared rows; `values` (R, d), `vectors` (R, d, d), `labels` (R, d, C). `rows` (n, n): of a model of more
-    features than rows, what stands in for them (ranking/compact.py); of others (0, 0).
+    features than rows, what stands in for them (ranking/compact.py); of others (0, 0). `own_values` (R - 1, d), `own_vectors`
+    (R - 1, d, d): the eigenpairs of each set but all rows about its own mean, where predictors ask for them.
     """
 
     mean: Any
@@ -56,10 +57,19 @@ class Model(NamedTuple):
     vectors: Any
     labels: Any
     rows: Any
+    own_values: Any = None
+    own_vectors: Any = None
+
+    @property
+    def arrays(self) -> dict[str, Any]:
+        """All that there are, by name."""
+        return {name: x for name, x in self._asdict().items() if x is not None}
 
 
-@partial(jax.jit, static_argnames="normalize")
-def model_from_sums(m: ModelMoments, rounding: ArrayLike, cells: Cells, normalize: Normalize) -> Model:
+@partial(jax.jit, static_argnames=("normalize", "own_means"))
+def model_from_sums(
+    m: ModelMoments, rounding: ArrayLike, cells: Cells, normalize: Normalize, own_means: bool = False
+) -> Model:
     """Everything about one model alone, from its sums per cell; `variance` is not positive if its rows do not differ."""
     n, all_rows = cells.n, cells.sets[0]
     origin = Origin(jnp.asarray(m.shift.h if m.shift else 0), rounding)
@@ -74,22 +84,38 @@ def model_from_sums(m: ModelMoments, rounding: ArrayLike, cells: Cells, normaliz
     values, vectors, labels = jax.lax.map(of_set, cells.sets)
     no_rows = jnp.zeros((0, 0), spread.dtype)
     sums = {"first": centred.h, "second": seen.hh, "hy": seen.hy}
-    return Model(**of._asdict(), spread=spread, **sums, values=values, vectors=vectors, labels=labels, rows=no_rows)
+    found = {"spread": spread, **sums, "values": values, "vectors": vectors, "labels": labels, "rows": no_rows}
+    own = _about_own_means(seen, cells) if own_means else (None, None)
+    return Model(**of._asdict(), **found, own_values=own[0], own_vectors=own[1])
+
+
+def _about_own_means(seen: Sums, cells: Cells) -> tuple[Array, Array]:
+    """Eigenpairs over every set of rows but the first, about its own mean, from sums of prepared rows."""
+
+    def of_set(chosen: Array) -> tuple[Array, Array]:
+        mean = pool(chosen, seen.h, cells.n)
+        eigen = spectrum(pool(chosen, seen.hh, cells.n) - outer(mean, mean), jnp.sum(chosen * cells.n))
+        return eigen.values, eigen.vectors
+
+    return jax.lax.map(of_set, cells.sets[1:])
 
 
 class Met(NamedTuple):
     """What two models' rows have to be read together for: CKA, and for every set of rows the cross moment in the leading
-    eigenvectors of both (R, k_s, k_w); with folds `run_experiments` by layout."""
+    eigenvectors of both (R, k_s, k_w); with folds `run_experiments` by layout; predictors by name, (G,) or for each label set
+    (L, G)."""
 
     cka: Any
     rotated: Any
     experiments: Any = None
+    predicted: Any = None
 
 
 def leading(model: Model, threshold: float, size: int) -> Model:
     """The model without moments and rows, and with `size` eigenpairs, no more than features; of those alone that are above a
     relative threshold the values are not zero."""
-    return _cut(model._replace(second=None, hy=None, rows=None), threshold, size)
+    alone = model._replace(second=None, hy=None, rows=None, own_values=None, own_vectors=None)
+    return _cut(alone, threshold, size)
 
 
 def eigenpairs(values: ArrayLike, threshold: float) -> int:
@@ -213,7 +239,7 @@ def prepare_student(
     """
     rotation = strong.vectors[0]
     zz = jax.vmap(lambda s: matmul(matmul(rotation.T, s), rotation))(strong.second)
-    first = _first(strong, cells)
+    first = first_sums(strong, cells)
     zy = jax.vmap(lambda s: matmul(rotation.T, s))(strong.hy)
     rotated = Sums(cells.n, matmul(first, rotation), zz, y[0], zy, y[1])
 
@@ -247,7 +273,7 @@ def run_experiments(
     """
     _, products = cross_moments(weak, cross, strong, cells, normalize)
     zh = jax.vmap(lambda x: matmul(strong.vectors[0].T, x))(products)
-    own = student.cells._replace(h=_first(weak, cells), hh=weak.second, hy=weak.hy)
+    own = student.cells._replace(h=first_sums(weak, cells), hh=weak.second, hy=weak.hy)
     taught = WeakCells(own, zh)
     heads = jax.lax.map(partial(crossfit.weak_heads, own, experiments.weak.sets), weak_ridge)
 
@@ -280,6 +306,6 @@ def _labels(cells: Sums, start: int, stop: int) -> Sums:
     return cells._replace(hy=cells.hy[..., start:stop], y=cells.y[:, start:stop], yy=cells.yy[:, start:stop])
 
 
-def _first(model: Model, cells: Cells) -> Array:
+def first_sums(model: Model, cells: Cells) -> Array:
     """First sums per cell of the rows that heads see (J, d)."""
     return (model.first + outer(cells.n, model.origin)) * model.factor

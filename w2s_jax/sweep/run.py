@@ -35,6 +35,7 @@ from w2s_jax.sweep.config import SweepConfig, read_config, sweep_config
 from w2s_jax.sweep.inputs import Inputs, open_inputs
 from w2s_jax.sweep.kernels import KeptSize, kernel_entries, products
 from w2s_jax.sweep.pairs import Model, Pair, eigenpairs
+from w2s_jax.sweep.predictor_columns import known_by
 from w2s_jax.sweep.store import COLUMNS, Store, key_of, open_store
 from w2s_jax.sweep.table import Sweep, read_sweep
 from w2s_jax.sweep.workers import Workers
@@ -56,7 +57,8 @@ def run_sweep(
 
     Files are known by the hash of their rows, which is computed while they are first read and again when their size or
     the time of their last change is another. What depends on a file or setting that has changed is computed again, what
-    does not is kept.
+    does not is kept. A predictor of one's own has changed if its name, its source code or a number that it uses from outside
+    has; functions that it calls are not looked at.
 
     Args:
         config: a TOML file, a mapping with its keys, or a checked configuration; see `sweep_config`.
@@ -70,9 +72,9 @@ def run_sweep(
 
     Returns:
         A table of `gap_op`, `gap_fro` (`||P_s (I - P_w)||`), `cka`; with labels `gap_bound`, `predicted_gap`, `label_energy`
-        (summed over outputs); with folds `expected_error`, `expected_gap`, and with labels `trial_error`. Where the
-        settings agree they are the numbers of `rank_supervisors`, to rounding: of raw representations with a large mean many
-        eigenvalues are below float32's, and are left out here. The bound's norm is of the labelled rows.
+        (summed over outputs); with folds `expected_error`, `expected_gap`, and with labels `trial_error`; then the predictors.
+        Where the settings agree they are the numbers of `rank_supervisors`, to rounding: of raw representations with a large mean
+        many eigenvalues are below float32's, and are left out here. The bound's norm is of the labelled rows.
 
     Raises:
         InputError: files that do not fit or hold NaN, infinities or nothing but a constant; a precision that the device does
@@ -100,7 +102,7 @@ def run_sweep(
         with hosts.together():
             if hosts.index == 0:
                 return replace(read_sweep(config.output), computed=computed, changed=changed, notes=inputs.notes)
-    return Sweep(tuple(COLUMNS), (), 0, 0, config.output)
+    return Sweep((*COLUMNS, *(of.name for of in config.predictors)), (), 0, 0, config.output)
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,11 @@ class _Run:
     @property
     def hosts(self) -> Hosts:
         return self.workers.hosts
+
+    def plan(self, pairs: Sequence[str | None]) -> None:
+        """Says in the store which pairs the present configuration has, None where they are not known yet."""
+        predictors = {of.name: of.larger_is_better for of in self.config.predictors}
+        self.stored(lambda store: store.plan(pairs, predictors))
 
     def stored(self, work: Callable[[Store], T]) -> T:
         """What process 0 finds in its store, or does there, told to all."""
@@ -155,7 +162,7 @@ def _keep_models(run: _Run) -> tuple[dict[str, str], tuple[str, ...]]:
         keys = {name: _model_key(run, content) for name, content in contents.items()}
         if not _missing(run, _pair_keys(run, keys).values()):
             return keys, ()
-    run.stored(lambda store: store.plan([None] * (len(run.config.weak) * len(run.config.strong))))
+    run.plan([None] * (len(run.config.weak) * len(run.config.strong)))
     for batch in track(_batches(run, _not_kept(run, contents)), run.progress, "moments"):
         contents |= {name: _hashed(run, name) for name in batch if contents[name] is None and before[name] is not None}
         contents |= _computed(run, _not_kept(run, {name: contents[name] for name in batch}))
@@ -214,7 +221,7 @@ def _keep(run: _Run, name: str, began: int, content: str, model: Model | None = 
 
     def write(store: Store) -> None:
         if model is not None:
-            arrays = {field: np.asarray(array) for field, array in model._asdict().items()}
+            arrays = {field: np.asarray(array) for field, array in model.arrays.items()}
             store.keep_moments(_model_key(run, content), arrays)
         store.keep_content(run.config.models[name], run.inputs.stamps[name], began, content)
 
@@ -226,7 +233,9 @@ def _pair_keys(run: _Run, keys: Mapping[str, str]) -> dict[Pair, str]:
     """The keys of all pairs' results (strong, weak), in the table's order, from those of the models' moments."""
     config = run.config
     label_sets = [label._asdict() for label in run.inputs.rows.label_sets]
-    asked = [label_sets, config.grid, (config.prior, config.noise) if config.folds else None]
+    asked: list[Any] = [label_sets, config.grid, (config.prior, config.noise) if config.folds else None]
+    if config.predictors:  # of which some see what labels were taken about
+        asked += [run.stored(lambda _: [known_by(of) for of in config.predictors]), run.inputs.rows.means.tolist()]
     return {
         (strong, weak): key_of("pair", asked, weak, keys[weak], strong, keys[strong])
         for strong in config.strong
@@ -237,7 +246,7 @@ def _pair_keys(run: _Run, keys: Mapping[str, str]) -> dict[Pair, str]:
 def _keep_pairs(run: _Run, keys: Mapping[str, str]) -> int:
     """Sees to it that every pair's results are in the store; how many were missing."""
     pairs = _pair_keys(run, keys)
-    run.stored(lambda store: store.plan(list(pairs.values())))
+    run.plan(list(pairs.values()))
     asked = _missing(run, pairs.values())
     if not asked:
         return 0
@@ -280,7 +289,7 @@ def _kernel_groups(run: _Run, kept: tuple[int, int]) -> list[Group]:
     """All pairs, in groups whose strong kernels fit in that memory, as do weak models with their cross moments; none where the
     product of features takes less, or is shared by several processes or devices."""
     config, sets, n = run.config, len(run.inputs.rows.sets), run.inputs.rows.n
-    if config.folds or run.workers.mesh is not None or run.hosts.count > 1:
+    if config.folds or config.predictors or run.workers.mesh is not None or run.hosts.count > 1:
         return []
     width = run.workers.widths
     strong, weak = (

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -36,11 +36,16 @@ COLUMNS = (
 )
 DATABASE = "sweep.sqlite"
 _LAYOUT = 2  # of the tables below and the files of moments
+# Predictors have tables of their own, which a folder without any does not miss.
 _TABLES = f"""
 CREATE TABLE IF NOT EXISTS files (path TEXT PRIMARY KEY, stamp TEXT, hashed_ns INTEGER, content TEXT);
 CREATE TABLE IF NOT EXISTS moments (key TEXT PRIMARY KEY, checksum TEXT);
 CREATE TABLE IF NOT EXISTS pairs (key TEXT PRIMARY KEY);
 CREATE TABLE IF NOT EXISTS sweep (place INTEGER PRIMARY KEY, pair TEXT);
+CREATE TABLE IF NOT EXISTS predictors (place INTEGER PRIMARY KEY, name TEXT, larger_is_better INTEGER);
+CREATE TABLE IF NOT EXISTS predicted (
+    pair TEXT, place INTEGER, by_name TEXT, PRIMARY KEY (pair, place)
+) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS results (
     pair TEXT, place INTEGER, {", ".join(f"{name} {kind}" for name, kind in COLUMNS.items())},
     PRIMARY KEY (pair, place)
@@ -124,23 +129,36 @@ class Store:
                 if file.suffix == ".safetensors" and file.name not in kept:
                     file.unlink()
 
-    def plan(self, pairs: Sequence[str | None]) -> None:
-        """The pairs of the present configuration in the order of the exported table, None where they are not known yet."""
-        self._write([("DELETE FROM sweep", [()]), ("INSERT INTO sweep VALUES (?, ?)", list(enumerate(pairs)))])
+    def plan(self, pairs: Sequence[str | None], predictors: Mapping[str, bool]) -> None:
+        """The pairs of the present configuration in the order of the exported table, None where they are not known yet, and its
+        predictors: of which the largest number is the best."""
+        further = [(place, *of) for place, of in enumerate(predictors.items())]
+        self._write(
+            [
+                ("DELETE FROM sweep", [()]),
+                ("INSERT INTO sweep VALUES (?, ?)", list(enumerate(pairs))),
+                ("DELETE FROM predictors", [()]),
+                ("INSERT INTO predictors VALUES (?, ?, ?)", further),
+            ]
+        )
 
     def finished(self) -> set[str]:
         """Keys of all pairs that have results."""
         return {key for (key,) in self._read("SELECT key FROM pairs")}
 
     def keep_results(self, results: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
-        """Pair -> its rows, all in one transaction."""
+        """Pair -> its rows, all in one transaction; what no column is of is kept by name."""
         insert = f"REPLACE INTO results VALUES ({', '.join('?' * (2 + len(COLUMNS)))})"
-        lines = [
-            (pair, place, *(row.get(name) for name in COLUMNS))
-            for pair, rows in results.items()
-            for place, row in enumerate(rows)
-        ]
-        self._write([(insert, lines), ("REPLACE INTO pairs VALUES (?)", [(pair,) for pair in results])])
+        placed = [(pair, place, row) for pair, rows in results.items() for place, row in enumerate(rows)]
+        lines = [(pair, place, *(row.get(name) for name in COLUMNS)) for pair, place, row in placed]
+        further = [(pair, place, json.dumps(of)) for pair, place, row in placed if (of := _further(row))]
+        self._write(
+            [
+                (insert, lines),
+                ("REPLACE INTO predicted VALUES (?, ?, ?)", further),
+                ("REPLACE INTO pairs VALUES (?)", [(pair,) for pair in results]),
+            ]
+        )
 
     def _moments_file(self, key: str) -> Path:
         return self.folder / "moments" / f"{key[:32]}.safetensors"
@@ -160,6 +178,21 @@ class Store:
                 with suppress(sqlite3.Error):
                     self._database.execute("ROLLBACK")
                 raise
+
+
+def _further(row: Mapping[str, Any]) -> dict[str, float | None]:
+    """What a row has beside the columns: predictors, NaN as in the columns nothing."""
+    return {name: None if x != x else x for name, x in row.items() if name not in COLUMNS}
+
+
+class Stored(NamedTuple):
+    """Rows of the present configuration in order (columns as in `COLUMNS`, then its predictors), pairs that are finished, all
+    pairs, and the predictors: of which the largest number is the best."""
+
+    rows: list[tuple]
+    finished: int
+    pairs: int
+    predictors: dict[str, bool]
 
 
 @contextmanager
@@ -183,8 +216,8 @@ def open_store(folder: Path) -> Iterator[Store]:
         yield Store(folder, database)
 
 
-def read_results(folder: str | os.PathLike) -> tuple[list[tuple], int, int]:
-    """Rows of the present configuration in order (columns as in `COLUMNS`), pairs that are finished, and all pairs.
+def read_results(folder: str | os.PathLike) -> Stored:
+    """The results so far.
 
     Raises:
         InputError: there is no sweep in the folder.
@@ -195,11 +228,26 @@ def read_results(folder: str | os.PathLike) -> tuple[list[tuple], int, int]:
     names = ", ".join(f"results.{name}" for name in COLUMNS)
     with closing(_connected(folder)) as database, _faults(folder):
         database.execute("BEGIN")  # one state of the database, whatever a running sweep adds
-        ordered = "FROM sweep JOIN results ON results.pair = sweep.pair ORDER BY sweep.place, results.place"
+        predictors = _predictors(database)
+        same = "predicted.pair = results.pair AND predicted.place = results.place"
+        joined = f"LEFT JOIN predicted ON {same}" if predictors else ""
+        names += ", predicted.by_name" if predictors else ""
+        ordered = f"FROM sweep JOIN results ON results.pair = sweep.pair {joined} ORDER BY sweep.place, results.place"
         rows = database.execute(f"SELECT {names} {ordered}").fetchall()
         (done,) = database.execute("SELECT COUNT(*) FROM sweep WHERE pair IN (SELECT key FROM pairs)").fetchone()
         (planned,) = database.execute("SELECT COUNT(*) FROM sweep").fetchone()
-    return rows, done, planned
+    if predictors:
+        found = [(row, json.loads(text or "{}")) for *row, text in rows]
+        rows = [(*row, *(of.get(name) for name in predictors)) for row, of in found]
+    return Stored(rows, done, planned, predictors)
+
+
+def _predictors(database: sqlite3.Connection) -> dict[str, bool]:
+    """Those of the present configuration; a folder that has never seen any may have no table of them."""
+    if not database.execute("SELECT name FROM sqlite_master WHERE name = 'predictors'").fetchall():
+        return {}
+    found = database.execute("SELECT name, larger_is_better FROM predictors ORDER BY place").fetchall()
+    return {name: bool(larger) for name, larger in found}
 
 
 def _connected(folder: Path) -> sqlite3.Connection:

@@ -21,7 +21,7 @@ from w2s_jax.ranking.cells import ModelRows
 from w2s_jax.ranking.compact import CompactRows
 from w2s_jax.ranking.unit_rows import UnitRows
 from w2s_jax.sweep.config import SweepConfig
-from w2s_jax.sweep.inputs import Inputs
+from w2s_jax.sweep.inputs import Inputs, wants_own_means
 from w2s_jax.sweep.kernels import Kernel, meet_weak, read_strong
 from w2s_jax.sweep.label_sets import Cells
 from w2s_jax.sweep.pair_rows import Entry, meet_strong, table_rows
@@ -62,7 +62,7 @@ class Workers:
             m, hashes[name] = m.of(self.hosts.add(m.sums), m.shift), digest.finish(self.hosts.add)
             if taker == self.hosts.index:
                 own[name] = self._model(source, m)
-        solved = {name: lambda name=name: own[name]._asdict() for name in names}
+        solved = {name: lambda name=name: own[name].arrays for name in names}
         return {name: (Model(**self.hosts.broadcast(solved[name], takers[name])), hashes[name]) for name in names}
 
     def hash_of(self, name: str) -> str:
@@ -86,7 +86,8 @@ class Workers:
     ) -> list[list[dict[str, Any]]]:
         """The rows of every missing pair of two sides: its settings, then label sets.
 
-        `kept`: eigenpairs that strong and weak models need; `by_kernels` (kernels.py) is for one process, without folds.
+        `kept`: eigenpairs that strong and weak models need; `by_kernels` (kernels.py) is for one process, without folds and
+        predictors.
         """
         order = _dealt(list(strong), list(weak), missing, self.hosts.count)
         ends = [len(order) * i // self.hosts.count for i in (self.hosts.index, self.hosts.index + 1)]
@@ -117,7 +118,8 @@ class Workers:
     def _model(self, source: ModelRows, m: ModelMoments) -> Model:
         dtype = self.inputs.dtype
         cells: Cells = jax.tree.map(lambda x: jnp.asarray(x, dtype), self.inputs.rows.cells)
-        model = model_from_sums(m, dtype.type(source.rounding), cells, self.config.normalize)
+        own_means = wants_own_means(self.inputs.rows, self.config)
+        model = model_from_sums(m, dtype.type(source.rounding), cells, self.config.normalize, own_means)
         return model._replace(rows=source.rows[:]) if isinstance(source.rows, CompactRows) else model
 
     def _summing(self) -> dict[str, Any]:

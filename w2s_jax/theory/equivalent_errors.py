@@ -161,9 +161,13 @@ def fresh_error_from_moments(m: ModelMoments, ridge: Array) -> Array:
     """`fresh_error` from a model's moments with labels."""
     eigen = spectrum(m.hh, m.n)
     hy = jnp.asarray(m.hy).reshape(m.hh.shape[0], -1)
-    a = whiten(eigen, matmul(eigen.vectors.T, hy))[:, None]
-    yy = jnp.asarray(m.yy).reshape(1, 1, -1)
-    return _fit(eigen, a, yy, ridge, m.is_centred).error(0, 0)
+    a = whiten(eigen, matmul(eigen.vectors.T, hy))
+    return fresh_error_from_coefficients(eigen, a, jnp.asarray(m.yy).reshape(-1), ridge, m.is_centred)
+
+
+def fresh_error_from_coefficients(side: Any, a: Array, energy: Array, ridge: Array, bias: bool) -> Array:
+    """`fresh_error` from a model's spectrum, the labels' coefficients a (k, c) in its eigenbasis and mean squares (c,)."""
+    return _fit(side, a[:, None], energy[None, None], ridge, bias).error(0, 0)
 
 
 class _Fit(NamedTuple):
