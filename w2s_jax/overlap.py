@@ -164,10 +164,6 @@ def overlap_from_moments(m: Moments, *, rank: int | tuple[int, int] | None = Non
 def _overlap_from_moments(m: Moments, ranks: Ranks) -> Overlap:
     rank_w, rank_s = ranks
     weak, strong = spectrum_of_moment(m.ww, m.n, rank_w), spectrum_of_moment(m.ss, m.n, rank_s)
-    return _overlap_in_bases(m, weak, strong)
-
-
-def _overlap_in_bases(m: Moments, weak: Spectrum, strong: Spectrum) -> Overlap:
     cross = matmul(matmul(strong.vectors.T, m.sw), weak.vectors)
     labels: tuple[Array | None, ...] = (None, None)
     if m.wy is not None and m.sy is not None:
