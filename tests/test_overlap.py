@@ -421,6 +421,7 @@ def test_small_features_beside_massive_ones_under_jit_and_vmap():
     np.testing.assert_allclose(found, wanted, rtol=1e-5)
 
 
+@pytest.mark.everything
 def test_derivatives_beside_massive_features(x64):
     """In single precision those of double precision, which meet finite differences; second ones are refused."""
     w, s, y = massive("mean", 60, 5, 8)

@@ -175,6 +175,7 @@ def of_a_pair(name: str) -> Callable:
     return lambda p: compiled(name)(*p)
 
 
+@pytest.mark.everything(but=6)
 @pytest.mark.parametrize("make", quickly([generic, repeated], repeated))
 @pytest.mark.parametrize("name", DIFFERENTIABLE | BY_FILTER)
 def test_derivatives_are_finite_differences(name, make, x64):

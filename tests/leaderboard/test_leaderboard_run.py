@@ -53,6 +53,7 @@ def test_a_contest_has_all_scores_and_exact_errors(small):
     assert (one.measured["gap"] > 0).all() and np.ptp(one.measured["ceiling_error"]) < 0.2
 
 
+@pytest.mark.everything
 def test_a_run_goes_on_where_it_stopped(small, tmp_path):
     out = tmp_path / "kept.jsonl"
     first = run_leaderboard(["relu"], ridges=[0.1], out=out, progress=False)

@@ -37,6 +37,7 @@ def as_heads_see_it(h: np.ndarray, normalize: str) -> np.ndarray:
     return h / np.sqrt(np.mean(np.sum(h**2, 1)))
 
 
+@pytest.mark.everything(but=1)
 @pytest.mark.parametrize(("normalize", "labels"), [("features", "some"), ("scale", "all"), ("none", "some")])
 def test_a_column_is_the_predictor_on_the_rows_it_needs(models, normalize, labels, x64):
     """Without labels on all rows, with labels on those that have one."""

@@ -68,6 +68,7 @@ def test_against_rows(precision):
     assert error <= (1e-9 if precision == "float64" else 1e-4)
 
 
+@pytest.mark.everything
 def test_a_known_population():
     """From 60 rows a fold and 60 features, error and gap of 30 to 300 rows are those of the population: within 6%, mean of four
     draws, where the rows' own are off by up to a factor of three. What a fold's rows cannot tell is said."""

@@ -78,6 +78,7 @@ def test_result_has_every_model_and_finite_numbers(result: DemoResult) -> None:
     json.dumps(result.to_dict(), allow_nan=False)
 
 
+@pytest.mark.everything
 def test_scores_follow_the_names_and_not_the_tables_order(result: DemoResult) -> None:
     for table, column in ((result.label_free, "expected_error"), (result.labelled, "predicted_error")):
         scores = dict(zip(result.names, result.score(column)[0], strict=True))

@@ -64,6 +64,7 @@ def test_the_equivalent_is_near_and_the_theorem_only_within_its_conditions(found
     assert found.broken == {"low": (), "proportional": (3, 4)}
 
 
+@pytest.mark.everything
 @pytest.mark.parametrize("cut", ["between lines", "within a line"])
 def test_a_stopped_run_goes_on(found, store, tmp_path, monkeypatch, cut):
     """From a file that ends early only the missing chunks are simulated, and the results and the file are the same."""

@@ -32,6 +32,7 @@ def of_label_means(view):
     return jnp.sum(view.moments.strong.label_mean) * jnp.sum(view.f_w) + jnp.sum(view.f_s)
 
 
+@pytest.mark.everything(but=1)
 @pytest.mark.filterwarnings("ignore:strong representation 'strong'. the threshold 0.02 keeps 2 of 24 directions")
 @pytest.mark.parametrize(
     ("normalize", "weak", "labels", "more"),

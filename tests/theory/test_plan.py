@@ -54,6 +54,7 @@ def test_single_precision_is_near_double():
     assert found.student_error == pytest.approx(exact.student_error, rel=1e-4)
 
 
+@pytest.mark.everything
 def test_a_budget_is_divided_as_on_a_grid(x64):
     """Labels cost five times as much as the student's rows; ridges are given."""
     prices = {"budget": 600.0, "label_cost": 5.0, "student_cost": 1.0}
@@ -145,6 +146,7 @@ def simulated(name: str, ridges: list[tuple[float, float]], count: int) -> np.nd
     return found
 
 
+@pytest.mark.everything
 def test_simulated_experiments_are_no_better_elsewhere():
     """The mean error of simulated students at the planned ridges, against ridges around them."""
     found = plan(population(PLANNED), n_labelled=FAMILIES[PLANNED][4], n_student=FAMILIES[PLANNED][5])
