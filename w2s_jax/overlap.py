@@ -30,7 +30,7 @@ from w2s_jax._core.arrays import (
 )
 from w2s_jax._core.checks import InputError, require_squares
 from w2s_jax._core.factor import numerically_zero, zeroed
-from w2s_jax._core.response import OnNonzero, apply_response, in_units, whole
+from w2s_jax._core.response import OnNonzero, apply_response, in_units
 from w2s_jax.moments import ModelMoments, Moments, moments
 from w2s_jax.spectrum import Spectrum, checked_rank, spectrum, spectrum_of_moment, spectrum_of_rows
 
@@ -265,16 +265,18 @@ def _warn_of_lost_features(name: str, h: Array, side: Side, bias: bool) -> None:
     """Warns if features are as small as the rounding of the largest: their directions are not told from those of nothing."""
     if isinstance(h, Tracer) or isinstance(side.values, Tracer) or not h.is_fully_addressable:
         return
-    values, eps = whole(side.values, side.rest), jnp.finfo(side.values.dtype).eps
-    solved_twice = side.rest is None and values.dtype == jnp.float32 and h.shape[1] <= h.shape[0]
+    values = _all_values(side)
+    solved_twice = side.rest is None and values.dtype == np.float32 and h.shape[1] <= h.shape[0]
     # A second eigensolve tells much smaller ones, but the first has turned their eigenvectors by eps over the roots' ratio.
-    level = float(np.square(1e3 * eps) * values[0] if solved_twice else numerically_zero(values)[0])
-    if float(values.min()) > level:
+    level = (1e3 * np.finfo(values.dtype).eps) ** 2 * values[0] if solved_twice else numerically_zero(values)[0]
+    if values.min() > level:
         return
-    rows = np.asarray(h).astype(np.float64)
-    squares = np.mean(np.square(rows - rows.mean(0) if bias else rows), 0)
-    nothing = np.square(float(jnp.finfo(h.dtype).eps) * np.abs(rows).max(0))
-    lost = int(np.sum((squares > nothing) & (squares <= level)))
+    rows = np.asarray(h, values.dtype)
+    about = rows - rows.mean(0, dtype=np.float64).astype(rows.dtype) if bias else rows
+    squares: np.ndarray = np.square(about).mean(0, dtype=np.float64)
+    small = squares <= level
+    nothing = np.square(float(jnp.finfo(h.dtype).eps) * np.abs(rows[:, small].astype(np.float64)).max(0, initial=0))
+    lost = int(np.sum(squares[small] > nothing))
     if lost:
         cure = "scale features" if bias else "bias=True takes features about their means"
         cure += "" if side.rest is None else ", leave rank out"
@@ -289,12 +291,12 @@ def _warn_of_lost_spread(name: str, own: ModelMoments, side: Side) -> None:
     """Warns if moments that are not centred hold a mean so large that what is spread about it may be rounding."""
     leaves = own.sums.hh, own.sums.h, side.values
     unseen = any(isinstance(x, Tracer) or not x.is_fully_addressable for x in leaves)
-    if unseen or own.is_centred or not _has_zeros(side):
+    if unseen or own.is_centred or _all_values(side).min() > 0:
         return
     n = float(own.n)
     mean_square = float(np.sum(np.square(np.asarray(own.sums.h, np.float64) / n)))
     spread = float(np.sum(np.diagonal(own.sums.hh).astype(np.float64))) / n - mean_square
-    if spread <= len(own.sums.h) * float(numerically_zero(side.values)[0]):
+    if spread <= len(own.sums.h) * numerically_zero(_all_values(side))[0]:
         warnings.warn(
             f"{name} moments: what is spread about a mean of norm {mean_square**0.5:,.4g} is lost in {side.values.dtype}: take "
             "moments with bias=True, or float64 (jax_enable_x64)",
@@ -302,8 +304,9 @@ def _warn_of_lost_spread(name: str, own: ModelMoments, side: Side) -> None:
         )
 
 
-def _has_zeros(side: Side) -> bool:
-    return bool((np.asarray(whole(side.values, side.rest)) == 0).any())
+def _all_values(side: Side) -> np.ndarray:
+    """Eigenvalues, and stand-ins for those that were not computed, where no program is needed to look at them."""
+    return np.concatenate([np.asarray(x) for x in (side.values, side.rest) if x is not None])
 
 
 def principal_basis(h: Float[Array, "n d"], bias: bool = False, rank: int | None = None) -> tuple[Array, Side]:

@@ -19,7 +19,7 @@ from w2s_jax._core import cpu
 from w2s_jax._core.arrays import matmul
 
 SPLIT = 1e-3  # of the largest eigenvalue: those below have an eigensolve of their own, where one is not enough
-ROUGH = 8  # times the eigenvalue that is rounding: known to a digit or two
+ROUGH = 16  # times the eigenvalue that is rounding: known to a digit or two; ordinary features are above
 
 
 @cpu.one_at_a_time
@@ -52,8 +52,7 @@ def graded_eigh(moment: Array) -> tuple[Array, Array]:
         rounding = numerically_zero(jnp.ones_like(values)) * matmul(squares, jnp.square(turned))
         return jnp.zeros_like(state[0]), jnp.where(found <= rounding, 0, found), turned
 
-    hidden = jnp.any((squares > 0) & (squares < 100 * zero)) | (jnp.sum(squares) - jnp.sum(plain[0]) > zero[0])
-    needed = (values[-1] <= ROUGH * zero[0]) & hidden
+    needed = jnp.any((squares > 0) & (squares < ROUGH * zero)) & (values[-1] < ROUGH * zero[0])
     # Of a batch it runs where one matrix needs it, as a `cond` would always.
     _, found, turned = jax.lax.while_loop(lambda state: state[0], again, (needed, *plain))
     return found, turned
