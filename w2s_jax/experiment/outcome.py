@@ -11,7 +11,6 @@ import numpy as np
 from jax import Array
 from jax.core import Tracer
 from jax.typing import ArrayLike
-from scipy.special import stdtrit
 
 from w2s_jax._core.checks import InputError, require_range
 from w2s_jax._core.extras import data_frame
@@ -143,6 +142,8 @@ def beyond_rounding(error: Array, unit: ArrayLike) -> Array:
 
 def t_quantile(level: float, freedom: int) -> float:
     """The t with probability `level` between -t and t."""
+    from scipy.special import stdtrit  # an eighth of a second that no ranking waits for
+
     return float(stdtrit(freedom, (1 + level) / 2))
 
 
