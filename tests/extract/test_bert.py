@@ -14,7 +14,8 @@ from safetensors.numpy import load_file, save_file
 from saving import refused
 from tiny_models import EPS, FIRST, HEADS, KINDS, POSITIONS, random_weights, save_encoder, some_texts
 
-from w2s_jax.extract import open_model
+from benchmarks._common import compiled
+from w2s_jax.extract import extract_model, open_model
 from w2s_jax.extract.batches import token_batches
 
 pytestmark = pytest.mark.usefixtures("unchecked")
@@ -56,6 +57,16 @@ def test_bfloat16_is_about_as_good(tmp_path):
     assert {state.dtype for state in states} == {jnp.dtype("bfloat16")}
     errors = [entrywise_error(a, b) for a, b in zip(states, model.apply(model.weights, tokens, mask), strict=True)]
     assert 1e-4 < max(errors) < 0.05
+
+
+def test_a_checkpoint_opened_again_compiles_nothing(tmp_path):
+    """Programs are of the architecture, not of one opening."""
+    save_encoder(tmp_path / "tiny")
+    texts = some_texts(6)
+    extract_model(tmp_path / "tiny", texts)
+    with compiled() as programs:
+        extract_model(tmp_path / "tiny", texts)
+    assert programs == []
 
 
 def test_old_names_of_norms(tmp_path):

@@ -93,8 +93,7 @@ def open_bert(checkpoint: Checkpoint, dtype: str = "float32") -> LanguageModel:
     first = 0
     if family.after_padding:
         first = 2 if checkpoint.kind == "mpnet" else int(config.get("pad_token_id", 1)) + 1
-    apply = partial(
-        bert_states,
+    apply = _Forward(
         heads=_setting(checkpoint, "num_attention_heads", "n_heads"),
         activation=_activation(config),
         eps=float(config.get("layer_norm_eps", 1e-12)),
@@ -114,6 +113,19 @@ def open_bert(checkpoint: Checkpoint, dtype: str = "float32") -> LanguageModel:
         },
         checksum=checkpoint.checksum,
     )
+
+
+@dataclass(frozen=True)
+class _Forward:
+    """`bert_states` of one architecture: equal ones share their compiled programs, whenever a checkpoint was opened."""
+
+    heads: int
+    activation: str
+    eps: float
+    first: int
+
+    def __call__(self, weights: Any, tokens: Array, mask: Array) -> list[Array]:
+        return bert_states(weights, tokens, mask, **vars(self))
 
 
 def bert_states(
