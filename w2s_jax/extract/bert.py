@@ -93,7 +93,7 @@ def open_bert(checkpoint: Checkpoint, dtype: str = "float32") -> LanguageModel:
     first = 0
     if family.after_padding:
         first = 2 if checkpoint.kind == "mpnet" else int(config.get("pad_token_id", 1)) + 1
-    apply = _Forward(
+    apply = _Encoder(
         heads=_setting(checkpoint, "num_attention_heads", "n_heads"),
         activation=_activation(config),
         eps=float(config.get("layer_norm_eps", 1e-12)),
@@ -116,7 +116,7 @@ def open_bert(checkpoint: Checkpoint, dtype: str = "float32") -> LanguageModel:
 
 
 @dataclass(frozen=True)
-class _Forward:
+class _Encoder:
     """`bert_states` of one architecture: equal ones share their compiled programs, whenever a checkpoint was opened."""
 
     heads: int
