@@ -32,9 +32,11 @@ class outermost:
     """
 
     def __init__(self, function: Callable, **options: Any) -> None:
-        own = {"xla_cpu_use_fusion_emitters": False} if version("jaxlib") < "0.11" else None
+        own = {"xla_cpu_use_fusion_emitters": False}
         self.inside: Any = jax.jit(function, **options)
-        self.alone: Any = jax.jit(function, **options, compiler_options=own)
+        self.alone: Any = (
+            jax.jit(function, **options, compiler_options=own) if version("jaxlib") < "0.11" else self.inside
+        )
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         traced = any(isinstance(x, Tracer) for x in jax.tree.leaves((args, kwargs)))
@@ -42,7 +44,7 @@ class outermost:
 
     def programs(self) -> int:
         """How many have been compiled."""
-        return self.inside._cache_size() + self.alone._cache_size()
+        return sum(program._cache_size() for program in {self.inside, self.alone})
 
 
 def one_at_a_time(function: Callable) -> Callable:
