@@ -178,6 +178,8 @@ def known_by(of: Predictor) -> list[str]:
         return [of.name]
     function = of.function
     try:
+        if inspect.getfile(function) == "<string>":  # for which Python 3.13 has the text of its own -c
+            return [repr(of), repr(function)]
         source, outside = inspect.getsource(function), inspect.getclosurevars(function)
     except (OSError, TypeError, ValueError):
         return [repr(of), repr(function)]
