@@ -25,6 +25,7 @@ from w2s_jax._core.arrays import (
     as_labels,
     as_matrix,
     matmul,
+    near,
     require_same_rows,
     require_size,
 )
@@ -295,7 +296,7 @@ def _warn_of_lost_spread(name: str, own: ModelMoments, side: Side) -> None:
         return
     n = float(own.n)
     mean_square = float(np.sum(np.square(np.asarray(own.sums.h, np.float64) / n)))
-    spread = float(np.sum(np.diagonal(own.sums.hh).astype(np.float64))) / n - mean_square
+    spread = float(np.sum(near(own.sums.hh).diagonal(), dtype=np.float64)) / n - mean_square
     if spread <= len(own.sums.h) * numerically_zero(_all_values(side))[0]:
         warnings.warn(
             f"{name} moments: what is spread about a mean of norm {mean_square**0.5:,.4g} is lost in {side.values.dtype}: take "

@@ -145,8 +145,12 @@ def size_of(h: Array) -> float:
     """`largest_entry` of a representation; infinite of a tracer."""
     if isinstance(h, Tracer) or not h.is_fully_addressable:
         return np.inf
-    on_host = next(iter(h.devices())).platform == "cpu"  # NumPy sees it there, and slices it without a program
-    return largest_entry(np.asarray(h) if on_host else h, accumulation_dtype(h.dtype))
+    return largest_entry(near(h), accumulation_dtype(h.dtype))
+
+
+def near(x: Array) -> Any:
+    """An array that is on a CPU as NumPy sees it there, which slices it without a program; another as it is."""
+    return np.asarray(x) if next(iter(x.devices())).platform == "cpu" else x
 
 
 def as_labels(name: str, array: ArrayLike, rows: int) -> Array:
