@@ -16,6 +16,7 @@ PARTS = (
     "first_call.labelled",
     "first_call.many",
     "first_call.pair",
+    "first_call.busy",
     "first_call.label_free_predictors",
     "pairs.many_pairs",
     "pairs.few_rows",

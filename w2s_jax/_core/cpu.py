@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 import mmap
-from collections.abc import Callable
-from contextlib import suppress
-from functools import partial, wraps
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import cache, partial, wraps
 from importlib.metadata import version
-from typing import Any
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +27,7 @@ from w2s_jax._core.arrays import matmul
 BLOCK = 32  # of inverse factors
 SYMMETRIC_WIDTH = 1024  # measured: halves save 15 to 30% from here on, and nothing at 512
 LARGE = 4 << 20  # bytes: two huge pages
+WIDE = 2048  # features: from here on several threads save a third of an eigensolve on two idle cores (measured)
 
 
 class outermost:
@@ -45,6 +51,64 @@ class outermost:
     def programs(self) -> int:
         """How many have been compiled."""
         return sum(program._cache_size() for program in {self.inside, self.alone})
+
+
+class _Threads(NamedTuple):
+    """What sets and what tells the number of threads of the library of LAPACK."""
+
+    set: Callable[[int], None]
+    get: Callable[[], int]
+
+
+_lock = threading.Lock()
+_inside: list[int] = []  # for each caller that is inside how many threads there were before it
+
+
+@contextmanager
+def one_lapack_thread(width: int = 0) -> Iterator[None]:
+    """Inside, the LAPACK of SciPy's wheels, which jaxlib calls on a CPU, works on one thread; afterwards on as many as before.
+
+    Its threads wait for each other at every step, spinning. With one more process on the cores, however nice, a ranking of three
+    models takes 7 s for .3 (`benchmarks.first_call`); with idle cores they save nothing below 1,024 features. Rankings and sweeps
+    do this by themselves. Who has set `OPENBLAS_NUM_THREADS` or `OMP_NUM_THREADS` is obeyed; where SciPy was built with another
+    library nothing changes.
+
+    Args:
+        width: features of the widest model; with 2,048 and more nothing changes either.
+
+    >>> with one_lapack_thread():
+    ...     values = jnp.linalg.eigvalsh(jnp.eye(3)).block_until_ready()
+    """
+    chosen = any(os.environ.get(name) for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"))
+    threads = None if width >= WIDE or chosen or jax.default_backend() != "cpu" else _lapack_threads()
+    if threads is None:
+        yield
+        return
+    with _lock:
+        _inside.append(threads.get())
+        threads.set(1)
+    try:
+        yield
+    finally:
+        with _lock:
+            before = _inside.pop()
+            if not _inside:
+                threads.set(before)
+
+
+@cache
+def _lapack_threads() -> _Threads | None:
+    """Those of SciPy's own OpenBLAS, None if it has none."""
+    spec = find_spec("scipy")
+    folder = Path(spec.origin).parent if spec and spec.origin else Path()
+    for file in (*folder.parent.glob("scipy.libs/*openblas*"), *folder.glob(".dylibs/*openblas*")):
+        library = ctypes.CDLL(str(file))
+        for prefix in ("scipy_openblas", "openblas"):
+            with suppress(AttributeError):
+                return _Threads(
+                    getattr(library, f"{prefix}_set_num_threads"), getattr(library, f"{prefix}_get_num_threads")
+                )
+    return None
 
 
 def one_at_a_time(function: Callable) -> Callable:

@@ -1,5 +1,6 @@
 """Where it runs: meshes of devices, processes, the precision of products, compiled programs on disk."""
 
+from w2s_jax._core.cpu import one_lapack_thread
 from w2s_jax.devices.hosts import Hosts, connected_hosts
 from w2s_jax.devices.mesh import device_mesh, spread
 from w2s_jax.devices.precision import MeasuredPrecision, PrecisionReport, fastest_precision, supported_precisions
@@ -13,6 +14,7 @@ __all__ = [
     "connected_hosts",
     "device_mesh",
     "fastest_precision",
+    "one_lapack_thread",
     "spread",
     "supported_precisions",
 ]

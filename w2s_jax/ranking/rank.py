@@ -29,6 +29,7 @@ from w2s_jax._core.checks import (
     require_scale,
     warn_of_float_bits,
 )
+from w2s_jax._core.cpu import one_lapack_thread
 from w2s_jax._core.heavy_rows import Watched
 from w2s_jax._core.normalize import (
     MANY,
@@ -209,7 +210,8 @@ def rank_supervisors(
         asked,
         objective,
     )
-    found = _score(weak_models, strong_models, work, progress)
+    with one_lapack_thread(max(model.width for model in (*weak_models.values(), *strong_models.values()))):
+        found = _score(weak_models, strong_models, work, progress)
     main, notes, predictions = "expected_error", (), {}
     if told:
         main, notes, predictions = "predicted_error", *_predict(found, work, int(mask.sum()))

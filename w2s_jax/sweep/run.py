@@ -26,6 +26,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from w2s_jax._core.checks import InputError
+from w2s_jax._core.cpu import one_lapack_thread
 from w2s_jax._core.normalize import participation_ratio, warn_if_concentrated
 from w2s_jax._core.progress import track
 from w2s_jax.devices.hosts import Hosts
@@ -94,6 +95,7 @@ def run_sweep(
     config = _agreed(config, hosts, mesh)
     inputs = open_inputs(config, hosts, process_local)  # before anything is written
     with ExitStack() as stack:
+        stack.enter_context(one_lapack_thread(max(model.width for model in inputs.sources.values())))
         with hosts.together():
             store = stack.enter_context(open_store(config.output)) if hosts.index == 0 else None
         run = _Run(config, Workers(hosts, inputs, config, mesh), store, progress if hosts.index == 0 else False)
