@@ -193,3 +193,10 @@ def test_a_number_that_is_none_is_missing():
 def test_bad_predictors_are_named(asked, words):
     with pytest.raises(InputError, match=words):
         sweep_config({**LITTLE, "predictors": asked})
+
+
+def test_what_sweeps_refuse_is_not_offered():
+    with pytest.raises(InputError) as raised:
+        sweep_config({**LITTLE, "predictors": ["gull"]})
+    offered = str(raised.value)
+    assert "gulp" in offered and not any(name in offered for name, of in PREDICTORS.items() if of.reads != "moments")

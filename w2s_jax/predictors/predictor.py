@@ -265,15 +265,19 @@ def predictor(
 
 
 def one_of_each(
-    predictors: Iterable[str | Predictor], known: dict[str, Predictor], taken: Iterable[str]
+    predictors: Iterable[str | Predictor],
+    known: dict[str, Predictor],
+    taken: Iterable[str],
+    offered: Iterable[str] | None = None,
 ) -> tuple[Predictor, ...]:
-    """Predictors, some by name; raises InputError for an unknown name, two of one name or one that is taken."""
+    """Predictors, some by name; raises InputError for an unknown name, with those that are `offered` (by default all that are
+    known), for two of one name or one that is taken."""
     if isinstance(predictors, str | Predictor) or not isinstance(predictors, Iterable):
         raise InputError(f"predictors must be a list, got {predictors!r}")
     found: dict[str, Predictor] = {}
     for given in predictors:
         if isinstance(given, str) and given not in known:
-            raise InputError(f"predictors must be Predictors or among {', '.join(known)}, got {given!r}")
+            raise InputError(f"predictors must be Predictors or among {', '.join(offered or known)}, got {given!r}")
         chosen = known[given] if isinstance(given, str) else given
         if not isinstance(chosen, Predictor):
             raise InputError(f"predictors must be names or Predictors, got {type(given).__name__}")

@@ -174,7 +174,7 @@ def sweep_config(table: Mapping[str, Any], folder: str | os.PathLike = ".") -> S
 
 def _predictors(given: Any, labels: bool) -> tuple[Predictor, ...]:
     """The further columns."""
-    asked = one_of_each(given, PREDICTORS, COLUMNS)
+    asked = one_of_each(given, PREDICTORS, COLUMNS, [name for name, of in PREDICTORS.items() if of.reads == "moments"])
     for of in asked:
         if of.reads != "moments":
             raise InputError(
