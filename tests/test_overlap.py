@@ -448,21 +448,72 @@ def test_what_is_no_more_than_rounding_stays_zero():
         assert int((np.asarray(found.strong.values) > 0).sum()) == 5
 
 
-def test_features_that_are_lost_are_counted():
+def shifted(kind: str, few: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Ordinary representations, and means in one, three or all strong features and in all weak ones; labels."""
+    rng = np.random.default_rng(0)
+    n, d = (40, 60) if few else (400, 16)
+    z = rng.standard_normal((n, 6))
+    w = z @ rng.standard_normal((6, 12)) + 0.5 * rng.standard_normal((n, 12))
+    s = z @ rng.standard_normal((6, d)) + 0.2 * rng.standard_normal((n, d))
+    which, mean = kind.split()
+    s[:, : {"one": 1, "three": 3, "all": d}[which]] += float(mean)
+    return np.float32(w + (float(mean) if which == "all" else 0)), np.float32(s), np.float32(z[:, 0])
+
+
+def about(x: np.ndarray, bias: bool) -> np.ndarray:
+    x = np.float64(x)
+    return x - x.mean(0) if bias else x
+
+
+def learned(h: np.ndarray, bias: bool) -> np.ndarray:
+    """What a ridge head of 1e-3 learns (n, n), by singular values: the reference's kernels lose digits beside a large mean."""
+    U, values, _ = np.linalg.svd(about(h, bias), full_matrices=False)
+    squares = np.square(values) / len(h)
+    return U * (squares / (squares + 1e-3)) @ U.T
+
+
+@pytest.mark.everything(but=4)
+@pytest.mark.parametrize("few", [False, True])
+@pytest.mark.parametrize(
+    "kind", ["one 100", "three 300", "all 1000", "one 50", "one 150", "one 250", "one 1e5", "three 100", "all 100"]
+)
+def test_a_mean_of_any_size_costs_no_digits(kind, few):
+    """Of rows, also where features that are small nowhere have small directions: off by up to 65% in a band of means before."""
+    w, s, y = shifted(kind, few)
+    heads = ridge(1e-3), ridge(1e-3)
+    for bias in (False, True):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            found = gap_norm(overlap(w, s, bias=bias), *heads, "fro")
+            scores = example_scores(w, s, y, *heads, bias=bias)
+        P_w, P_s, labels = (x(side, bias) for x, side in ((learned, w), (learned, s), (about, y)))
+        lost = P_s @ (np.eye(len(y)) - P_w)
+        assert relative_error(found, np.linalg.norm(lost)) < 2e-5
+        wanted = lost @ labels
+        assert np.linalg.norm(scores - wanted) < 5e-3 * np.linalg.norm(wanted)
+
+
+def test_what_is_lost_is_counted():
     """What rows, moments or leading eigenpairs in single precision do not tell from rounding, each with what to do."""
-    h_w, h_s, _ = massive("mean", 400, 8, 24)
+    h_w, h_s, y = massive("mean", 400, 8, 24)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         overlap(h_w, h_s)
         overlap_from_moments(moments(h_w, h_s))
         overlap(h_w, h_s, bias=True)
         overlap(h_w, h_s[:, [0, 0, 1]])  # of a rank that is no accident
-    said = r"^strong representations: 9 of 10 features are lost in float32 .*: scale features, or compute in float64"
+        overlap(h_w, h_s * np.float32([1e7, *[1] * 23]), bias=True)  # one feature, however massive
+    said = r"^strong representations: 23 of 24 directions are lost in float32 .* compute in float64"
+    row = h_s - h_s.mean(0)
+    row[3] *= np.float32(1e5)
     with pytest.warns(UserWarning, match=said):
-        overlap(h_w, h_s[:, :10] * np.float32([1e6, *[1] * 9]), bias=True)
-    said = r"^strong representations: 23 of 24 features are lost in float32 .*: bias=True .*, leave rank out, or"
+        overlap(h_w, row)
     with pytest.warns(UserWarning, match=said):
-        overlap(h_w, h_s, rank=8)
+        example_scores(h_w, row, y, *SMALL_HEADS)
+    with pytest.warns(
+        UserWarning, match=r"^strong representations: \d of \d directions .*: leave rank out, or compute"
+    ):
+        overlap(h_w, row, rank=8)
     said = r"^strong moments: what is spread about a mean of norm 2e\+04 is lost in float32: take moments with bias"
     with pytest.warns(UserWarning, match=said):
         overlap_from_moments(moments(h_w, h_s[:, :4] + np.float32(1e4)))

@@ -33,6 +33,7 @@ from w2s_jax.overlap import (
     overlap_and_basis,
     principal_basis,
     representation,
+    warn_of_lost_directions,
 )
 from w2s_jax.spectrum import checked_rank
 
@@ -224,8 +225,9 @@ def example_scores(
     """
     weak_rows, strong_rows, labels = checked_pair(h_w, h_s, y)
     overlap, U_s = overlap_and_basis(weak_rows, strong_rows, labels, bias, checked_ranks(rank))
-    for name, side in (("weak", overlap.weak), ("strong", overlap.strong)):
+    for name, h, side in (("weak", weak_rows, overlap.weak), ("strong", strong_rows, overlap.strong)):
         require_squares(f"{name} representations", side.values)
+        warn_of_lost_directions(f"{name} representations", h, side, bias)
     _require_reach(overlap, weak, strong)
     return _scores(overlap, U_s, weak, strong)
 

@@ -298,7 +298,7 @@ def model_moments(
     weights = None if weights is None else as_weights(weights, h.shape[0])
     rows = (h, y, weights)
     shift = _first_row(h, y, _dtype_of(rows)) if bias else None
-    sums = _model_sums(rows, shift, resolved(precision))
+    sums = model_sums(rows, shift, resolved(precision))
     _require_squares("representations", sums)
     return ModelMoments(sums, shift)
 
@@ -341,7 +341,7 @@ def moments(
     weights = None if weights is None else as_weights(weights, h_w.shape[0])
     rows = (h_w, h_s, y, weights)
     shift = _first_rows(rows) if bias else None
-    sums = _pair_sums(rows, shift, resolved(precision))
+    sums = pair_sums(rows, shift, resolved(precision))
     for name, own in zip(_NAMES, sums[:2], strict=True):
         _require_squares(name, own)
     return Moments.of(sums, shift)
@@ -584,18 +584,18 @@ def _over_blocks(function: Callable[[tuple], Tree], rows: tuple) -> Tree:
 
 
 @partial(jax.jit, static_argnames="precision")
-def _model_sums(rows: tuple, shift: Shift | None, precision: str) -> Sums:
+def model_sums(rows: tuple, shift: Shift | None, precision: str) -> Sums:
     return _over_blocks(lambda rows: block_sums(*rows, shift=shift, precision=precision), rows)
 
 
 @partial(jax.jit, static_argnames="precision")
-def _pair_sums(rows: tuple, shift: Any, precision: str = "float32") -> tuple[Sums, Sums, Array]:
+def pair_sums(rows: tuple, shift: Any, precision: str = "float32") -> tuple[Sums, Sums, Array]:
     return _over_blocks(lambda rows: _block_of_pair(rows, shift, precision), rows)
 
 
 @partial(jax.jit, donate_argnums=(0, 1), static_argnames="precision")
 def _accumulate(total: Tree, lost: Tree, rows: tuple, shift: Any, precision: str = "float32") -> tuple[Tree, Tree]:
-    return add_compensated(total, lost, _pair_sums(rows, shift, precision))
+    return add_compensated(total, lost, pair_sums(rows, shift, precision))
 
 
 @lru_cache
@@ -605,7 +605,7 @@ def _adder(mesh: Mesh, precision: str = "float32") -> Callable:
 
     def local(total: Any, lost: Any, rows: tuple, shift: Any) -> Any:
         total, lost = jax.tree.map(lambda x: x[0], (total, lost))
-        return jax.tree.map(lambda x: x[None], add_compensated(total, lost, _pair_sums(rows, shift, precision)))
+        return jax.tree.map(lambda x: x[None], add_compensated(total, lost, pair_sums(rows, shift, precision)))
 
     return jax.jit(
         jax.shard_map(local, mesh=mesh, in_specs=(every, every, every, P()), out_specs=every, check_vma=False),

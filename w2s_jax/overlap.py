@@ -26,14 +26,22 @@ from w2s_jax._core.arrays import (
     as_matrix,
     matmul,
     near,
+    outer,
     require_same_rows,
     require_size,
 )
 from w2s_jax._core.checks import InputError, require_squares
-from w2s_jax._core.factor import numerically_zero, zeroed
+from w2s_jax._core.factor import numerically_zero, reflection, zeroed
+from w2s_jax._core.normalize import participation_ratio
 from w2s_jax._core.response import OnNonzero, apply_response, in_units
-from w2s_jax.moments import ModelMoments, Moments, moments
+from w2s_jax.moments import ModelMoments, Moments, Shift, model_sums, moments, pair_sums
 from w2s_jax.spectrum import Spectrum, checked_rank, spectrum, spectrum_of_moment, spectrum_of_rows
+
+FEW = 2.0  # directions that hold nearly all: then it is looked whether the others are lost
+LOST = 0.1  # of an eigenvalue: what is off by more is lost
+LARGE_MEAN = 30.0  # times the variance: mean squares from which it is looked whether moments about zero have lost it
+WIDEST = 2048  # features: of more it takes too long
+LOOKED_AT = 1 << 26  # entries: larger representations are not
 
 Ranks = tuple[int | None, int | None]  # of the weak and the strong side; None: all
 
@@ -111,9 +119,9 @@ def overlap(
         rank: only the leading eigenpairs, so many of each side or (weak, strong); None: all. Much faster where d is large.
             Then filters must cut within them: one that might keep more is an InputError, and NaN under jit.
 
-    Small features beside massive ones, such as a channel of mean 800, are right in float32 too, where rows are no fewer than
-    features: what one eigensolve does not tell from rounding has another. Eigenvalues below some 1e-8 of the largest are lost,
-    with fewer rows or with `rank` those below 1e-6; outside jit a warning counts such features.
+    Small features beside massive ones and beside a large mean are right in float32 too: means are added last, and what one
+    eigensolve does not tell from rounding has another. What is lost beside a massive direction that is neither (one row of 1e5,
+    fewer rows than features, `rank=`) is counted by a warning, outside jit and of up to 6e7 entries.
 
     Raises:
         InputError: shapes that do not fit, a representation of zeros, NaN or infinite entries, such that are too small or too
@@ -132,7 +140,7 @@ def overlap(
         found = _overlap_of_rows(h_w, h_s, y, bias)
     for name, h, side in (("weak", h_w, found.weak), ("strong", h_s, found.strong)):
         require_squares(f"{name} representations", side.values)
-        _warn_of_lost_features(f"{name} representations", h, side, bias)
+        warn_of_lost_directions(f"{name} representations", h, side, bias)
     return found
 
 
@@ -161,15 +169,48 @@ def overlap_from_moments(m: Moments, *, rank: int | tuple[int, int] | None = Non
     return found
 
 
+def overlap_of_prepared(m: Moments) -> Overlap:
+    """As `overlap_from_moments`, of sums that have been moved, scaled or turned: their rounding is the largest feature's."""
+    return _overlap_of_spectra(m, spectrum(m.ww, m.n), spectrum(m.ss, m.n))
+
+
 @partial(jax.jit, static_argnames="ranks")
 def _overlap_from_moments(m: Moments, ranks: Ranks) -> Overlap:
-    rank_w, rank_s = ranks
-    weak, strong = spectrum_of_moment(m.ww, m.n, rank_w), spectrum_of_moment(m.ss, m.n, rank_s)
+    return _overlap_about(m if m.is_centred else _about_means(m), ranks, about_zero=not m.is_centred)
+
+
+def _about_means(m: Moments) -> Moments:
+    """Moments about zero as sums about zero of which means are taken off."""
+    origin = lambda sums: Shift(jnp.zeros_like(sums.h), None if sums.y is None else jnp.zeros_like(sums.y))
+    return Moments.of(m.parts[0], (origin(m.weak.sums), origin(m.strong.sums)))
+
+
+def _overlap_about(m: Moments, ranks: Ranks, about_zero: bool) -> Overlap:
+    """Of centred moments, or of those about zero that they stand for: what means add is added last, in eigenbases, where a large
+    one takes no digits from the rest."""
+    spectra = [_spectrum_of(own, about_zero, rank) for own, rank in zip((m.weak, m.strong), ranks, strict=True)]
+    return _overlap_of_spectra(m, *spectra, about_zero=about_zero)
+
+
+def _spectrum_of(own: ModelMoments, about_zero: bool, rank: int | None = None) -> Spectrum:
+    mean = own.mean if about_zero else None
+    if rank is not None:
+        return spectrum(own.hh if mean is None else own.hh + outer(mean, mean), own.n, rank=rank)
+    return spectrum_of_moment(own.hh, own.n, jnp.diagonal(own.sums.hh) / own.n, mean)
+
+
+def _overlap_of_spectra(m: Moments, weak: Spectrum, strong: Spectrum, about_zero: bool = False) -> Overlap:
     cross = matmul(matmul(strong.vectors.T, m.sw), weak.vectors)
-    labels: tuple[Array | None, ...] = (None, None)
+    project = lambda x_w, x_s: (matmul(weak.vectors.T, x_w), matmul(strong.vectors.T, x_s))
+    wy, sy, yy = None, None, m.yy
     if m.wy is not None and m.sy is not None:
-        labels = matmul(weak.vectors.T, m.wy), matmul(strong.vectors.T, m.sy)
-    return _whitened(_side(weak), _side(strong), cross, *labels, m.yy)
+        wy, sy = project(m.wy, m.sy)
+    if about_zero:
+        mean_w, mean_s = project(m.weak.mean, m.strong.mean)
+        cross += outer(mean_s, mean_w)
+        if (mean := m.strong.label_mean) is not None and not (wy is None or sy is None or yy is None):
+            wy, sy, yy = wy + outer(mean_w, mean), sy + outer(mean_s, mean), yy + mean * mean
+    return _whitened(_side(weak), _side(strong), cross, wy, sy, yy)
 
 
 def whitened(
@@ -262,47 +303,49 @@ def representation(name: str, h: ArrayLike) -> Array:
     return h
 
 
-def _warn_of_lost_features(name: str, h: Array, side: Side, bias: bool) -> None:
-    """Warns if features are as small as the rounding of the largest: their directions are not told from those of nothing."""
+def warn_of_lost_directions(name: str, h: Array, side: Side, bias: bool) -> None:
+    """Warns if float32 has lost directions beside one that holds nearly all: where that may be, by float64 on the host."""
     if isinstance(h, Tracer) or isinstance(side.values, Tracer) or not h.is_fully_addressable:
         return
-    values = _all_values(side)
-    solved_twice = side.rest is None and values.dtype == np.float32 and h.shape[1] <= h.shape[0]
-    # A second eigensolve tells much smaller ones, but the first has turned their eigenvectors by eps over the roots' ratio.
-    level = (1e3 * np.finfo(values.dtype).eps) ** 2 * values[0] if solved_twice else numerically_zero(values)[0]
-    if values.min() > level:
+    values = np.asarray(side.values)
+    told = values[-1] > numerically_zero(values)[0] or participation_ratio(values) > FEW
+    if told or values.dtype != np.float32 or h.size > LOOKED_AT:
         return
-    rows = np.asarray(h, values.dtype)
-    about = rows - rows.mean(0, dtype=np.float64).astype(rows.dtype) if bias else rows
-    squares: np.ndarray = np.square(about).mean(0, dtype=np.float64)
-    small = squares <= level
-    nothing = np.square(float(jnp.finfo(h.dtype).eps) * np.abs(rows[:, small].astype(np.float64)).max(0, initial=0))
-    lost = int(np.sum(squares[small] > nothing))
+    rows = np.asarray(h, np.float64)
+    rows = rows - rows.mean(0) if bias else rows
+    products = rows @ rows.T if len(rows) < rows.shape[1] else rows.T @ rows
+    true = np.linalg.eigvalsh(products / len(rows))[::-1][: len(values)]
+    # Below that they are what rows of float32 are rounded by.
+    real = true > 10 * np.finfo(np.float32).eps ** 2 * true[0]
+    lost = int(np.sum(real & (np.abs(values - true) > LOST * true)))
     if lost:
-        cure = "scale features" if bias else "bias=True takes features about their means"
-        cure += "" if side.rest is None else ", leave rank out"
+        cure = "" if side.rest is None else "leave rank out, or "
         warnings.warn(
-            f"{name}: {lost} of {h.shape[1]} features are lost in {side.values.dtype} beside one of mean square "
-            f"{squares.max():,.4g}: {cure}, or compute in float64 (jax_enable_x64)",
+            f"{name}: {lost} of {int(real.sum())} directions are lost in float32 beside one that holds "
+            f"{true[0] / true.sum():.2%} of the mean square: {cure}compute in float64 (jax_enable_x64)",
             stacklevel=3,
         )
 
 
 def _warn_of_lost_spread(name: str, own: ModelMoments, side: Side) -> None:
-    """Warns if moments that are not centred hold a mean so large that what is spread about it may be rounding."""
+    """Warns if moments that are not centred hold means so large that their rounding hides what is spread about them."""
     leaves = own.sums.hh, own.sums.h, side.values
-    unseen = any(isinstance(x, Tracer) or not x.is_fully_addressable for x in leaves)
-    if unseen or own.is_centred or _all_values(side).min() > 0:
+    if any(isinstance(x, Tracer) or not x.is_fully_addressable for x in leaves) or own.is_centred:
         return
-    n = float(own.n)
-    mean_square = float(np.sum(np.square(np.asarray(own.sums.h, np.float64) / n)))
-    spread = float(np.sum(near(own.sums.hh).diagonal(), dtype=np.float64)) / n - mean_square
-    if spread <= len(own.sums.h) * numerically_zero(_all_values(side))[0]:
-        warnings.warn(
-            f"{name} moments: what is spread about a mean of norm {mean_square**0.5:,.4g} is lost in {side.values.dtype}: take "
-            "moments with bias=True, or float64 (jax_enable_x64)",
-            stacklevel=3,
-        )
+    n, d = float(own.n), len(own.sums.h)
+    mean, hh = np.asarray(own.sums.h, np.float64) / n, near(own.sums.hh)
+    squares = hh.diagonal().astype(np.float64) / n
+    if np.sum(squares) > LARGE_MEAN * np.sum(squares - mean * mean) and d <= WIDEST:
+        rounding = np.sqrt(numerically_zero(np.ones_like(side.values, shape=d))[0] * np.maximum(squares, 1e-300))
+        spread = (hh.astype(np.float64) / n - np.outer(mean, mean)) / np.outer(rounding, rounding)
+        # Fewer rows leave directions empty, and one direction may be the mean's own.
+        hidden = int(np.sum(np.linalg.eigvalsh(spread) < 10)) - max(d - int(n) + 1, 0) - 1
+        if hidden > 0:
+            warnings.warn(
+                f"{name} moments: what is spread about a mean of norm {np.linalg.norm(mean):,.4g} is lost in "
+                f"{side.values.dtype}: take moments with bias=True, or float64 (jax_enable_x64)",
+                stacklevel=3,
+            )
 
 
 def _all_values(side: Side) -> np.ndarray:
@@ -337,7 +380,21 @@ def overlap_and_basis(
 @partial(jax.jit, static_argnames="bias")
 def _overlap_of_rows(h_w: Array, h_s: Array, y: Array | None, bias: bool) -> Overlap:
     # The barrier keeps products and eigensolves from running side by side, where they slow each other down.
-    return _overlap_from_moments(jax.lax.optimization_barrier(moments(h_w, h_s, y, bias=bias)), (None, None))
+    if bias:
+        m = moments(h_w, h_s, y, bias=True)
+    else:
+        shift = tuple(_near(h, y) for h in (h_w, h_s))
+        m = Moments.of(pair_sums((h_w, h_s, y, None), shift), shift)
+    return _overlap_about(jax.lax.optimization_barrier(m), (None, None), about_zero=not bias)
+
+
+def _near(h: Array, y: Array | None = None) -> Shift:
+    """What rows whose mean is large are taken about, the first; zero for others."""
+    h = jax.lax.stop_gradient(h.astype(accumulation_dtype(h.dtype)))
+    about = h - h[0]
+    off = jnp.mean(about, 0)
+    large = jnp.sum(jnp.square(off + h[0])) > jnp.max(jnp.mean(about * about, 0) - off * off)
+    return Shift(jnp.where(large, h[0], 0), None if y is None else jnp.zeros_like(y[0], h.dtype))
 
 
 @partial(jax.jit, static_argnames="ranks")
@@ -361,12 +418,30 @@ def _data_basis(h: Array, rank: int | None = None) -> _Basis:
     h = h.astype(accumulation_dtype(h.dtype))
     n, d = h.shape
     if d > n:
-        return _kernel_basis(matmul(h, h.T), rank)
+        return _kernel_basis(matmul(h, h.T), rank) if rank is not None else _few_rows_basis(h)
     if rank is None:
-        return _Basis(h, spectrum_of_moment(matmul(h.T, h) / n, jnp.asarray(n, h.dtype)), False)
+        shift = _near(h)
+        own = ModelMoments(model_sums((h, None, None), shift, "float32"), shift)
+        eigen = _spectrum_of(own, about_zero=True)
+        # Rows about the mean and the mean apart: beside a large one their sum has fewer digits.
+        projected = matmul(eigen.vectors.T, centered(h).T) + matmul(eigen.vectors.T, own.mean)[:, None]
+        return _Basis(whiten(eigen, projected).T / jnp.sqrt(eigen.n), eigen, True)
     rows = _Basis(h, spectrum_of_rows(h, rank), False)
     # The leading columns of U are few: products with them take the place of a d x d product.
     return rows._replace(columns=_times_basis(h, rows), is_orthonormal=True)
+
+
+def _few_rows_basis(h: Array) -> _Basis:
+    """Of n rows by their products, about the mean if it is large: what that adds is in one coordinate once rows are reflected."""
+    n, about = h.shape[0], centered(h)
+    mean, ones = h[0] - about[0], jnp.ones(n, h.dtype)
+    large = jnp.sum(mean * mean) > jnp.max(jnp.sum(about * about, 1))
+    rows, mean = jnp.where(large, about, h), jnp.where(large, mean, 0)
+    turn = reflection(jnp.where(large, ones, 0))
+    along = turn(matmul(rows, mean)) + jnp.sum(mean * mean) / 2 * turn(ones)
+    added = outer(turn(ones), along)
+    eigen = spectrum_of_moment((turn.both(matmul(rows, rows.T)) + added + added.T) / n, jnp.asarray(n, h.dtype))
+    return _Basis(turn(eigen.vectors), eigen, True)
 
 
 def _kernel_basis(K: Array, rank: int | None = None) -> _Basis:

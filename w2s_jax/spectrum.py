@@ -25,7 +25,7 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 from jaxtyping import Float, Int
 
-from w2s_jax._core.arrays import accumulation_dtype, as_matrix, matmul
+from w2s_jax._core.arrays import accumulation_dtype, as_matrix, matmul, outer
 from w2s_jax._core.checks import InputError, require_choice, require_range
 from w2s_jax._core.factor import (
     eigh,
@@ -33,6 +33,7 @@ from w2s_jax._core.factor import (
     in_unit_scale,
     numerically_zero,
     power_of_two,
+    reflection,
     unit_scale,
     zeroed,
 )
@@ -111,9 +112,23 @@ def spectrum(matrix: Float[ArrayLike, "d d"], n: ArrayLike, *, rank: int | None 
     return Spectrum(zeroed(values, values <= numerically_zero(values)), vectors, coupling, n)
 
 
-def spectrum_of_moment(moment: Float[Array, "d d"], n: Array, rank: int | None = None) -> Spectrum:
-    """`spectrum` of a checked second moment, which tells small features from rounding beside massive ones."""
-    return spectrum(moment, n, rank=rank) if rank is not None else Spectrum(*_graded_eigh(moment), n)
+def spectrum_of_moment(
+    moment: Float[Array, "d d"], n: Array, known: Array | None = None, mean: Array | None = None
+) -> Spectrum:
+    """`spectrum` of `moment + mean mean^T`, which tells small features from rounding beside massive ones and a large mean.
+
+    `known` (d,): how large what the moment was made of is along each feature, where something has been subtracted since.
+    """
+    known = jnp.diagonal(moment) if known is None else jnp.maximum(known, jnp.diagonal(moment))
+    known = jax.lax.stop_gradient(known)
+    if mean is None:
+        return Spectrum(*_graded_eigh(moment, known), n)
+    # A mean below the spread takes no digits from it.
+    turn = reflection(jnp.where(jnp.sum(mean * mean) > jnp.max(jnp.diagonal(moment)), mean, 0))
+    turned = turn(mean)
+    squares = turn.squares(known) + jnp.square(jax.lax.stop_gradient(turned))
+    values, vectors, coupling = _graded_eigh(turn.both(moment) + outer(turned, turned), squares)
+    return Spectrum(values, turn(vectors), coupling, n)
 
 
 def spectrum_of_rows(h: Float[Array, "n d"], rank: int) -> Spectrum:
@@ -282,8 +297,8 @@ def _eigh(matrix: Array) -> tuple[Array, Array, Array]:
 
 
 @jax.custom_jvp
-def _graded_eigh(moment: Array) -> tuple[Array, Array, Array]:
-    return *graded_eigh(moment), jnp.zeros_like(moment)
+def _graded_eigh(moment: Array, known: Array) -> tuple[Array, Array, Array]:
+    return *graded_eigh(moment, known), jnp.zeros_like(moment)
 
 
 def _eigh_jvp(solve: Callable, primals: tuple, tangents: tuple) -> tuple:

@@ -78,3 +78,22 @@ def test_bad_rows_are_named():
             rank_supervisors({"huge": size * WIDE[70]}, WIDE[100], normalize="scale")
     usual, huge = (rank_supervisors({"a": size * WIDE[70]}, WIDE[100]) for size in (1.0, 1e305))
     assert huge["gap_fro"] == pytest.approx(usual["gap_fro"], rel=1e-5)  # every feature has a scale of its own
+
+
+@pytest.mark.parametrize("normalize", ["features", "none"])
+def test_predictors_do_not_depend_on_the_order_of_rows(normalize):
+    """Labelled rows first of a weak model with more features than rows: what is rounding on those is no direction of theirs."""
+    rng = np.random.default_rng(1)
+    n, labelled, d = 120, 50, 200
+    z = rng.standard_normal((n, 5))
+    weak = np.float32(z @ rng.standard_normal((5, d)) + rng.standard_normal((n, d)))
+    strong = np.float32(z @ rng.standard_normal((5, 14)) + 0.2 * rng.standard_normal((n, 14)))
+    y = np.where(np.arange(n) < labelled, z[:, 0], np.nan).astype(np.float32)
+    names = ["weak_error", "logme", "misfit_bound", "gulp"]
+    mixed = rng.permutation(n)
+    tables = [
+        rank_supervisors({"w": weak[rows]}, strong[rows], y[rows], predictors=names, normalize=normalize)
+        for rows in (np.arange(n), mixed)
+    ]
+    for name in names:
+        assert tables[0][name][0] == pytest.approx(tables[1][name][0], rel=1e-3)

@@ -788,3 +788,16 @@ def test_unknown_column():
     for ask in (table.__getitem__, table.se, table.sort_by):
         with pytest.raises(InputError, match=r"expected_error, .*cka, got 'trial_error'"):
             ask("trial_error")
+
+
+def test_raw_representations_that_one_direction_hides_are_warned_of():
+    """A channel of mean 1e4 beside 23 ordinary ones: what is left of these in single precision is rounding."""
+    rng = np.random.default_rng(0)
+    rows = rng.standard_normal((60, 24)).astype(np.float32)
+    hidden = rows + np.float32([1e4, *[0] * 23])
+    with pytest.warns(UserWarning, match=r"^strong .* one of 24 directions holds 100.000% .* float32 loses others"):
+        rank_supervisors({"w": rows[:, :5]}, hidden, normalize="none")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        rank_supervisors({"w": rows[:, :5]}, rows + 1, normalize="none")
+        rank_supervisors({"w": rows[:, :5]}, hidden, normalize="scale")

@@ -9,17 +9,20 @@ Under `vmap` a CPU takes the matrices one after another (cpu.py says why); accel
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from w2s_jax._core import cpu
-from w2s_jax._core.arrays import matmul
+from w2s_jax._core.arrays import matmul, outer
 
 SPLIT = 1e-3  # of the largest eigenvalue: those below have an eigensolve of their own, where one is not enough
-ROUGH = 16  # times the eigenvalue that is rounding: known to a digit or two; ordinary features are above
+ROUGH = 16  # times the eigenvalue that is rounding: known to a digit or two
+UNEQUAL = (
+    16  # times the square of the least feature: where the largest is above, the others know more than it lets be seen
+)
 
 
 @cpu.one_at_a_time
@@ -34,28 +37,63 @@ def eigh(matrix: Array) -> tuple[Array, Array]:
 
 
 @cpu.one_at_a_time
-def graded_eigh(moment: Array) -> tuple[Array, Array]:
+def graded_eigh(moment: Array, known: Array) -> tuple[Array, Array]:
     """Eigenvalues (k,), descending, rounding exactly 0, and eigenvectors of a moment whose features may differ much in size.
 
-    Every entry of such a matrix is known to rounding of its own two features: so are the eigenvalues of small ones. What rounding
-    is along a direction is that of its features.
+    Every entry of such a matrix is known to rounding of its own two features, of size `known` (k,) when products were made of
+    them: their squares, unless something has been subtracted since. So are the eigenvalues of small ones, and what rounding is
+    along a direction is that of its features.
     """
     values, vectors = (x[..., ::-1] for x in eigh(moment))
     squares, zero = jnp.diagonal(moment), numerically_zero(values)
     plain = jnp.where(values <= zero, 0, values), vectors
     if moment.dtype == jnp.float64:
         return plain
+    unknown = numerically_zero(jnp.ones_like(values)) * known
 
     def again(state: tuple[Array, ...]) -> tuple[Array, ...]:
         found, rotation = _split_eigh(matmul(vectors.T, matmul(moment, vectors)), values)
         turned = matmul(vectors, rotation)
-        rounding = numerically_zero(jnp.ones_like(values)) * matmul(squares, jnp.square(turned))
-        return jnp.zeros_like(state[0]), jnp.where(found <= rounding, 0, found), turned
+        return jnp.zeros_like(state[0]), jnp.where(found <= matmul(unknown, jnp.square(turned)), 0, found), turned
 
-    needed = jnp.any((squares > 0) & (squares < ROUGH * zero)) & (values[-1] < ROUGH * zero[0])
+    least = jnp.min(jnp.where(squares > unknown, squares, jnp.inf))
+    needed = (values[-1] < ROUGH * zero[0]) & (least * UNEQUAL < jnp.max(squares))
     # Of a batch it runs where one matrix needs it, as a `cond` would always.
     _, found, turned = jax.lax.while_loop(lambda state: state[0], again, (needed, *plain))
     return found, turned
+
+
+class Reflection(NamedTuple):
+    """`R = 1 - weight v v^T`, orthogonal and symmetric."""
+
+    v: Array
+    weight: Array
+
+    def __call__(self, x: Array) -> Array:
+        """`R x` of x (k,) or (k, m)."""
+        return x - self.weight * outer(self.v, matmul(self.v, x))
+
+    def both(self, x: Array) -> Array:
+        """`R x R` of x (k, k)."""
+        return self(self(x).T).T
+
+    def squares(self, known: Array) -> Array:
+        """The most that squares known to rounding of `known` (k,) are known to after it."""
+        size, v = jnp.sqrt(known), jnp.abs(self.v)
+        return jnp.square(size + self.weight * v * matmul(v, size))
+
+
+def reflection(x: Array) -> Reflection:
+    """That which takes x (k,) to one coordinate, its largest, and leaves others nearly as they are where that is most of x.
+
+    A matrix beside `x x^T` then is massive in one feature alone. It is not differentiated: any orthogonal matrix would do.
+    """
+    x = jax.lax.stop_gradient(x)
+    unit = x / jnp.where(jnp.any(x != 0), power_of_two(jnp.max(jnp.abs(x))), 1)
+    norm, largest = jnp.linalg.norm(unit), jnp.argmax(jnp.abs(unit))
+    v = unit.at[largest].add(jnp.where(unit[largest] < 0, -norm, norm))
+    square = jnp.sum(v * v)
+    return Reflection(v, jnp.where(square > 0, 2 / jnp.where(square > 0, square, 1), 0))
 
 
 def _split_eigh(within: Array, values: Array) -> tuple[Array, Array]:

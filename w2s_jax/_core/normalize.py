@@ -18,6 +18,7 @@ from jax import Array
 Normalize = Literal["features", "scale", "none"]
 RowNorm = Literal["given", "unit"]
 FEW, MANY = 2.5, 16  # directions that hold the variance, of how many features at least: worth a warning
+HIDING = 1.001  # directions in which representations as they are have lost the others to float32's rounding, or nearly
 SINGLE = float(np.finfo(np.float32).eps)  # models sum in single precision, also those that store half of it
 COMMON = -1.0  # in the place of a relative rounding: one factor for all features
 
@@ -58,9 +59,21 @@ def participation_ratio(values: np.ndarray) -> float:
     return float(np.sum(values) ** 2 / np.sum(np.square(values)))
 
 
-def warn_if_concentrated(name: str, directions: float, width: int, normalize: Normalize, stacklevel: int = 5) -> None:
-    """Warns where one or two of many directions hold the variance; `directions` is the participation ratio."""
-    if directions >= FEW or width < MANY or normalize == "none":
+def warn_if_concentrated(
+    name: str, directions: float, width: int, normalize: Normalize, dtype: Any, stacklevel: int = 5
+) -> None:
+    """Warns where one or two of many directions hold the variance, as they are where one hides the others in single precision;
+    `directions` is the participation ratio."""
+    if directions >= (HIDING if normalize == "none" else FEW) or width < MANY:
+        return
+    if normalize == "none":
+        if dtype == np.float64:
+            return
+        warnings.warn(
+            f"{name}: one of {width} directions holds {1 - (directions - 1) / 2:.3%} of the mean square and float32 loses others "
+            'beside it: normalize="features" takes features about their means and to one scale',
+            stacklevel=stacklevel,
+        )
         return
     cure = "" if normalize == "features" else ': normalize="features" puts all features on one scale'
     warnings.warn(

@@ -537,7 +537,7 @@ def _start(strong: _Strong, models: list[ModelRows], batch: _Batch, work: _Work)
 
 def _warn_of_spectrum(model: ModelRows, values: np.ndarray, work: _Work) -> None:
     """Says so where next to nothing of a strong model is left for its heads."""
-    warn_if_concentrated(model.name, participation_ratio(values), model.width, work.normalize, stacklevel=6)
+    warn_if_concentrated(model.name, participation_ratio(values), model.width, work.normalize, work.dtype, stacklevel=6)
     cut = float(work.settings.threshold)
     kept = int(np.sum(values > cut * values[0]))
     if cut > 0 and kept <= 2 and model.width >= MANY:
@@ -554,7 +554,7 @@ def _finish(
             raise InputError(f"{model.name} is too large: its squares overflow {size.variance.dtype}")
         if not size.variance[i] > 0:
             raise InputError(f"{model.name} is constant, expected rows that differ")
-        warn_if_concentrated(model.name, float(size.directions[i]), model.width, normalize)
+        warn_if_concentrated(model.name, float(size.directions[i]), model.width, normalize, size.variance.dtype)
     of_member = lambda i: Scored(
         {key: Score(score.value[i], score.error[i]) for key, score in scores.items()},
         jax.tree.map(lambda part: part[i], evidence),

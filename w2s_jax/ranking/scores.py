@@ -22,7 +22,7 @@ from w2s_jax._core.normalize import Normalize
 from w2s_jax.devices.mesh import over_models
 from w2s_jax.filters import ridge
 from w2s_jax.moments import Moments, Shift, Sums, moved
-from w2s_jax.overlap import overlap_from_moments
+from w2s_jax.overlap import overlap_of_prepared
 from w2s_jax.predictors import PairView, Predictor
 from w2s_jax.ranking import crossfit, insample, norms, planned
 from w2s_jax.ranking.crossfit import Score, Settings, WeakCells
@@ -363,7 +363,7 @@ def _predicted(
         if labelled not in pairs:
             chosen = jnp.sum(_members(len(cells.n), folds, labelled), 0)
             m = _moments_over(chosen, weak, cells, shared.label_mean, normalize, with_labels=labelled or not mixed)
-            pairs[labelled] = PairView(m, overlap_from_moments(m), *heads)
+            pairs[labelled] = PairView(m, overlap_of_prepared(m), *heads)
         found[of.name] = without_error(of.of_pair(pairs[labelled]))
     return found
 

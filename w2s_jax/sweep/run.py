@@ -213,7 +213,8 @@ def _computed(run: _Run, names: Sequence[str]) -> dict[str, str]:
         if not found.variance > 0:
             raise InputError(f"model {name!r} is constant, expected rows that differ")
         directions = participation_ratio(np.asarray(found.values[0]))
-        warn_if_concentrated(f"model {name!r}", directions, run.workers.widths[name], run.config.normalize)
+        width = run.workers.widths[name]
+        warn_if_concentrated(f"model {name!r}", directions, width, run.config.normalize, run.inputs.dtype)
         contents[name] = _keep(run, name, began, content, found)
     return contents
 
