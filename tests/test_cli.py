@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
@@ -17,7 +18,7 @@ from safetensors.numpy import save_file
 
 import w2s_jax
 from w2s_jax import rank_supervisors
-from w2s_jax.cli import main
+from w2s_jax.cli import _parser, main
 
 N = 60
 RNG = np.random.default_rng(0)
@@ -89,6 +90,23 @@ def test_options_are_arguments(capsys, run):
         texts = [key for key, value in row.items() if isinstance(value, str)]
         assert {key: row.pop(key) for key in texts} == {key: other.pop(key) for key in texts}
         assert row == pytest.approx(other, rel=1e-6)
+
+
+def test_a_repeated_option_adds_to_the_earlier_one(capsys):
+    """Files and settings of both are taken."""
+    weak = ["--weak", "a.npy", "--weak", "more.npz:b", "c.safetensors"]
+    assert main(["rank", "--strong", "strong.npy", *weak, "--ridge", "0.1", "--ridge", "1", "--quiet"]) == 0
+    assert capsys.readouterr() == (f"{expected(weak_ridge=0.1, strong_ridge=1.0)}\n", "")
+
+
+def test_every_option_of_several_values_may_be_repeated():
+    """With no values by default, to which those given would be added; and an option has its whole name alone."""
+    (commands,) = (action.choices for action in _parser()._actions if isinstance(action.choices, dict))
+    for command in commands.values():
+        assert not command.allow_abbrev
+        for option in command._actions:
+            if option.option_strings and option.nargs in ("+", "*"):
+                assert isinstance(option, argparse._ExtendAction) and not option.default, option.dest
 
 
 def test_prints_the_table(capsys):
@@ -252,6 +270,7 @@ USAGE: dict[str, list[str]] = {
     "no files": ["rank"],
     "no weak": ["rank", "--strong", "strong.npy"],
     "unknown option": [*RANK, "--alpha", "1"],
+    "part of a name": [*RANK, "--fold", "4"],
     "no number": [*RANK, "--ridge", "small"],
     "fraction of folds": [*RANK, "--folds", "3.5"],
 }

@@ -11,7 +11,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from importlib.metadata import version
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from w2s_jax._core.checks import InputError
 from w2s_jax.extract.cli import add_extract
@@ -49,7 +49,10 @@ def _compile_quickly() -> None:
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse in one line: what is wrong and where help is."""
+    """argparse in one line: what is wrong and where help is. Options have their whole names: --k is not --keep."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, allow_abbrev=False, **kwargs)
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")

@@ -123,6 +123,17 @@ def test_what_has_changed_is_noticed(folder, tmp_path, monkeypatch):
         extract_model(LanguageModel("other", *_constant()), ["a"], tmp_path)
 
 
+def test_a_run_that_fails_before_its_first_shard_leaves_nothing(folder, tmp_path):
+    """No folder that it has made; those that were there stay."""
+    (tmp_path / "there").mkdir()
+    for out in ("there", "made/by it"):
+        with refused("max_tokens must be above the model's 2 special tokens, got 2"):
+            extract_model(folder, TEXTS, tmp_path / out, max_tokens=2)
+        with refused("batches must hold at least one row, got none"):
+            extract(both, [], tmp_path / out)
+    assert [path.name for path in tmp_path.rglob("*")] == ["there"]
+
+
 def test_a_mesh_changes_nothing(folder):
     expected = extract_model(folder, TEXTS[:20], layers=[2])["layer2"]
     found = extract_model(folder, TEXTS[:20], layers=[2], mesh=device_mesh(rows=4), batch_tokens=256)["layer2"]

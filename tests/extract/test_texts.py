@@ -117,6 +117,10 @@ def test_bad_files_are_one_sentence(tmp_path):
     for sentence, (path, column) in faults.items():
         with refused(sentence):
             open_texts(path, column)
+    with refused("rows 0 and 2 have the same id 'r7'"):
+        open_texts(written("f.csv", "id,text\nr7,a\nr9,b\nr7,c\nr9,d\n"))
+    with refused("cannot read texts from texts: rows 1 and 2 have the same id '3'"):
+        texts_of(["a", "b", "c"], ids=[1, 3, "3"])
     with refused("texts must be a sequence of at least one text, got 'one'"):
         texts_of("one")
     with refused("texts must have as many ids, got 2 texts and 1 ids"):

@@ -82,6 +82,17 @@ def test_scores_as_good_as_the_best_are_tied_and_poor_ones_are_not():
     assert "tied with" in str(judge(contests))
 
 
+@pytest.mark.parametrize("count", [1, 5])
+def test_no_score_is_the_best_where_nothing_can_be_told(count, tmp_path):
+    """Of a single teacher, or of teachers with the same error."""
+    scores = {"own": np.arange(count), "own:30": np.arange(count)}
+    board = judge([Contest("t", "s", 0.1, TEACHERS[:count], scores, {"student_error": np.ones(count)})])
+    *_, without, labelled = str(board).splitlines()
+    why = "nothing can be told, as no contest has teachers that differ in student_error and in a score that all have"
+    assert (without, labelled) == (f"no labels: {why}", f"labels 30: {why}")
+    draw_leaderboard(board, tmp_path / "board.png")
+
+
 def test_resampling_keeps_the_layers_of_a_network_together():
     for drawn in redrawn(("a", "a", "b", "c", "c", "c"), 20):
         for members in ([0, 1], [2], [3, 4, 5]):
@@ -124,6 +135,15 @@ def test_wrong_input_is_named(tmp_path, unchecked):
     without = Contest("t", "s", 0.1, TEACHERS, one.scores, {"student_error": one.measured["student_error"]})
     short = Contest("t", "s", 0.1, TEACHERS, {"x": np.ones(3)}, one.measured)
     holes = Contest("t", "s", 0.1, TEACHERS, one.scores, {"student_error": np.r_[np.ones(11), np.nan]})
+    bare = Contest("t", "s", 0.1, TEACHERS, {}, one.measured)
+    head = "task,strong,scaling,ridge,teacher,student_error\n"
+    rows = {
+        "again": "\nt,s,f,0.1,b,1\nt,s,g,0.1,a,1\nt,s,f,0.10,a,1\n",
+        "few": "t,s,f,0.1,b\n",
+        "many": "t,s,f,0.1,b,1,2\n",
+    }
+    for name, text in rows.items():
+        (tmp_path / f"{name}.csv").write_text(head + "t,s,f,0.1,a,1\n" + text)
     (tmp_path / "no.csv").write_text("task,strong\n")
     (tmp_path / "word.csv").write_text("task,strong,ridge,teacher,student_error\nt,s,0.1,a,much\n")
     (tmp_path / "twice.csv").write_text(
@@ -143,6 +163,12 @@ def test_wrong_input_is_named(tmp_path, unchecked):
             read_contests(tmp_path / "no.csv")
         ),
         "word.csv must have numbers in column student_error, got 'much'": lambda: read_contests(tmp_path / "word.csv"),
+        "again.csv must have one row for each teacher of a contest, got 'a' of 't', 's' and ridge 0.1 in lines 2 and 6": lambda: (
+            read_contests(tmp_path / "again.csv")
+        ),
+        "few.csv must have 6 cells in line 3, got 5": lambda: read_contests(tmp_path / "few.csv"),
+        "many.csv must have 6 cells in line 3, got 7": lambda: read_contests(tmp_path / "many.csv"),
+        "contests must have at least one score, got none": lambda: judge([bare]),
         "twice.csv must have one column for the score x:30, got several": lambda: read_contests(tmp_path / "twice.csv"),
     }
     for message, call in cases.items():

@@ -75,6 +75,9 @@ def test_the_command_measures_judges_and_writes(small, tmp_path, capsys):
     assert "against student_error, 1 contests of 1 tasks" in printed and "labels 20: " in printed
     assert main(["leaderboard", "--tasks", "--results", files[1], "--against", "gap"]) == 0
     assert "against gap, 1 contests of 1 tasks" in capsys.readouterr().out
+    again = str(tmp_path / "." / "table.csv.gz")
+    assert main(["leaderboard", "--tasks", "--results", files[1], "--results", again]) == 2
+    assert f"every file of --results must be given once, got {again} twice" in capsys.readouterr().err
     assert main(["leaderboard", "--tasks", "--csv", files[1], "--results", files[1]]) == 2
     assert "--csv writes what the tasks measured, got no tasks" in capsys.readouterr().err
 

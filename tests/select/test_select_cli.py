@@ -53,6 +53,24 @@ def test_the_file_has_the_rows_of_the_score(capsys, score):
     assert capsys.readouterr() == (f"{score}: {wanted}\n", "")
 
 
+def test_scores_that_tie_are_said(capsys):
+    """Of constant weak labels, say: the order of the file then chooses."""
+    np.save("ones.npy", np.ones(N))
+    assert choose("--weak-labels", "ones.npy") == 0
+    said = "w2s select: 40 rows have the same score where the choice ends: their order, not their score, has chosen 20 of them\n"
+    assert capsys.readouterr().err == said
+
+
+def test_a_mark_of_no_label_is_no_class(capsys):
+    """As in a ranking; with `--unlabelled` its rows are left out, and one row is one row."""
+    np.save("marked.npy", np.where(np.arange(N) % 5, HARD, -1))
+    assert choose("--weak-labels", "marked.npy") == 2
+    said = "w2s select: weak labels are -1 in 8 rows and classes from 0 to 1 in the others: where -1 means unlabelled make it NaN"
+    assert capsys.readouterr().err.startswith(said)
+    assert choose("--weak-labels", "marked.npy", "--unlabelled", "-1", "--keep", "1") == 0
+    assert "rads: 1 of 32 rows" in capsys.readouterr().out
+
+
 @pytest.mark.everything
 def test_text_classes_rows_without_a_label_and_other_formats(capsys):
     """What is left out is never chosen; numbers are those of the files' rows; classes go by their names."""
@@ -91,8 +109,14 @@ FAULTS = {
     "real labels": (["--weak-labels", "real.npy"], "probabilities"),
     "keep": (["--keep", "41"], "keep"),
     "half a row": (["--keep", "1.5"], "keep"),
+    "all of one": (["--keep", "1.0"], "keep must be a share between 0 and 1 or an integer from 1 to 40, got 1.0"),
     "k": (["--score", "agreement", "--neighbours", "40"], "k must"),
     "confidence of classes": (["--score", "confidence", "--weak-labels", "signs.npy"], "probabilities"),
+    "confidence of hard classes": (
+        ["--score", "confidence", "--weak-labels", "hard.npy"],
+        "probabilities, got classes",
+    ),
+    "overlap of hard classes": (["--score", "overlap", "--weak-labels", "one_hot.npy"], "probabilities, got classes"),
     "nan": (["--strong", "nan.npy"], "nan.npy"),
 }
 
@@ -103,6 +127,8 @@ def test_bad_input_is_one_line(capsys, fault):
     np.save("short.npy", WEAK[:30])
     np.save("real.npy", 3 * STRONG[:, 0])
     np.save("signs.npy", 2 * HARD - 1)
+    np.save("hard.npy", HARD)
+    np.save("one_hot.npy", np.eye(2)[HARD.astype(int)])
     np.save("nan.npy", np.where(STRONG > 2, np.nan, STRONG))
     for name, first in (("a", 0), ("b", 1)):
         save_file({"h": STRONG, "ids": np.arange(first, N + first)}, f"{name}.safetensors")
@@ -113,6 +139,12 @@ def test_bad_input_is_one_line(capsys, fault):
     assert (out, err.count("\n")) == ("", 1)
     assert err.startswith("w2s select: ") and named in err
     assert set(Path().rglob("*")) == before
+
+
+def test_a_share_is_a_number(capsys):
+    with pytest.raises(SystemExit):
+        choose("--keep", "half")
+    assert "argument --keep: must be a share below 1 or a number of rows, got 'half'" in capsys.readouterr().err
 
 
 @pytest.mark.everything

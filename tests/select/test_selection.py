@@ -11,14 +11,28 @@ from w2s_jax.select import select_rows
 
 SCORES = np.array([0.5, 2.0, np.nan, 1.0, 1.0, 0.1, 3.0])
 CLASSES = np.array(["a", "b", "a", "b", "b", "a", "b"])
+TIE = "^2 rows have the same score where the choice ends: their order, not their score, has chosen 1 of them$"
 
 
 def test_the_largest_scores_are_chosen():
     """A share counts rows that have a score, ties go to the earlier row, NaN is never chosen."""
-    assert select_rows(SCORES, 0.5).rows.tolist() == [6, 1, 3]
+    with pytest.warns(UserWarning, match=TIE):
+        assert select_rows(SCORES, 0.5).rows.tolist() == [6, 1, 3]
     assert select_rows(SCORES, 4).rows.tolist() == [6, 1, 3, 4]
     assert select_rows(SCORES, 6).rows.tolist() == [6, 1, 3, 4, 0, 5]
     assert select_rows(SCORES, 0.01).rows.tolist() == [6]
+
+
+@pytest.mark.filterwarnings("error")
+def test_ties_are_said_where_they_decide():
+    """Of balanced classes within each of them."""
+    select_rows(SCORES, 4)
+    select_rows(SCORES, 2)
+    select_rows(SCORES, 0.5, classes=CLASSES, balanced=True)  # b's equal ones are all left out
+    with pytest.raises(UserWarning, match=TIE):
+        select_rows(SCORES, 3, classes=CLASSES)
+    with pytest.raises(UserWarning, match=TIE):
+        select_rows(SCORES, 4, classes=CLASSES, balanced=True)
 
 
 def test_each_class_keeps_its_share():
@@ -33,6 +47,7 @@ def test_each_class_keeps_its_share():
         assert all(abs(kept - count / 50 * n) < 1 for n, kept in of.by_class().values())
 
 
+@pytest.mark.filterwarnings("ignore:2 rows have the same score")
 def test_what_it_shows():
     chosen = select_rows(SCORES, 3, classes=CLASSES)
     assert str(chosen).splitlines()[0] == "3 of 6 rows, of scores from 1 to 3"
@@ -48,6 +63,7 @@ def test_what_it_shows():
 
 
 @pytest.mark.everything
+@pytest.mark.filterwarnings("ignore:2 rows have the same score")
 def test_weights_are_the_rows():
     """A student that is trained with them is one that is trained on the chosen rows."""
     rng = np.random.default_rng(0)

@@ -80,16 +80,18 @@ def test_a_file_in_the_way():
 
 
 def test_another_database_in_the_way():
-    """A file that is no database, and a database of another layout, are left alone."""
+    """A file that is no database, and a database of another layout, are left alone, and nothing is put beside them."""
     Path("out").mkdir()
     Path("out/sweep.sqlite").write_bytes(b"something else" * 100)
     with pytest.raises(InputError, match="not a database"):
         run_sweep(LITTLE)
+    assert os.listdir("out") == ["sweep.sqlite"]
     Path("out/sweep.sqlite").unlink()
     with sqlite3.connect("out/sweep.sqlite") as database:
         database.execute("PRAGMA user_version = 99")
     with pytest.raises(InputError, match="another version"):
         run_sweep(LITTLE)
+    assert os.listdir("out") == ["sweep.sqlite"]
 
 
 @pytest.fixture

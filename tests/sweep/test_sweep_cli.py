@@ -71,7 +71,7 @@ def test_label_sets_of_the_command_line(capsys):
     """Named by their files and keys, or as they are told to be; no set takes another's place."""
     np.savez("two.npz", a=Y, b=LATENT[:, 0])
     models = ["--weak", "a.npy", "--strong", "s1.npy", "--output", "o", "--quiet"]
-    assert main(["sweep", *models, "--labels", "two.npz:a", "two.npz:b", "mine=one.npy"]) == 0
+    assert main(["sweep", *models, "--labels", "two.npz:a", "two.npz:b", "--labels", "mine=one.npy"]) == 0
     assert list(read_sweep("o")["labels"]) == ["two:a", "two:b", "mine"]
     assert main(["sweep", *models, "--labels", "one.npy", "one=two.npz:a"]) == 2
     error = capsys.readouterr().err

@@ -36,7 +36,7 @@ def add_extract(commands: Any) -> argparse.ArgumentParser:
     extract.add_argument(
         "--pool",
         nargs="+",
-        default=["mean"],
+        action="extend",
         metavar="POOL",
         help="over a text's tokens: mean (default), last, cls, max",
     )
@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> None:
         texts,
         args.out,
         layers=layers,
-        pool=args.pool,
+        pool=args.pool or "mean",
         max_tokens=args.max_tokens,
         dtype=args.dtype,
         batch_tokens=args.batch_tokens,

@@ -123,8 +123,8 @@ def extract_model(
         bytes_a_text = 4 * sum(widths[column.layer] for column in columns.values())
         rows = shard_rows or min(max(SHARD_BYTES // bytes_a_text, LEAST_ROWS), MOST_ROWS)
         budget = batch_tokens or (CPU_TOKENS if jax.default_backend() == "cpu" else ACCELERATOR_TOKENS)
-        run = _Extractor(opened, columns, limit, budget, prefix, mesh)
-        with counted(len(source), progress, f"extracting {opened.name}", " texts", storage.rows) as add:
+        with storage, counted(len(source), progress, f"extracting {opened.name}", " texts", storage.rows) as add:
+            run = _Extractor(opened, columns, limit, budget, prefix, mesh)
             for ids, block in source.blocks(rows, storage.rows):
                 found, cut = run.rows(block, storage.rows, add)
                 storage.keep(found, ids, cut=cut)

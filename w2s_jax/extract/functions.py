@@ -78,7 +78,7 @@ def extract(
         elif storage.kept[number]["input"] != shard.checksum:
             raise changed
 
-    with counted(None, progress, f"extracting {name}", " rows") as add:
+    with storage, counted(None, progress, f"extracting {name}", " rows") as add:
         for batch in batches:
             rows = shard.take(batch)
             if number >= already:

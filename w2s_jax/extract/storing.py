@@ -1,7 +1,8 @@
 """Where representations go: a folder of .safetensors shards that appears when all of them are there, or memory.
 
 Until then the shards lie in `.NAME.unfinished` beside it, with an `extraction.json` that has each one's checksum and says
-what they were computed from. What is found there is used again, if it was computed from the same and is undamaged.
+what they were computed from. What is found there is used again, if it was computed from the same and is undamaged. A run that
+fails before its first shard leaves nothing.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,8 @@ _LAYOUT = 1
 class ShardFolder:
     """The shards of one extraction: those that are `kept` already, as `extraction.json` describes them, and further ones.
 
-    `settings` decide what the shards hold: what was written with others is not gone on with. `about` is said beside them.
+    `settings` decide what the shards hold: what was written with others is not gone on with. `about` is said beside them. As a
+    context it removes at its end the folders that it made for nothing.
     """
 
     def __init__(self, folder: str | os.PathLike, settings: Mapping[str, Any], about: Mapping[str, Any]) -> None:
@@ -40,12 +43,22 @@ class ShardFolder:
         self.finished = (self.folder / MANIFEST).is_file()
         if self.folder.exists() and not self.finished:
             raise InputError(f"cannot write {self.folder}: it exists and is no folder of extracted representations")
+        self._made = [folder for folder in (self._unfinished, *self._unfinished.parents) if not folder.exists()]
         if not self.finished:
             try:
                 self._unfinished.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise InputError(f"cannot write {self.folder}: {reason(error)}") from error
         self.kept = self._found()
+
+    def __enter__(self) -> ShardFolder:
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        if not self.kept:
+            with suppress(OSError):  # one that is not empty stays, and so do those around it
+                for folder in self._made:
+                    folder.rmdir()
 
     @property
     def rows(self) -> int:
@@ -136,6 +149,12 @@ class Collected:
         self.kept: list[dict[str, Any]] = []
         self.rows, self.finished = 0, False
         self._parts: list[Mapping[str, np.ndarray]] = []
+
+    def __enter__(self) -> Collected:
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        """There is nothing to remove."""
 
     def keep(self, arrays: Mapping[str, np.ndarray], ids: np.ndarray, **facts: Any) -> None:
         for name, array in arrays.items():

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from array import array
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count, islice
@@ -69,7 +70,7 @@ def open_texts(path: str | os.PathLike, column: str | None = None) -> Texts:
         column: of the texts, by default "text".
 
     Raises:
-        InputError: it cannot be read, has no such column or no texts, or a value is no text.
+        InputError: it cannot be read, has no such column or no texts, a value is no text, or two rows have the same id.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -92,7 +93,7 @@ def texts_of(texts: Sequence[str], ids: Sequence[Id] | None = None) -> Texts:
     """Texts in memory, numbered or with ids of their own.
 
     Raises:
-        InputError: there are none, one is no text, or there are not as many ids.
+        InputError: there are none, one is no text, there are not as many ids, or two of them are the same.
 
     >>> texts_of(["one", "two"], ids=["a", "b"]).integer_ids
     False
@@ -106,7 +107,7 @@ def texts_of(texts: Sequence[str], ids: Sequence[Id] | None = None) -> Texts:
 
 def _counted(label: str, read: Callable[[], Numbered]) -> Texts:
     """The first pass."""
-    digest, rows, integers = hashlib.sha256(), 0, True
+    digest, rows, integers, hashes = hashlib.sha256(), 0, True, array("q")  # of ids, which may be too long to be held
     for name, text in _checked(label, read):
         try:
             data = text.encode()
@@ -114,10 +115,22 @@ def _counted(label: str, read: Callable[[], Numbered]) -> Texts:
         except UnicodeEncodeError as error:
             raise InputError(f"cannot read texts from {label}: row {rows} is no valid Unicode") from error
         integers = integers and _INTEGER.fullmatch(str(name)) is not None
+        hashes.append(hash(str(name)))
         rows += 1
     if not rows:
         raise InputError(f"cannot read texts from {label}: it holds none")
+    if len(np.unique(hashes)) < rows:
+        _require_different_ids(label, read)
     return Texts(label, digest.hexdigest(), integers, rows, lambda: _checked(label, read))
+
+
+def _require_different_ids(label: str, read: Callable[[], Numbered]) -> None:
+    """Raises InputError with the first id that two rows have."""
+    first: dict[str, int] = {}
+    for row, (name, _) in enumerate(_checked(label, read)):
+        before = first.setdefault(str(name), row)
+        if before != row:
+            raise InputError(f"cannot read texts from {label}: rows {before} and {row} have the same id {name!r}")
 
 
 def _checked(label: str, read: Callable[[], Numbered]) -> Iterator[tuple[Id, str]]:

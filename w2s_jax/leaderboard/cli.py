@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+from collections.abc import Sequence
 from typing import Any, get_args
 
 from w2s_jax._core.checks import InputError
@@ -20,10 +22,16 @@ def add_leaderboard(commands: Any) -> argparse.ArgumentParser:
     own = commands.add_parser("leaderboard", help="judge all scores and predictors by measured students")
     own.set_defaults(run=_leaderboard)
     own.add_argument(
-        "--tasks", nargs="*", metavar="NAME", help=f"of {', '.join(TASKS)} (default: all; none: results alone)"
+        "--tasks",
+        nargs="*",
+        action="extend",
+        metavar="NAME",
+        help=f"of {', '.join(TASKS)} (default: all; none: results alone)",
     )
-    own.add_argument("--results", nargs="+", default=[], metavar="FILE", help="also contests measured elsewhere (CSV)")
-    own.add_argument("--ridges", nargs="+", type=float, default=RIDGES, metavar="X", help="penalties of both heads")
+    elsewhere = "also contests measured elsewhere (CSV)"
+    own.add_argument("--results", nargs="+", action="extend", default=[], metavar="FILE", help=elsewhere)
+    penalties = "penalties of both heads (default: 0.001 0.01 0.1)"
+    own.add_argument("--ridges", nargs="+", action="extend", type=float, metavar="X", help=penalties)
     own.add_argument("--against", default="student_error", choices=get_args(Against), help="what is to be foretold")
     own.add_argument("--seed", type=int, default=0, help="of families, rows, encoders and splits")
     own.add_argument("--out", metavar="FILE", help="keep finished contests here, and go on from them next time")
@@ -36,10 +44,11 @@ def _leaderboard(args: argparse.Namespace) -> None:
     require_writable(args.csv, args.plot)
     require_figure(args.plot)
     cache_compiled_programs()
+    _require_different(args.results)
     contests = [one for path in args.results for one in read_contests(path)]
     tasks = list(TASKS) if args.tasks is None else args.tasks
     if tasks:
-        chosen = {"ridges": args.ridges, "seed": args.seed, "out": args.out, "progress": not args.quiet}
+        chosen = {"ridges": args.ridges or RIDGES, "seed": args.seed, "out": args.out, "progress": not args.quiet}
         measured = run_leaderboard(tasks, **chosen)
         if args.csv is not None:
             write_contests(args.csv, measured)
@@ -51,3 +60,11 @@ def _leaderboard(args: argparse.Namespace) -> None:
     if args.plot is not None:
         draw_leaderboard(board, args.plot)
         print(f"figure: {args.plot}")
+
+
+def _require_different(paths: Sequence[str]) -> None:
+    """Contests that count twice would pass for further ones."""
+    files = [os.path.realpath(path) for path in paths]
+    for i, file in enumerate(files):
+        if file in files[:i]:
+            raise InputError(f"every file of --results must be given once, got {paths[i]} twice")

@@ -150,8 +150,10 @@ class Leaderboard(Shown):
         """Which scores are the best with such labels."""
         first, *others = self.of(labels)
         tied = [standing.score for standing in others if standing.tied]
-        ties = f", tied with {', '.join(tied)}" if tied else ""
-        return f"labels {labels}: {first.score}{ties}" if labels else f"no labels: {first.score}{ties}"
+        said = f"{first.score}, tied with {', '.join(tied)}" if tied else first.score
+        if np.isnan(first.spearman):
+            said = f"nothing can be told, as no contest has teachers that differ in {self.against} and in a score that all have"
+        return f"labels {labels}: {said}" if labels else f"no labels: {said}"
 
 
 def judge(
@@ -171,7 +173,7 @@ def judge(
         the same of all teachers.
 
     Raises:
-        InputError: no contests, another outcome, or one that was not measured.
+        InputError: no contests, no scores, another outcome, or one that was not measured.
 
     >>> judge([])
     Traceback (most recent call last):
@@ -183,6 +185,8 @@ def judge(
     contests = list(contests)
     if not contests:
         raise InputError("contests must hold at least one, got none")
+    if not any(one.scores for one in contests):
+        raise InputError("contests must have at least one score, got none")
     titles = sorted(dict.fromkeys(title for one in contests for title in one.scores), key=_by_labels)
     tasks = list(dict.fromkeys(one.task for one in contests))
     outcomes = [one.outcome(against) for one in contests]

@@ -65,24 +65,46 @@ def read_contests(path: str | os.PathLike) -> list[Contest]:
     a score may name a draw (`score:trial_error:draw0-100`). Entries may be empty.
 
     Raises:
-        InputError: no such file, a missing column, no rows, an entry that is no number, or two columns of one score.
+        InputError: no such file, a missing column, no rows, a row with too few or too many cells, an entry that is no number, two
+            rows of one teacher in a contest, or two columns of one score.
     """
     try:
         data = Path(path).read_bytes()
         text = (gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data).decode()
     except (OSError, UnicodeDecodeError, EOFError) as error:
         raise InputError(f"cannot read {os.fspath(path)}: {reason(error)}") from error
-    lines = list(csv.DictReader(io.StringIO(text)))
-    missing = [name for name in (*KEY, "student_error") if not lines or name not in lines[0]]
+    lines = _lines(path, text)
+    head = next(iter(lines.values()), {})
+    missing = [name for name in (*KEY, "student_error") if name not in head]
     if missing:
         raise InputError(f"{os.fspath(path)} must have rows with columns {', '.join(missing)}, got none")
-    first = lines[0].get(SCALING)
-    by_contest: dict[tuple[str, str, float], list[dict[str, str]]] = {}
-    for line in lines:
-        if line.get(SCALING) == first:
-            key = line["task"], line["strong"], _number(path, "ridge", line["ridge"])
-            by_contest.setdefault(key, []).append(line)
-    return [_contest(path, key, own) for key, own in by_contest.items()]
+    by_contest: dict[tuple[str, str, float], dict[str, int]] = {}  # teacher -> number of its line
+    for number, line in lines.items():
+        if line.get(SCALING) != head.get(SCALING):
+            continue
+        key = line["task"], line["strong"], _number(path, "ridge", line["ridge"])
+        before = by_contest.setdefault(key, {}).setdefault(line["teacher"], number)
+        if before != number:
+            task, strong, ridge = key
+            raise InputError(
+                f"{os.fspath(path)} must have one row for each teacher of a contest, got {line['teacher']!r} of {task!r}, "
+                f"{strong!r} and ridge {ridge:g} in lines {before} and {number}"
+            )
+    return [_contest(path, key, [lines[i] for i in own.values()]) for key, own in by_contest.items()]
+
+
+def _lines(path: str | os.PathLike, text: str) -> dict[int, dict[str, str]]:
+    """The rows of a table by the numbers of their lines."""
+    cells = csv.reader(io.StringIO(text))
+    header, found = next(cells, []), {}
+    for line in cells:
+        if line and len(line) != len(header):
+            raise InputError(
+                f"{os.fspath(path)} must have {len(header)} cells in line {cells.line_num}, got {len(line)}"
+            )
+        if line:
+            found[cells.line_num] = dict(zip(header, line, strict=True))
+    return found
 
 
 def _contest(path: str | os.PathLike, key: tuple[str, str, float], lines: list[dict[str, str]]) -> Contest:

@@ -34,11 +34,17 @@ def add_rank(commands: Any) -> argparse.ArgumentParser:
         "a .npy, .npz, .safetensors, .pt, .parquet or .arrow file, a .zarr folder, a folder or quoted pattern of shards"
     )
     rank.add_argument(
-        "--strong", nargs="+", required=True, metavar="FILE", help=f"strong representations (n, d): {file}"
+        "--strong",
+        nargs="+",
+        action="extend",
+        required=True,
+        metavar="FILE",
+        help=f"strong representations (n, d): {file}",
     )
     rank.add_argument(
         "--weak",
         nargs="+",
+        action="extend",
         required=True,
         metavar="FILE",
         help="of the same rows; FILE:KEY picks an array, FILE:layer=8 a layer",
@@ -52,7 +58,12 @@ def add_rank(commands: Any) -> argparse.ArgumentParser:
     rank.add_argument("--unlabelled", metavar="LABEL", help=UNLABELLED_HELP)
     rank.add_argument("--groups", metavar="FILE", help="group of each row (n,): related rows stay in one fold")
     rank.add_argument(
-        "--ridge", nargs="+", type=float, default=[1e-3], metavar="BETA", help="of both heads, or weak strong"
+        "--ridge",
+        nargs="+",
+        action="extend",
+        type=float,
+        metavar="BETA",
+        help="of both heads, or weak strong (default: 0.001)",
     )
     rank.add_argument(
         "--threshold", type=float, default=0.0, metavar="ALPHA", help="relative eigenvalue cut of the norms"
@@ -74,7 +85,12 @@ def add_rank(commands: Any) -> argparse.ArgumentParser:
     rank.add_argument("--rows", choices=get_args(RowNorm), default="given", help=ROWS_HELP)
     rank.add_argument("--precision", default="float32", metavar="NAME", help=PRECISION_HELP)
     rank.add_argument(
-        "--predictor", nargs="+", default=[], metavar="NAME", help=f"further columns: {', '.join(PREDICTORS)}"
+        "--predictor",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NAME",
+        help=f"further columns: {', '.join(PREDICTORS)}",
     )
     rank.add_argument(
         "--mixture",
@@ -97,8 +113,9 @@ def run(args: argparse.Namespace) -> None:
     from w2s_jax.files.ids import require_same_ids
     from w2s_jax.files.opening import notes_of, open_rows, read_groups, read_labels_and_classes
 
-    if len(args.ridge) > 2:
-        raise InputError(f"--ridge takes one strength or two (weak strong), got {len(args.ridge)}")
+    ridge = args.ridge or [1e-3]
+    if len(ridge) > 2:
+        raise InputError(f"--ridge takes one strength or two (weak strong), got {len(ridge)}")
     strong, weak = ({n: open_rows(p, n) for n, p in _named(paths).items()} for paths in (args.strong, args.weak))
     y, classes = None, ()
     if args.labels is not None:
@@ -116,7 +133,7 @@ def run(args: argparse.Namespace) -> None:
 
     cache_compiled_programs()
     settings: dict[str, Any] = {name: getattr(args, name) for name in _SETTINGS}
-    settings |= {"weak_ridge": args.ridge[0], "strong_ridge": args.ridge[-1]}
+    settings |= {"weak_ridge": ridge[0], "strong_ridge": ridge[-1]}
     settings |= {"predictors": args.predictor, "mixture": args.mixture}
     table = rank_supervisors(weak, strong, y, groups=groups, progress=not args.quiet, mesh=all_devices(), **settings)
     table = table if args.sort is None else table.sort_by(args.sort)

@@ -9,12 +9,13 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
-from w2s_jax._core.checks import InputError, require_finite
+from w2s_jax._core.checks import InputError, require_finite, require_no_marks
 from w2s_jax._core.commands import UNLABELLED_HELP, number_or_text, require_writable
 from w2s_jax._core.normalize import Normalize
 
 ScoreName = Literal["rads", "rads-mlp", "overlap", "confidence", "agreement"]
 SUFFIXES = (".npy", ".txt", ".csv")
+_OF_PROBABILITIES = ("overlap", "confidence")
 _NEEDS = {"rads": ("weak", "strong"), "rads-mlp": ("weak", "strong"), "overlap": ("strong",), "agreement": ("strong",)}
 
 
@@ -40,7 +41,7 @@ def add_select(commands: Any) -> argparse.ArgumentParser:
     add("--normalize", choices=get_args(Normalize), default="none", help="of representations (default: %(default)s)")
     add(
         "--keep",
-        type=float,
+        type=_share_or_number,
         default=0.5,
         metavar="N",
         help="a share below 1, or a number of rows (default: %(default)s)",
@@ -49,6 +50,14 @@ def add_select(commands: Any) -> argparse.ArgumentParser:
     add("--seed", type=int, default=0, help="of rads-mlp")
     add("--out", required=True, metavar="FILE", help=f"the chosen rows' numbers, best first: {', '.join(SUFFIXES)}")
     return select
+
+
+def _share_or_number(text: str) -> float | int:
+    """What `select_rows` takes: 1 is one row, and 1.0 no share."""
+    try:
+        return float(text) if "." in text or "e" in text.lower() else int(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"must be a share below 1 or a number of rows, got {text!r}") from error
 
 
 class _Given(NamedTuple):
@@ -79,8 +88,7 @@ def run(args: argparse.Namespace) -> None:
     names = np.array(given.names)[given.classes] if given.names else given.classes
     classes = np.zeros(len(given.there), names.dtype)
     classes[given.there] = names
-    keep = int(args.keep) if args.keep >= 1 and args.keep == int(args.keep) else args.keep
-    chosen = select_rows(scores, keep, classes=classes, balanced=args.balanced)
+    chosen = select_rows(scores, args.keep, classes=classes, balanced=args.balanced)
     _write(args.out, chosen.rows, scores)
     print(*given.notes, f"{args.score}: {chosen}", sep="\n")
 
@@ -107,6 +115,7 @@ def _given(args: argparse.Namespace) -> _Given:
     there = np.asarray(~np.isnan(labels.reshape(n, -1)).any(1))
     if not there.any():
         raise InputError("weak labels must have at least one labelled row, got none")
+    _require_labels_for(args.score, labels[there])
     return _Given(
         there,
         labels[there],
@@ -116,6 +125,15 @@ def _given(args: argparse.Namespace) -> _Given:
         names,
         notes_of(sides.values(), {"the weak labels": names}),
     )
+
+
+def _require_labels_for(score: str, labels: np.ndarray) -> None:
+    """Raises InputError if labels without NaN, (n,) or (n, c), hold a mark of no label or are nothing that the score can tell."""
+    require_no_marks("weak labels", labels.reshape(len(labels), -1), "make it NaN, as --unlabelled of w2s select does")
+    if score in _OF_PROBABILITIES and np.array_equal(labels, np.round(labels)):
+        raise InputError(
+            f"--score {score} needs weak labels that are probabilities, got classes: none is surer than another"
+        )
 
 
 def weak_classes(labels: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -91,7 +92,7 @@ def select_rows(
     classes: ArrayLike | Sequence | None = None,
     balanced: bool = False,
 ) -> Selection:
-    """The rows of the largest scores; of equal ones the earlier.
+    """The rows of the largest scores; of equal ones the earlier; where that decides a warning says of how many.
 
     Args:
         scores: (n,), the larger the better; NaN for rows that are not to be chosen, which then do not count.
@@ -118,7 +119,27 @@ def select_rows(
     order = order[: int((~np.isnan(scores)).sum())]
     count = _count(keep, len(order))
     chosen = order[:count] if classes is None or not balanced else order[_of_each(classes[order], count)]
-    return Selection(chosen, scores, classes)
+    found = Selection(chosen, scores, classes)
+    _warn_of_ties(scores, found.mask, classes if balanced else None)
+    return found
+
+
+def _warn_of_ties(scores: np.ndarray, mask: np.ndarray, classes: np.ndarray | None) -> None:
+    """Warns if chosen rows and others, where there are classes of the same class, have the same score (n,)."""
+    there = ~np.isnan(scores)
+    scores, mask = scores[there], mask[there]
+    code = np.zeros(len(scores), int) if classes is None else np.unique(classes[there], return_inverse=True)[1]
+    tied = kept = 0
+    for c in range(code.max() + 1):
+        inside, outside = scores[mask & (code == c)], scores[~mask & (code == c)]
+        if len(inside) and len(outside) and inside.min() == outside.max():
+            same = np.count_nonzero(inside == inside.min())
+            tied, kept = tied + same + np.count_nonzero(outside == outside.max()), kept + same
+    if tied:
+        warnings.warn(
+            f"{tied} rows have the same score where the choice ends: their order, not their score, has chosen {kept} of them",
+            stacklevel=3,
+        )
 
 
 def _count(keep: float | int, n: int) -> int:

@@ -22,7 +22,8 @@ def add_studies(commands: Any) -> tuple[argparse.ArgumentParser, argparse.Argume
     demo.add_argument("--plot", default="w2s_demo.png", metavar="FILE", help="figure (default: %(default)s)")
     verify = commands.add_parser("verify", help="simulate weak-to-strong experiments and hold the theory against them")
     verify.set_defaults(run=_verify)
-    verify.add_argument("--scenarios", nargs="+", metavar="NAME", help="some of the scenarios (default: all)")
+    some = "some of the scenarios (default: all)"
+    verify.add_argument("--scenarios", nargs="+", action="extend", metavar="NAME", help=some)
     verify.add_argument("--largest", type=int, default=16000, metavar="N", help="largest n (default: %(default)s)")
     verify.add_argument("--effort", type=float, default=1.0, metavar="X", help="factor on the number of trials")
     verify.add_argument("--seed", type=int, default=0, help="of the trials")

@@ -42,14 +42,16 @@ def add_sweep(commands: Any) -> argparse.ArgumentParser:
     sweep.set_defaults(run=run)
     sweep.add_argument("what", nargs="*", metavar="CONFIG.toml | export FOLDER", help="what to run, or what to export")
     for side in _LISTS:
-        sweep.add_argument(f"--{side}", nargs="+", metavar="FILE", help=f"{side} models: files or globs")
-    sweep.add_argument("--labels", nargs="+", metavar="NAME=FILE", help="label sets; NaN rows are unlabelled")
+        help_of_side = f"{side} models: files or globs"
+        sweep.add_argument(f"--{side}", nargs="+", action="extend", metavar="FILE", help=help_of_side)
+    help_of_labels = "label sets; NaN rows are unlabelled"
+    sweep.add_argument("--labels", nargs="+", action="extend", metavar="NAME=FILE", help=help_of_labels)
     sweep.add_argument("--unlabelled", metavar="LABEL", help=UNLABELLED_HELP)
     sweep.add_argument("--groups", metavar="FILE", help="group of each row (n,): related rows stay in one fold")
     sweep.add_argument("--output", metavar="FOLDER", help="where results are kept and a stopped sweep goes on")
     for name in _NUMBERS:
         metavar = "ALPHA" if name.endswith("threshold") else "BETA"
-        sweep.add_argument(f"--{name.replace('_', '-')}", nargs="+", type=float, metavar=metavar)
+        sweep.add_argument(f"--{name.replace('_', '-')}", nargs="+", action="extend", type=float, metavar=metavar)
     sweep.add_argument("--folds", type=int, metavar="K", help="also the cross-fitted errors, over K blocks of rows")
     sweep.add_argument("--seed", type=int, help="of the folds")
     sweep.add_argument("--prior", type=float, metavar="P", help="label prior of the expected error")
@@ -61,7 +63,8 @@ def add_sweep(commands: Any) -> argparse.ArgumentParser:
     )
     sweep.add_argument("--precision", metavar="NAME", help=PRECISION_HELP)
     named = ", ".join(name for name, of in PREDICTORS.items() if of.reads == "moments")
-    sweep.add_argument("--predictors", "--predictor", nargs="+", metavar="NAME", help=f"further columns: {named}")
+    columns = f"further columns: {named}"
+    sweep.add_argument("--predictors", "--predictor", nargs="+", action="extend", metavar="NAME", help=columns)
     sweep.add_argument(
         "--coordinator",
         nargs="?",

@@ -206,6 +206,8 @@ def open_store(folder: Path) -> Iterator[Store]:
         raise InputError(
             "a sweep keeps moments in .safetensors files and needs that package: pip install 'w2s_jax[cli]'"
         )
+    if (folder / DATABASE).exists():
+        _connected(folder).close()  # before anything is written beside what is no sweep's
     try:
         (folder / "moments").mkdir(parents=True, exist_ok=True)
     except OSError as error:
