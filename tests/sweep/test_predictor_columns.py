@@ -155,6 +155,8 @@ def test_exports_and_the_summary(capsys):
     Path("c.toml").write_text(
         'output = "out"\nweak = ["a.npy", "b.npy"]\nstrong = "s1.npy"\npredictors = ["gulp"]\n[labels]\nsome = "some.npy"\n'
     )
+    assert main(["sweep", "c.toml", "--quiet", "--predictors"]) == 0
+    assert not {"gulp", "logme"} & {*read_sweep("out").columns}  # no names switch the file's off
     assert main(["sweep", "c.toml", "--quiet", "--predictor", *FEW]) == 0
     table = read_sweep("out")
     assert table.larger_is_better == {"logme"} and table.columns[-2:] == ("gulp", "logme")
@@ -183,6 +185,7 @@ def test_a_number_that_is_none_is_missing():
     [
         (["gull"], "predictors must be Predictors or among prior_error"),
         ("gulp", "predictors must be a list, got 'gulp'"),
+        ({"gulp": True}, "predictors must be a list, got {'gulp': True}"),
         (["gulp", "gulp"], "got 'gulp' twice"),
         (["debiased_cka"], "got 'debiased_cka', which reads rows: ask rank_supervisors"),
         (["two_nn_dimension"], "which reads rows"),

@@ -61,7 +61,9 @@ def add_sweep(commands: Any) -> argparse.ArgumentParser:
     )
     sweep.add_argument("--precision", metavar="NAME", help=PRECISION_HELP)
     named = ", ".join(name for name, of in PREDICTORS.items() if of.reads == "moments")
-    sweep.add_argument("--predictors", "--predictor", nargs="+", metavar="NAME", help=f"further columns: {named}")
+    sweep.add_argument(
+        "--predictors", "--predictor", nargs="*", metavar="NAME", help=f"further columns (no NAME: none): {named}"
+    )
     sweep.add_argument(
         "--coordinator",
         nargs="?",
