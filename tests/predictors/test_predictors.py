@@ -11,6 +11,7 @@ from scipy.linalg import subspace_angles
 from scipy.optimize import minimize
 
 import w2s_jax as w2s
+from w2s_jax._core.factor import capped
 from w2s_jax.predictors import PREDICTORS, PairView, Predictor, predictor, student_floor, variance_errors
 
 N, D_W, D_S = 60, 7, 9
@@ -166,6 +167,28 @@ def test_a_batch_of_teachers_is_each_of_them(x64):
         assert {name: float(values[i]) for name, values in found.items()} == pytest.approx(numbers(h, h_s, y), rel=1e-8)
 
 
+@pytest.mark.filterwarnings("ignore:.*directions")
+@pytest.mark.parametrize(("n", "d_w", "decay", "normalize"), [(150, 40, 0, "features"), (150, 160, 2, "scale")])
+def test_correlations_of_few_rows_are_no_more_than_one(n, d_w, decay, normalize):
+    """In single precision small eigenvalues are rough: where one model spans all rows the mean square is 1, and of a steep
+    spectrum it was 8."""
+    rng = np.random.default_rng(0)
+    h_s, z = rng.standard_normal((n, 170)), rng.standard_normal((n, d_w))
+    h_w = (z @ rng.standard_normal((d_w, d_w)) / np.arange(1, d_w + 1) ** decay).astype(np.float32)
+    h_s, names = (h_s / np.arange(1, 171) ** decay).astype(np.float32), ["mean_cca", "svcca", "h_score"]
+    found = w2s.rank_supervisors({"weak": h_w}, h_s, z[:, 0], predictors=names, normalize=normalize)
+    assert all(0 <= found[name][0] <= 1 for name in names)
+    assert found["mean_cca"][0] == pytest.approx(1, abs=1e-2) and found["h_score"][0] == pytest.approx(1, abs=1e-2)
+
+
+def test_what_is_capped_keeps_its_derivatives():
+    h = jnp.asarray(rows()[0], jnp.float32)
+    cca = lambda h_w: PREDICTORS["mean_cca"](w2s.moments(h_w, h), w2s.ridge(0.1), w2s.ridge(0.1))
+    value, slope = jax.value_and_grad(cca)(h)
+    assert value <= 1 and float(jnp.abs(slope).max()) < 1e-3  # the most that there is, where the derivative is 0
+    assert float(capped(jnp.float32(8.8), 1)) == 1 and float(jax.grad(lambda x: capped(3 * x, 1))(2.0)) == 3
+
+
 def test_a_class_that_no_row_is_of_does_not_count(x64):
     h_w, h_s, y = rows()
     with_none = np.concatenate([y, np.zeros((N, 1))], 1)
@@ -250,6 +273,37 @@ def test_bad_arguments_are_named(unchecked):
     ):
         with pytest.raises(w2s.InputError, match=words):
             call()
+
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [
+        (lambda pair: None, "predictor '<lambda>' must return a number, got None"),
+        (lambda pair: "0.5", "predictor '<lambda>' must return a number, got '0.5'"),
+        (lambda pair: {"a": 1.0}, "predictor '<lambda>' must return a number, got a dict"),
+        (lambda pair: jnp.sum(pair.f_w) + 1j, r"predictor '<lambda>' must return a real number, got one of complex\d+"),
+        (lambda pair: float(pair.f_w[0]), "predictor '<lambda>' must use jax.numpy on arrays"),
+        (lambda pair: np.asarray(pair.f_w)[0], "predictor '<lambda>' must use jax.numpy on arrays"),
+        (lambda pair: pair.f_w[0] if pair.f_w[0] > 0 else 0.0, "predictor '<lambda>' must use jax.numpy on arrays"),
+        (lambda pair: pair.f_w[pair.f_w > 0][0], "predictor '<lambda>' must use jax.numpy on arrays"),
+        (lambda pair: [1.0, 2.0][jnp.argmax(pair.f_w)], "predictor '<lambda>' must use jax.numpy on arrays"),
+    ],
+)
+def test_ones_own_that_gives_no_number_is_named(function, words):
+    """Called alone and in a ranking."""
+    h_w, h_s, _ = rows()
+    own = predictor(predicts="")(function)
+    with pytest.raises(w2s.InputError, match=words):
+        own(w2s.moments(h_w, h_s), w2s.ridge(0.1), w2s.ridge(0.1))
+    with pytest.raises(w2s.InputError, match=words):
+        w2s.rank_supervisors({"a": h_w}, h_s, predictors=[own])
+
+
+def test_ones_own_may_give_any_real_number():
+    h_w, h_s, _ = rows()
+    for number in (2, 2.0, np.float64(2), np.int32(2), True):
+        own = predictor(predicts="")(lambda pair, number=number: number)
+        assert float(own(w2s.moments(h_w, h_s), w2s.ridge(0.1), w2s.ridge(0.1))) == float(number)
 
 
 def test_the_page_lists_them_all():

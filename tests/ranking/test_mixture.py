@@ -273,6 +273,13 @@ def test_one_teacher_is_its_own_mixture():
     assert table.mixtures["s"].error == pytest.approx(float(table["predicted_error"][0]))
 
 
+def test_bools_of_numpy_are_bools(unchecked):
+    weak, strong, _ = data()
+    given, teachers = (np.True_, np.False_), {"both": weak["both"]}
+    asked, not_asked = (rank_supervisors(teachers, strong, mixture=mixture) for mixture in given)
+    assert (asked.mixtures["strong"].weights, not_asked.mixtures) == ({"both": 1.0}, {})
+
+
 @pytest.mark.parametrize("objective", [True, "expected"])
 def test_a_mixture_changes_no_score(objective):
     weak, strong, y = data()

@@ -15,7 +15,7 @@ from w2s_jax import InputError, rank_supervisors, run_sweep
 from w2s_jax.cli import main
 from w2s_jax.predictors import PREDICTORS, predictor
 from w2s_jax.sweep import predictor_columns, read_sweep, sweep_config
-from w2s_jax.sweep.predictor_columns import known_by
+from w2s_jax.sweep.predictor_columns import known_by, stamped
 
 pytestmark = pytest.mark.usefixtures("folder")
 
@@ -113,22 +113,53 @@ def made(level: float, body: str = "") -> object:
     return predictor(predicts="nothing")(space["make"](level))
 
 
-def test_ones_own_is_known_by_its_source():
-    """And by numbers that it uses from outside; where labels were taken about another point, that matters too."""
+def test_ones_own_is_known_by_its_code():
+    """And by what it uses from outside; where labels were taken about another point, that matters too."""
     first = made(1.0)
     found = run_sweep({**LITTLE, "predictors": [first]})
     assert np.isfinite(found["own"]).all()
     assert run_sweep({**LITTLE, "predictors": [made(1.0)]}).computed == 0
     for changed in (made(2.0), made(1.0, "other = 0; ")):
         assert run_sweep({**LITTLE, "predictors": [changed]}).computed == 2
-    assert known_by(PREDICTORS["gulp"]) == ["gulp"]
-    nowhere = predictor(predicts="")(eval("lambda view: view.f_w[0]"))
-    assert "0x" in known_by(nowhere)[1]
+    assert known_by(stamped(PREDICTORS["gulp"])) == ["gulp"]
     asked = {**LITTLE, "labels": {"all": "all.npy"}, "predictors": [of_label_means]}
     before = run_sweep(asked)
     np.save("all.npy", Y + 1)
     after = run_sweep(asked)
     assert after.computed == 2 and (after["of_label_means"] > before["of_label_means"]).all()
+
+
+LEVELS = np.ones(5000)
+
+
+class Conf:
+    level = 1.0
+
+
+@predictor(predicts="nothing")
+def by_array(view):
+    return LEVELS[2500] * jnp.sum(view.f_w)
+
+
+@predictor(predicts="nothing")
+def by_attribute(view):
+    return Conf.level * jnp.sum(view.f_w)
+
+
+def test_values_from_outside_are_those_of_now(monkeypatch):
+    """Of the same function in the same process too, whose programs have the values of before; what may change unseen is computed
+    again in every run."""
+    asked = {**LITTLE, "predictors": [by_array]}
+    before = run_sweep(asked)
+    LEVELS[2500] = 3.0
+    after = run_sweep(asked)
+    assert after["by_array"] == pytest.approx(3 * before["by_array"]) and run_sweep(asked).computed == 0
+    asked = {**LITTLE, "predictors": [by_attribute]}
+    before = run_sweep(asked)
+    monkeypatch.setattr(Conf, "level", 2.0)
+    after = run_sweep(asked)
+    assert (after.computed, run_sweep(asked).computed) == (2, 2)
+    assert after["by_attribute"] == pytest.approx(2 * before["by_attribute"])
 
 
 def test_what_heads_do_not_matter_to_is_asked_once(monkeypatch):
@@ -155,6 +186,8 @@ def test_exports_and_the_summary(capsys):
     Path("c.toml").write_text(
         'output = "out"\nweak = ["a.npy", "b.npy"]\nstrong = "s1.npy"\npredictors = ["gulp"]\n[labels]\nsome = "some.npy"\n'
     )
+    assert main(["sweep", "c.toml", "--quiet", "--predictors"]) == 0
+    assert not {"gulp", "logme"} & {*read_sweep("out").columns}  # no names switch the file's off
     assert main(["sweep", "c.toml", "--quiet", "--predictor", *FEW]) == 0
     table = read_sweep("out")
     assert table.larger_is_better == {"logme"} and table.columns[-2:] == ("gulp", "logme")
@@ -183,6 +216,7 @@ def test_a_number_that_is_none_is_missing():
     [
         (["gull"], "predictors must be Predictors or among prior_error"),
         ("gulp", "predictors must be a list, got 'gulp'"),
+        ({"gulp": True}, "predictors must be a list, got {'gulp': True}"),
         (["gulp", "gulp"], "got 'gulp' twice"),
         (["debiased_cka"], "got 'debiased_cka', which reads rows: ask rank_supervisors"),
         (["two_nn_dimension"], "which reads rows"),

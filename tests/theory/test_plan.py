@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -122,6 +124,67 @@ def test_rows_without_labels_are_planned_for_the_prior(x64):
     assert 0 < found.gap < found.student_error < 1
 
 
+def drawn(weak: float = 1.0, strong: float = 1.0, labels: float = 1.0, y: np.ndarray | None = None, bias: bool = True):
+    """Moments of rows and labels of some sizes, in single precision."""
+    rng = np.random.default_rng(0)
+    h = rng.standard_normal((120, 6)) / np.arange(1, 7)
+    y = h[:, 0] + 0.3 * rng.standard_normal(120) if y is None else y
+    return moments(*(np.float32(x) for x in (weak * h[:, :4], strong * h, labels * y)), bias=bias)
+
+
+def test_plans_are_free_of_scale():
+    """In single precision, of features from 1e-15 to 1e15 and of labels: ridges and errors have squared units."""
+    given = {"n_labelled": 50, "n_student": 200}
+    plain = plan(drawn(), **given)
+    for sizes in ((1e-8, 1.0, 1.0), (1e-15, 1e-15, 1.0), (1e15, 1e15, 1.0), (1.0, 1.0, 1e-15), (1e-15, 1e-15, 1e-15)):
+        found, (weak, strong, labels) = plan(drawn(*sizes), **given), np.square(sizes)
+        got = (found.student_error / labels, found.gap / labels, found.label_gain / labels, found.student_gain / labels)
+        assert got == pytest.approx((plain.student_error, plain.gap, plain.label_gain, plain.student_gain), rel=5e-2)
+        ridges = (found.weak_ridge / weak, found.strong_ridge / strong)
+        assert ridges == pytest.approx((plain.weak_ridge, plain.strong_ridge), rel=0.1)
+        fixed = plan(drawn(*sizes), **given, weak_ridge=0.1 * weak, strong_ridge=0.1 * strong)
+        assert (fixed.weak_ridge, fixed.strong_ridge) == pytest.approx((0.1 * weak, 0.1 * strong))
+
+
+def test_populations_with_tails_are_free_of_scale(x64):
+    p, (w, s, y) = population("power law .7, noise"), (1e-9, 1e6, 1e-4)
+    p = replace(p, tail_w=Tail(0.01, 30.0), tail_s=Tail(0.02, 50.0))
+    sized = Population(
+        p.ww * w * w, p.ss * s * s, p.sw * s * w, p.wy * w * y, p.sy * s * y, p.yy * y * y, p.noise * y * y
+    )
+    sized = replace(sized, tail_w=Tail(0.01 * w * w, 30.0), tail_s=Tail(0.02 * s * s, 50.0))
+    plain, found = (plan(of, n_labelled=80, n_student=160) for of in (p, sized))
+    assert found.student_error / y**2 == pytest.approx(plain.student_error, rel=1e-9)
+    there = deterministic_equivalent(sized, 80, 160, found.weak_ridge, found.strong_ridge)
+    assert (found.student_error, found.gap) == pytest.approx((float(there.student_error), float(there.gap)), rel=1e-9)
+
+
+@pytest.mark.parametrize("prices", [(2, 1, 1), (3, 1, 1), (2.2, 2, 0.1), (1000, 1, 1), (50, 20, 25)])
+def test_budgets_are_kept(prices):
+    """The smallest ones too: a row of each, and no more is spent than there is."""
+    budget, label_cost, student_cost = prices
+    found = plan(drawn(), budget=budget, label_cost=label_cost, student_cost=student_cost)
+    assert min(found.n_labelled, found.n_student) >= 1 - 1e-5
+    assert label_cost * found.n_labelled + student_cost * found.n_student == pytest.approx(budget, rel=1e-12)
+    assert np.isfinite([found.weak_ridge, found.strong_ridge, found.student_error]).all()
+
+
+@pytest.mark.parametrize(("y", "bias"), [(0.0, True), (5.3, True), (0.0, False)])
+def test_labels_that_say_nothing_are_refused(y, bias, unchecked):
+    with pytest.raises(
+        InputError, match=r"population must have a target, or labels, not all 0 .* got a mean square of 0"
+    ):
+        plan(drawn(y=np.full(120, y), bias=bias), n_labelled=50, n_student=200)
+
+
+def test_features_of_zeros_and_other_posteriors_are_refused(unchecked):
+    p = population(PLANNED)
+    with pytest.raises(InputError, match="population must have weak features that are not all 0"):
+        plan(replace(p, ww=0 * p.ww), n_labelled=50, n_student=200)
+    with pytest.raises(InputError, match="posterior must be a LabelPosterior, got str"):
+        plan(drawn(), n_labelled=50, n_student=200, posterior="x")
+
+
 def simulated(name: str, ridges: list[tuple[float, float]], count: int) -> np.ndarray:
     """Students' errors (ridges, count) in simulated experiments, all ridges on the same rows."""
     m, _, tail_w, tail_s, n_w, n_s, *_ = FAMILIES[name]
@@ -170,7 +233,15 @@ FAULTS = {
         "budget": 20,
         "student_cost": 1.0,
     },
-    "n_labelled must be": {"n_labelled": 0, "n_student": 10},
+    r"budget must pay for the rows that are given and one row of each split \(2\), got 1.5": {
+        "budget": 1.5,
+        "student_cost": 1.0,
+    },
+    r"budget must pay for the rows that are given .* \(30\), got 10": {"n_labelled": 30, "n_student": 5, "budget": 10},
+    "budget must be finite, got inf": {"budget": float("inf"), "student_cost": 1.0},
+    "n_student must be finite, got inf": {"n_labelled": 10, "n_student": np.inf},
+    "n_labelled must be at least 1": {"n_labelled": 0, "n_student": 10},
+    "n_labelled must be a number or an array of numbers, got '100'": {"n_labelled": "100", "n_student": 10},
     "weak_ridge must be": {"n_labelled": 10, "n_student": 10, "weak_ridge": -1.0},
     "posterior is for moments": {"n_labelled": 10, "n_student": 10, "posterior": "of"},
 }

@@ -215,9 +215,10 @@ def require_integer(name: str, value: Any, low: int) -> None:
 
 def require_number(name: str, value: ArrayLike, low: float, high: float | None = None) -> None:
     """`require_range` of one number, which has to be there."""
-    if value is None:
-        raise InputError(f"{name} must be one number, got None")
-    shape = np.shape(value) if isinstance(value, list | tuple) else jnp.shape(value)
+    try:
+        shape = np.shape(value) if isinstance(value, list | tuple) else jnp.shape(value)
+    except (TypeError, ValueError) as error:  # of None, text and other things that are no arrays
+        raise InputError(f"{name} must be one number, got {value!r}") from error
     if shape:
         raise InputError(f"{name} must be one number, got shape {shape}")
     require_range(name, value, low, high)
@@ -229,6 +230,8 @@ def require_range(name: str, value: ArrayLike | None, low: float, high: float | 
     if value is None or isinstance(value, Tracer) or type(value) is object:
         return
     try:
+        if np.asarray(value).dtype.kind in "US":
+            raise ValueError  # which NumPy would read
         array = np.asarray(value, dtype=float)
     except (TypeError, ValueError) as error:
         raise InputError(f"{name} must be a number or an array of numbers, got {value!r}") from error

@@ -156,6 +156,11 @@ def zeroed(values: Array, zero: Array) -> Array:
     return values - jax.lax.stop_gradient(jnp.where(zero, values, 0))
 
 
+def capped(x: Array, most: float) -> Array:
+    """What rounding lifts above the most that it can be is that; derivatives stay."""
+    return jnp.where(x > most, most + (x - jax.lax.stop_gradient(x)), x)
+
+
 def in_unit_scale(matrix: Array) -> tuple[Array, Array]:
     """A matrix of about unit size, and what times it is the matrix: a power of two.
 

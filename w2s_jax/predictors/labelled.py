@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from w2s_jax._core.factor import capped
 from w2s_jax._core.response import OnNonzero, apply_response
 from w2s_jax.overlap import Side
 from w2s_jax.predictors.predictor import PairView, predictor
@@ -70,11 +71,12 @@ def regularised_h_score(pair: PairView) -> Array:
 
 
 def _by_class(pair: PairView, explained: Array) -> Array:
-    """The sum over classes of what is explained (k_w, c), in units of the class's share of rows; empty classes do not count."""
+    """The sum over classes of what is explained (k_w, c), in units of the class's share of rows, at most all of it; empty classes
+    do not count."""
     square = pair.labels[2]
     if len(square) > 1 and pair.moments.is_centred:  # of one output, or without an intercept, it is that already
         square = square + jnp.square(jnp.asarray(pair.moments.strong.label_mean))
-    return jnp.sum(jnp.where(square > 0, jnp.sum(explained, 0) / jnp.where(square > 0, square, 1), 0))
+    return jnp.sum(jnp.where(square > 0, capped(jnp.sum(explained, 0) / jnp.where(square > 0, square, 1), 1), 0))
 
 
 @jax.tree_util.register_dataclass

@@ -5,7 +5,7 @@ Most read moments (`PairView`). What no moment of second order has, such as dist
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, NamedTuple, TypeVar
@@ -103,6 +103,12 @@ class RowsView(NamedTuple):
 
 
 View = TypeVar("View", PairView, RowsView)
+_WITHOUT_VALUES = (  # what JAX raises where something needs the values of arrays that have none
+    jax.errors.ConcretizationTypeError,
+    jax.errors.NonConcreteBooleanIndexError,
+    jax.errors.TracerArrayConversionError,
+    jax.errors.TracerIntegerConversionError,
+)
 
 
 @dataclass(frozen=True)
@@ -197,11 +203,25 @@ class Predictor:
         return _of_rows(self, RowsView(h_w, strong_rows, labels, weak, strong))
 
     def of_pair(self, pair: PairView | RowsView) -> Float[Array, ""]:
-        """The number for a pair; raises InputError if the function's result is no single number."""
-        value = jnp.asarray(self.function(pair))
+        """The number for a pair; raises InputError if the function's result is no single real number, or if it makes Python's or
+        NumPy's numbers of arrays that have no values under jit."""
+        try:
+            found = self.function(pair)
+        except _WITHOUT_VALUES as error:
+            raise InputError(
+                f"predictor {self.name!r} must use jax.numpy on arrays, which have no values under jit: no float(), if or NumPy "
+                f"function of one, got {type(error).__name__}"
+            ) from error
+        try:
+            value = jnp.asarray(found)
+        except (TypeError, ValueError) as error:  # of None, text and the like
+            came = repr(found) if found is None or isinstance(found, str) else f"a {type(found).__name__}"
+            raise InputError(f"predictor {self.name!r} must return a number, got {came}") from error
         if value.shape:
             raise InputError(f"predictor {self.name!r} must return a number, got an array of shape {value.shape}")
-        return value
+        if not any(jnp.issubdtype(value.dtype, kind) for kind in (jnp.floating, jnp.integer, jnp.bool_)):
+            raise InputError(f"predictor {self.name!r} must return a real number, got one of {value.dtype}")
+        return value.astype(jnp.result_type(value.dtype, float))
 
     def __repr__(self) -> str:
         best = "largest" if self.larger_is_better else "smallest"
@@ -235,7 +255,8 @@ def predictor(
     larger_is_better: bool = False,
     reads: Reads = "moments",
 ) -> Callable[[Callable[[View], Array]], Predictor]:
-    """Makes a predictor of a function of a `PairView` or `RowsView` to a number (), which may be called under jit, vmap and grad.
+    """Makes a predictor of a function of a `PairView` or `RowsView` to a real number (), made of `jax.numpy`: it is called under
+    jit, vmap and grad.
 
     Args:
         needs: "labels" if it uses those of the pair.
@@ -272,7 +293,7 @@ def one_of_each(
 ) -> tuple[Predictor, ...]:
     """Predictors, some by name; raises InputError for an unknown name, with those that are `offered` (by default all that are
     known), for two of one name or one that is taken."""
-    if isinstance(predictors, str | Predictor) or not isinstance(predictors, Iterable):
+    if isinstance(predictors, str | Predictor | Mapping) or not isinstance(predictors, Iterable):
         raise InputError(f"predictors must be a list, got {predictors!r}")
     found: dict[str, Predictor] = {}
     for given in predictors:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 from jax import Array
 
-from w2s_jax._core.factor import numerically_zero
+from w2s_jax._core.factor import capped
 from w2s_jax._core.response import Power, apply_response
 from w2s_jax.filters import projection
 from w2s_jax.overlap import Side
@@ -31,16 +31,16 @@ def gulp(pair: PairView) -> Array:
 
 @predictor(predicts="similarity", source="Hotelling 1936; Raghu et al. 2017", larger_is_better=True)
 def mean_cca(pair: PairView) -> Array:
-    """`||C||_F^2 / min(k_s, k_w)`: mean squared canonical correlation."""
-    ranks = (jnp.sum(side.values > numerically_zero(side.values)) for side in (pair.overlap.strong, pair.overlap.weak))
-    return jnp.sum(jnp.square(pair.overlap.C)) / jnp.minimum(*ranks)
+    """`||C||_F^2 / min(k_s, k_w)`: mean squared canonical correlation, 0 to 1; k is the number of eigenvalues above 0."""
+    ranks = (jnp.sum(side.values > 0) for side in (pair.overlap.strong, pair.overlap.weak))
+    return capped(jnp.sum(jnp.square(pair.overlap.C)) / jnp.minimum(*ranks), 1)
 
 
 @predictor(predicts="similarity", source="Raghu et al. 2017", larger_is_better=True)
 def svcca(pair: PairView) -> Array:
     """Mean canonical correlation of the fewest directions that hold 99% of each side's variance."""
     C, rank = within(pair, 0.99)
-    return jnp.sum(jnp.linalg.svd(C, compute_uv=False)) / rank
+    return jnp.sum(capped(jnp.linalg.svd(C, compute_uv=False), 1)) / rank
 
 
 @predictor(predicts="similarity", source="Björck & Golub 1973")

@@ -248,7 +248,7 @@ def _asked(predictors: Iterable[str | Predictor], labels: bool) -> tuple[Predict
 
 def _objective(mixture: bool | Objective, told: bool, came: str) -> Objective | None:
     """What mixtures make least, if they are asked for; raises InputError for what needs labels that say something."""
-    if isinstance(mixture, bool):
+    if isinstance(mixture, bool | np.bool_):
         return None if not mixture else "predicted" if told else "expected"
     require_choice("mixture", mixture, Objective, otherwise="a bool")
     if mixture != "expected" and not told:

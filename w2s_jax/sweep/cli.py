@@ -63,8 +63,8 @@ def add_sweep(commands: Any) -> argparse.ArgumentParser:
     )
     sweep.add_argument("--precision", metavar="NAME", help=PRECISION_HELP)
     named = ", ".join(name for name, of in PREDICTORS.items() if of.reads == "moments")
-    columns = f"further columns: {named}"
-    sweep.add_argument("--predictors", "--predictor", nargs="+", action="extend", metavar="NAME", help=columns)
+    columns = f"further columns (no NAME: none): {named}"
+    sweep.add_argument("--predictors", "--predictor", nargs="*", action="extend", metavar="NAME", help=columns)
     sweep.add_argument(
         "--coordinator",
         nargs="?",

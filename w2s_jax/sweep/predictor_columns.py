@@ -6,8 +6,10 @@ pairs, as models have eigenpairs over every set of rows (pairs.py). What heads d
 
 from __future__ import annotations
 
-import inspect
+import hashlib
+import uuid
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -24,6 +26,7 @@ from w2s_jax.filters import ridge
 from w2s_jax.moments import Moments, Shift, Sums
 from w2s_jax.overlap import Overlap, Side, whitened
 from w2s_jax.predictors import PREDICTORS, PairView, Predictor
+from w2s_jax.sweep.contents import UnseenError, contents
 from w2s_jax.sweep.label_sets import Cells, LabelSet
 from w2s_jax.sweep.pairs import Model, cross_moments, first_sums
 
@@ -170,18 +173,29 @@ def _is_constant(function: Callable[[Array], Array], points: Array) -> bool:
     return True
 
 
-def known_by(of: Predictor) -> list[str]:
-    """What a predictor's results are kept under: of the package's own its name, of others also the source code of the function
-    and the values that it uses from outside, in text; functions that it calls are not looked at. One without source code is
-    known to no other process."""
+@dataclass(frozen=True)
+class _Stamped:
+    """A function with the text of what it computes with: programs of another text are not those of this one."""
+
+    function: Callable[[PairView], Array]
+    text: str
+
+    def __call__(self, pair: PairView) -> Array:
+        return self.function(pair)
+
+
+def stamped(of: Predictor) -> Predictor:
+    """A predictor as it is now. One of one's own carries the text of its code and of what it uses from outside (contents.py); one
+    that uses what may change unseen has a text of its own every time."""
     if PREDICTORS.get(of.name) is of:
-        return [of.name]
-    function = of.function
+        return of
     try:
-        if inspect.getfile(function) == "<string>":  # for which Python 3.13 has the text of its own -c
-            return [repr(of), repr(function)]
-        source, outside = inspect.getsource(function), inspect.getclosurevars(function)
-    except (OSError, TypeError, ValueError):
-        return [repr(of), repr(function)]
-    plain = {name: x for name, x in outside.globals.items() if isinstance(x, bool | int | float | str)}
-    return [repr(of), source, repr([outside.nonlocals, plain, function.__defaults__, function.__kwdefaults__])]
+        text = hashlib.sha256(contents(of.function).encode()).hexdigest()
+    except UnseenError:
+        text = uuid.uuid4().hex
+    return replace(of, function=_Stamped(of.function, text))
+
+
+def known_by(of: Predictor) -> list[str]:
+    """What a stamped predictor's results are kept under: of the package's own its name, of others also the text."""
+    return [repr(of), of.function.text] if isinstance(of.function, _Stamped) else [of.name]

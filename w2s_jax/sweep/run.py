@@ -36,7 +36,7 @@ from w2s_jax.sweep.config import SweepConfig, read_config, sweep_config
 from w2s_jax.sweep.inputs import Inputs, open_inputs
 from w2s_jax.sweep.kernels import KeptSize, kernel_entries, products
 from w2s_jax.sweep.pairs import Model, Pair, eigenpairs
-from w2s_jax.sweep.predictor_columns import known_by
+from w2s_jax.sweep.predictor_columns import known_by, stamped
 from w2s_jax.sweep.store import COLUMNS, Store, key_of, open_store
 from w2s_jax.sweep.table import Sweep, read_sweep
 from w2s_jax.sweep.workers import Workers
@@ -58,8 +58,8 @@ def run_sweep(
 
     Files are known by the hash of their rows, which is computed while they are first read and again when their size or
     the time of their last change is another. What depends on a file or setting that has changed is computed again, what
-    does not is kept. A predictor of one's own has changed if its name, its source code or a number that it uses from outside
-    has; functions that it calls are not looked at.
+    does not is kept. A predictor of one's own has changed if its name, its code, or a number, text, array, container or function
+    that it uses from outside has; one that uses anything else of one's own is computed again in every run (docs/sweeps.md).
 
     Args:
         config: a TOML file, a mapping with its keys, or a checked configuration; see `sweep_config`.
@@ -137,14 +137,15 @@ class _Run:
 def _agreed(
     config: SweepConfig | Mapping[str, Any] | str | os.PathLike, hosts: Hosts, mesh: Mesh | None
 ) -> SweepConfig:
-    """The configuration, checked, with a precision that the devices have: the one measured, if any, is process 0's."""
+    """The configuration, checked, with a precision that the devices have: the one measured, if any, is process 0's; predictors as
+    they are now."""
     device = None if mesh is None else mesh.devices.flat[0]
     with hosts.together():
         checked = config if isinstance(config, SweepConfig) else _checked(config)
     chosen = hosts.first(lambda: resolved(checked.precision, device))
     with hosts.together():
         own = resolved(chosen if checked.precision == FASTEST else checked.precision, device)
-        return replace(checked, precision=own)
+        return replace(checked, precision=own, predictors=tuple(map(stamped, checked.predictors)))
 
 
 def _checked(config: Mapping[str, Any] | str | os.PathLike) -> SweepConfig:
