@@ -171,14 +171,15 @@ def test_a_batch_of_teachers_is_each_of_them(x64):
 @pytest.mark.parametrize(("n", "d_w", "decay", "normalize"), [(150, 40, 0, "features"), (150, 160, 2, "scale")])
 def test_correlations_of_few_rows_are_no_more_than_one(n, d_w, decay, normalize):
     """In single precision small eigenvalues are rough: where one model spans all rows the mean square is 1, and of a steep
-    spectrum it was 8."""
+    spectrum, of which rounding leaves a few directions, it was 8."""
     rng = np.random.default_rng(0)
     h_s, z = rng.standard_normal((n, 170)), rng.standard_normal((n, d_w))
     h_w = (z @ rng.standard_normal((d_w, d_w)) / np.arange(1, d_w + 1) ** decay).astype(np.float32)
     h_s, names = (h_s / np.arange(1, 171) ** decay).astype(np.float32), ["mean_cca", "svcca", "h_score"]
     found = w2s.rank_supervisors({"weak": h_w}, h_s, z[:, 0], predictors=names, normalize=normalize)
     assert all(0 <= found[name][0] <= 1 for name in names)
-    assert found["mean_cca"][0] == pytest.approx(1, abs=1e-2) and found["h_score"][0] == pytest.approx(1, abs=1e-2)
+    if decay == 0:
+        assert found["mean_cca"][0] == pytest.approx(1, abs=1e-2) and found["h_score"][0] == pytest.approx(1, abs=1e-2)
 
 
 def test_what_is_capped_keeps_its_derivatives():

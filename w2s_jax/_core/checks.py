@@ -215,9 +215,11 @@ def require_integer(name: str, value: Any, low: int) -> None:
 
 def require_number(name: str, value: ArrayLike, low: float, high: float | None = None) -> None:
     """`require_range` of one number, which has to be there."""
+    if value is None:
+        raise InputError(f"{name} must be one number, got None")
     try:
         shape = np.shape(value) if isinstance(value, list | tuple) else jnp.shape(value)
-    except (TypeError, ValueError) as error:  # of None, text and other things that are no arrays
+    except (TypeError, ValueError) as error:  # of text and other things that are no arrays
         raise InputError(f"{name} must be one number, got {value!r}") from error
     if shape:
         raise InputError(f"{name} must be one number, got shape {shape}")
