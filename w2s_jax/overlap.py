@@ -120,8 +120,8 @@ def overlap(
             Then filters must cut within them: one that might keep more is an InputError, and NaN under jit.
 
     Small features beside massive ones and beside a large mean are right in float32 too: means are added last, and what one
-    eigensolve does not tell from rounding has another. What is lost beside a massive direction that is neither (one row of 1e5,
-    fewer rows than features, `rank=`) is counted by a warning, outside jit and of up to 6e7 entries.
+    eigensolve does not tell from rounding has another. Still lost are those beside one row of 1e5 or, with fewer rows than
+    features or with `rank`, beside a massive channel: a warning counts them, outside jit and of up to 6e7 entries.
 
     Raises:
         InputError: shapes that do not fit, a representation of zeros, NaN or infinite entries, such that are too small or too
@@ -332,14 +332,17 @@ def _warn_of_lost_spread(name: str, own: ModelMoments, side: Side) -> None:
     leaves = own.sums.hh, own.sums.h, side.values
     if any(isinstance(x, Tracer) or not x.is_fully_addressable for x in leaves) or own.is_centred:
         return
-    n, d = float(own.n), len(own.sums.h)
-    mean, hh = np.asarray(own.sums.h, np.float64) / n, near(own.sums.hh)
-    squares = hh.diagonal().astype(np.float64) / n
-    if np.sum(squares) > LARGE_MEAN * np.sum(squares - mean * mean) and d <= WIDEST:
-        rounding = np.sqrt(numerically_zero(np.ones_like(side.values, shape=d))[0] * np.maximum(squares, 1e-300))
-        spread = (hh.astype(np.float64) / n - np.outer(mean, mean)) / np.outer(rounding, rounding)
+    mean, hh = np.asarray(own.sums.h, np.float64) / float(own.n), near(own.sums.hh)
+    squares = hh.diagonal().astype(np.float64) / float(own.n)
+    unit = numerically_zero(np.ones_like(side.values, shape=len(mean)))[0]
+    live = squares > 0
+    suspect = _all_values(side)[: live.sum()].min() < 10 * unit * squares.max()
+    if suspect and np.sum(squares) > LARGE_MEAN * np.sum(squares - mean * mean) and len(mean) <= WIDEST:
+        spread = hh.astype(np.float64) / float(own.n) - np.outer(mean, mean)
+        rounding = np.sqrt(unit * squares[live])
+        spread = spread[np.ix_(live, live)] / np.outer(rounding, rounding)
         # Fewer rows leave directions empty, and one direction may be the mean's own.
-        hidden = int(np.sum(np.linalg.eigvalsh(spread) < 10)) - max(d - int(n) + 1, 0) - 1
+        hidden = int(np.sum(np.linalg.eigvalsh(spread) < 10)) - max(len(spread) - int(own.n) + 1, 0) - 1
         if hidden > 0:
             warnings.warn(
                 f"{name} moments: what is spread about a mean of norm {np.linalg.norm(mean):,.4g} is lost in "
