@@ -69,9 +69,9 @@ def one_lapack_thread(width: int = 0) -> Iterator[None]:
     """Inside, the LAPACK of SciPy's wheels, which jaxlib calls on a CPU, works on one thread; afterwards on as many as before.
 
     Its threads wait for each other at every step, spinning. Beside processes that keep the cores busy a ranking of three models
-    takes twice as long with them, now and then twenty times (`benchmarks.first_call`); on idle cores they save nothing below 1,024
-    features. Rankings and sweeps do this by themselves. Who has set `OPENBLAS_NUM_THREADS` or `OMP_NUM_THREADS` is obeyed; where
-    SciPy was built with another library nothing changes.
+    takes twice as long with them, now and then twenty times (`benchmarks.first_call`); on idle cores they save nothing below
+    1,024 features. Rankings and sweeps do this by themselves. Who has set `OPENBLAS_NUM_THREADS` or `OMP_NUM_THREADS` is obeyed;
+    where SciPy was built with another library nothing changes.
 
     Args:
         width: features of the widest model; with 2,048 and more nothing changes either.
