@@ -35,7 +35,7 @@ from w2s_jax._core.factor import numerically_zero, reflection, zeroed
 from w2s_jax._core.normalize import participation_ratio
 from w2s_jax._core.response import OnNonzero, apply_response, in_units
 from w2s_jax.moments import ModelMoments, Moments, Shift, model_sums, moments, pair_sums
-from w2s_jax.spectrum import Spectrum, checked_rank, spectrum, spectrum_of_moment, spectrum_of_rows
+from w2s_jax.spectrum import Spectrum, checked_rank, is_large, spectrum, spectrum_of_moment, spectrum_of_rows
 
 FEW = 2.0  # directions that hold nearly all: then it is looked whether the others are lost
 LOST = 0.1  # of an eigenvalue: what is off by more is lost
@@ -396,7 +396,7 @@ def _near(h: Array, y: Array | None = None) -> Shift:
     h = jax.lax.stop_gradient(h.astype(accumulation_dtype(h.dtype)))
     about = h - h[0]
     off = jnp.mean(about, 0)
-    large = jnp.sum(jnp.square(off + h[0])) > jnp.max(jnp.mean(about * about, 0) - off * off)
+    large = is_large(off + h[0], jnp.mean(about * about, 0) - off * off)
     return Shift(jnp.where(large, h[0], 0), None if y is None else jnp.zeros_like(y[0], h.dtype))
 
 
@@ -438,7 +438,7 @@ def _few_rows_basis(h: Array) -> _Basis:
     """Of n rows by their products, about the mean if it is large: what that adds is in one coordinate once rows are reflected."""
     n, about = h.shape[0], centered(h)
     mean, ones = h[0] - about[0], jnp.ones(n, h.dtype)
-    large = jnp.sum(mean * mean) > jnp.max(jnp.sum(about * about, 1))
+    large = is_large(mean, jnp.mean(about * about, 0))
     rows, mean = jnp.where(large, about, h), jnp.where(large, mean, 0)
     turn = reflection(jnp.where(large, ones, 0))
     along = turn(matmul(rows, mean)) + jnp.sum(mean * mean) / 2 * turn(ones)

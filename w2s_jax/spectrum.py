@@ -41,6 +41,7 @@ from w2s_jax._core.response import whole
 from w2s_jax._core.subspace import Dense, Operator, Pairs, SecondMoment, leading_pairs, solve_outside
 
 Rule = Literal["threshold", "rank", "explained_variance", "hard_threshold"]
+LARGE = 16.0  # times the largest variance: a mean's square from which single precision adds it last
 
 
 @jax.tree_util.register_dataclass
@@ -123,12 +124,16 @@ def spectrum_of_moment(
     known = jax.lax.stop_gradient(known)
     if mean is None:
         return Spectrum(*_graded_eigh(moment, known), n)
-    # A mean below the spread takes no digits from it.
-    turn = reflection(jnp.where(jnp.sum(mean * mean) > jnp.max(jnp.diagonal(moment)), mean, 0))
+    turn = reflection(jnp.where(is_large(mean, jnp.diagonal(moment)), mean, 0))
     turned = turn(mean)
     squares = turn.squares(known) + jnp.square(jax.lax.stop_gradient(turned))
     values, vectors, coupling = _graded_eigh(turn.both(moment) + outer(turned, turned), squares)
     return Spectrum(values, turn(vectors), coupling, n)
+
+
+def is_large(mean: Array, variances: Array) -> Array:
+    """Whether a mean (d,) takes digits from what is spread about it."""
+    return jnp.sum(mean * mean) > LARGE * jnp.max(variances)
 
 
 def spectrum_of_rows(h: Float[Array, "n d"], rank: int) -> Spectrum:

@@ -286,13 +286,15 @@ def predictor(
 
 
 def one_of_each(
-    predictors: Iterable[str | Predictor],
+    predictors: Iterable[str | Predictor] | Mapping[str, Predictor],
     known: dict[str, Predictor],
     taken: Iterable[str],
     offered: Iterable[str] | None = None,
 ) -> tuple[Predictor, ...]:
     """Predictors, some by name; raises InputError for an unknown name, with those that are `offered` (by default all that are
     known), for two of one name or one that is taken."""
+    if isinstance(predictors, Mapping) and all(isinstance(of, Predictor) for of in predictors.values()):
+        predictors = predictors.values()  # of `PREDICTORS`, or one's own table
     if isinstance(predictors, str | Predictor | Mapping) or not isinstance(predictors, Iterable):
         raise InputError(f"predictors must be a list, got {predictors!r}")
     found: dict[str, Predictor] = {}
