@@ -41,7 +41,7 @@ from w2s_jax._core.response import whole
 from w2s_jax._core.subspace import Dense, Operator, Pairs, SecondMoment, leading_pairs, solve_outside
 
 Rule = Literal["threshold", "rank", "explained_variance", "hard_threshold"]
-LARGE = 16.0  # times the largest variance: a mean's square from which single precision adds it last
+LARGE = 4.0  # times the largest variance: a mean's square from which single precision adds it last
 
 
 @jax.tree_util.register_dataclass
