@@ -7,7 +7,7 @@ import pytest
 from conftest import relative_error
 
 from w2s_jax import rank_supervisors
-from w2s_jax.ranking.predicted import Prediction, predicted_errors, said_of
+from w2s_jax.ranking.predicted import Prediction, Scored, predict, predicted_errors, said_of
 from w2s_jax.ranking.scores import Evidence
 
 MODELS, FOLDS, DRAWS = 8, 3, 400
@@ -114,3 +114,21 @@ def test_the_sentence_stands_below_the_table():
     assert table.to_dict()["notes"] == list(table.notes)
     assert table.notes[0][:40] in table.sort_by("cka")._repr_html_()
     assert rank_supervisors(weak, both).notes == ()
+
+
+def test_a_teacher_without_numbers_costs_no_other_its_prediction():
+    """What rounding has made of one model is NaN for that one; the others are as without it."""
+    of, _ = evidence(0.1, 0.1)
+    parts = lambda i: Evidence(*(x[i] for x in of[:3]))
+    lost = Evidence(*(np.full_like(x[0], np.nan) for x in of[:3]))
+    pairs = {("s", str(i)): Scored({}, parts(i)) for i in range(MODELS)}
+    without = {key: Scored({}, scored.evidence) for key, scored in pairs.items()}
+    pairs["s", "lost"] = Scored({}, lost)
+    said = predict(pairs, 1.0)["s"]
+    predict(without, 1.0)
+    assert np.isnan(pairs["s", "lost"].scores["predicted_error"].value)
+    for key, scored in without.items():
+        assert pairs[key].scores["predicted_error"] == scored.scores["predicted_error"]
+    assert "differ" in said_of("s", said, 30, 0.5)
+    alone = {("s", "lost"): Scored({}, lost)}
+    assert said_of("s", predict(alone, 1.0)["s"], 30, 0.5)

@@ -36,11 +36,23 @@ def predict(pairs: dict[tuple[str, str], Scored], fitted: float) -> dict[str, Pr
     for strong in dict.fromkeys(key[0] for key in pairs):
         own = [scored for key, scored in pairs.items() if key[0] == strong]
         evidence = Evidence(*(np.stack(parts) for parts in zip(*(scored.evidence[:3] for scored in own), strict=True)))
-        prediction = predicted_errors(evidence, fitted)
+        prediction = _of_told(evidence, fitted)
         for scored, value, error in zip(own, prediction.value, prediction.error, strict=True):
             scored.scores["predicted_error"] = Score(value, error)
         said[strong] = prediction
     return said
+
+
+def _of_told(evidence: Evidence, fitted: float) -> Prediction:
+    """From the teachers of whom something is known: of one that rounding has left without numbers nothing is predicted, and it
+    keeps no other from its own."""
+    told = np.all([np.isfinite(x).all(1) for x in evidence[:3]], 0)
+    if told.all() or not told.any():
+        return predicted_errors(evidence, fitted)
+    found = predicted_errors(Evidence(*(x[told] for x in evidence[:3])), fitted)
+    value, error = np.full((2, len(told)), np.nan)
+    value[told], error[told] = found.value, found.error
+    return found._replace(value=value, error=error)
 
 
 class Prediction(NamedTuple):
@@ -98,14 +110,14 @@ def _mean(said: list, variances: list[float], fitted: float, trust: float = 1.0)
 
 def said_of(name: str, prediction: Prediction, labels: int, share: float) -> str:
     """One sentence: what the order of a strong model's teachers rests on, who is level with the first, and if it means much."""
-    logs = np.sort(np.log(prediction.value))
-    level = int(np.sum(logs - logs[0] <= LEVEL * prediction.apart))
+    logs = np.sort(np.log(prediction.value[np.isfinite(prediction.value)]))
     rests = f"{name}: {labels} labels, of which it expresses {share:.0%}"
     if share < LITTLE:
         return f"{rests}: there is little to teach, and labels as few may order teachers wrongly"
     rests = f"{rests}; trial's weight {prediction.weight:.1f}"
-    if len(logs) == 1:
+    if len(logs) < 2:
         return rests
+    level = int(np.sum(logs - logs[0] <= LEVEL * prediction.apart))
     return f"{rests}; the first {'differs from all others' if level == 1 else f'{level} do not differ beyond their errors'}"
 
 

@@ -633,7 +633,8 @@ def _model(side: str, name: str, rows: Any, dtype: Any, normalize: Normalize, ro
         rows = Watched(rows, label, normalize)
     if not has_few_rows(rows):
         return about_first_row(label, rows, dtype, normalize)
-    return about_first_row(label, CompactRows(rows, label, dtype, normalize, keep=side == "strong"), dtype)
+    compact = CompactRows(rows, label, dtype, normalize, keep=side == "strong")
+    return ModelRows(label, compact, compact.origin())
 
 
 def _dtype(*models: Mapping[str, Any]) -> Any:

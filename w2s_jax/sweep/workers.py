@@ -113,7 +113,7 @@ class Workers:
             return source._replace(rows=rows)
         left = after_unit_rows(self.config.normalize, self.config.rows)
         compact = CompactRows(rows, source.name, self.inputs.dtype, left, keep=True)
-        return ModelRows(source.name, compact, np.asarray(compact[0:1]))
+        return ModelRows(source.name, compact, compact.origin())
 
     def _model(self, source: ModelRows, m: ModelMoments) -> Model:
         dtype = self.inputs.dtype
