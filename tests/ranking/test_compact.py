@@ -33,7 +33,7 @@ def test_a_ranking_is_that_of_all_features(x64, monkeypatch, normalize, threshol
 
 
 def test_products_of_rows_stay(x64):
-    """They are those of the features, about the mean if centred: in single precision neither a large one nor a first row that is
+    """They are those of the features, about the mean if asked: in single precision neither a large one nor a first row that is
     far from it costs digits then."""
     h = WIDE[70]
     plain = CompactRows(h, "h", np.float64, "none", keep=True)
@@ -43,7 +43,7 @@ def test_products_of_rows_stay(x64):
     assert plain.origin().tolist() == [plain[0:N][0].tolist()]
     h = h * np.r_[100, np.ones(N - 1)][:, None]
     about = (h - h.mean(0)) @ (h - h.mean(0)).T
-    compact = CompactRows(h + 1e6, "h", np.float32, "scale", keep=True)
+    compact = CompactRows(h + 1e6, "h", np.float32, "scale", keep=True, about_mean=True)
     moved = compact[0:N]
     assert moved.dtype == np.float32 and not compact.origin().any()
     np.testing.assert_allclose(moved @ moved.T, about, atol=1e-6 * np.max(about))

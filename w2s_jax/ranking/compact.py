@@ -24,12 +24,15 @@ class CompactRows:
     """Rows (n, n) in place of n < d rows of d features, which are read whole when rows are first asked for.
 
     `label` names them in messages; `normalize`: what is done to features is done here where they are scaled each, and unless
-    heads have no bias rows are taken about their mean, so that neither a large one nor a stray first row costs digits;
-    `keep`: for more than one pass over the rows, otherwise they are let go with the last one.
+    heads have no bias rows are taken about the first one, so that a large mean costs no digits, or `about_mean`, so that a stray
+    first row costs none either; `keep`: for more than one pass over the rows, otherwise they are let go with the last one.
     """
 
-    def __init__(self, rows: Any, label: str, dtype: Any, normalize: Normalize, keep: bool) -> None:
+    def __init__(
+        self, rows: Any, label: str, dtype: Any, normalize: Normalize, keep: bool, about_mean: bool = False
+    ) -> None:
         self._rows, self._label, self._keep = rows, label, keep
+        self._about_mean = about_mean and normalize != "none"
         self._normalize: Normalize = normalize
         self._held: np.ndarray | None = None
         self.shape, self.dtype = (rows.shape[0], rows.shape[0]), np.dtype(dtype)
@@ -50,7 +53,7 @@ class CompactRows:
     def origin(self) -> np.ndarray:
         """What sums are to be taken about (1, n): zero, of rows about their mean, otherwise the first row."""
         first = self[0:1]
-        return first if self._normalize == "none" else np.zeros_like(first)
+        return np.zeros_like(first) if self._about_mean else np.asarray(first)
 
     def _compact(self) -> np.ndarray:
         rows = np.asarray(self._rows[0 : self.shape[0]])
@@ -59,16 +62,12 @@ class CompactRows:
         rounding = rounding_of(rows.dtype, self._normalize)
         with np.errstate(over="ignore", invalid="ignore"):
             rows = normalised_rows(rows, rounding) if rounding >= 0 else rows.astype(np.float64)
-            rows = rows if self._normalize == "none" else _about_mean(rows)
+            rows = rows if self._normalize == "none" else rows - rows[0]
+            rows = rows - rows.mean(0) if self._about_mean else rows
             found = _square_root(rows, self.dtype).astype(self.dtype)
         if not np.isfinite(found).all():
             raise InputError(f"{self._label} is too large: its squares overflow {self.dtype}")
         return found
-
-
-def _about_mean(rows: np.ndarray) -> np.ndarray:
-    rows = rows - rows[0]
-    return rows - rows.mean(0)
 
 
 def _square_root(rows: np.ndarray, dtype: np.dtype) -> np.ndarray:

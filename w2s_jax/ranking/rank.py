@@ -633,7 +633,7 @@ def _model(side: str, name: str, rows: Any, dtype: Any, normalize: Normalize, ro
         rows = Watched(rows, label, normalize)
     if not has_few_rows(rows):
         return about_first_row(label, rows, dtype, normalize)
-    compact = CompactRows(rows, label, dtype, normalize, keep=side == "strong")
+    compact = CompactRows(rows, label, dtype, normalize, keep=side == "strong", about_mean=True)
     return ModelRows(label, compact, compact.origin())
 
 
