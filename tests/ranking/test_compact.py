@@ -7,7 +7,7 @@ import pytest
 
 from w2s_jax import InputError, rank_supervisors
 from w2s_jax.ranking import rank
-from w2s_jax.ranking.compact import CompactRows
+from w2s_jax.ranking.compact import CompactRows, about_origin
 
 N = 40
 RNG = np.random.default_rng(0)
@@ -33,19 +33,19 @@ def test_a_ranking_is_that_of_all_features(x64, monkeypatch, normalize, threshol
 
 
 def test_products_of_rows_stay(x64):
-    """They are those of the features, about the mean if asked: in single precision neither a large one nor a first row that is
+    """They are those of the features, about the mean if centred: in single precision neither a large one nor a first row that is
     far from it costs digits then."""
     h = WIDE[70]
     plain = CompactRows(h, "h", np.float64, "none", keep=True)
     assert plain.shape == (N, N)
     np.testing.assert_allclose(plain[0:N] @ plain[0:N].T, h @ h.T, rtol=1e-12)
     np.testing.assert_array_equal(np.concatenate([plain[0:17], plain[17:N]]), plain[0:N])
-    assert plain.origin().tolist() == [plain[0:N][0].tolist()]
+    assert about_origin("h", plain, "none").shift.tolist() == plain[0:1].tolist()
     h = h * np.r_[100, np.ones(N - 1)][:, None]
     about = (h - h.mean(0)) @ (h - h.mean(0)).T
-    compact = CompactRows(h + 1e6, "h", np.float32, "scale", keep=True, about_mean=True)
+    compact = CompactRows(h + 1e6, "h", np.float32, "scale", keep=True)
     moved = compact[0:N]
-    assert moved.dtype == np.float32 and not compact.origin().any()
+    assert moved.dtype == np.float32 and not about_origin("h", compact, "scale").shift.any()
     np.testing.assert_allclose(moved @ moved.T, about, atol=1e-6 * np.max(about))
     assert np.abs(moved.mean(0)).max() < 1e-6 * np.abs(moved).max()
 

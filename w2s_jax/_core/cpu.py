@@ -102,12 +102,10 @@ def _lapack_threads() -> _Threads | None:
     spec = find_spec("scipy")
     folder = Path(spec.origin).parent if spec and spec.origin else Path()
     for file in (*folder.parent.glob("scipy.libs/*openblas*"), *folder.glob(".dylibs/*openblas*")):
-        library = ctypes.CDLL(str(file))
         for prefix in ("scipy_openblas", "openblas"):
-            with suppress(AttributeError):
-                return _Threads(
-                    getattr(library, f"{prefix}_set_num_threads"), getattr(library, f"{prefix}_get_num_threads")
-                )
+            with suppress(AttributeError, OSError):
+                library = ctypes.CDLL(str(file))
+                return _Threads(library[f"{prefix}_set_num_threads"], library[f"{prefix}_get_num_threads"])
     return None
 
 

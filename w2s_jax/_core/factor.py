@@ -20,9 +20,7 @@ from w2s_jax._core.arrays import matmul, outer
 
 SPLIT = 1e-3  # of the largest eigenvalue: those below have an eigensolve of their own, where one is not enough
 ROUGH = 16  # times the eigenvalue that is rounding: known to a digit or two
-UNEQUAL = (
-    16  # times the square of the least feature: where the largest is above, the others know more than it lets be seen
-)
+UNEQUAL = 16  # times the square of the least feature: a larger one hides what the others still tell
 
 
 @cpu.one_at_a_time

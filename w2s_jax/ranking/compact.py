@@ -13,6 +13,7 @@ import numpy as np
 
 from w2s_jax._core.checks import InputError, require_finite
 from w2s_jax._core.normalize import Normalize, normalised_rows, rounding_of
+from w2s_jax.ranking.cells import ModelRows
 
 
 def has_few_rows(rows: Any) -> bool:
@@ -24,8 +25,8 @@ class CompactRows:
     """Rows (n, n) in place of n < d rows of d features, which are read whole when rows are first asked for.
 
     `label` names them in messages; `normalize`: what is done to features is done here where they are scaled each, and unless
-    heads have no bias rows are taken about the first one, so that a large mean costs no digits, or `about_mean`, so that a stray
-    first row costs none either; `keep`: for more than one pass over the rows, otherwise they are let go with the last one.
+    heads have no bias rows are taken about their mean, so that neither a large one nor a stray first row costs digits;
+    `keep`: for more than one pass over the rows, otherwise they are let go with the last one.
     """
 
     def __init__(
@@ -50,11 +51,6 @@ class CompactRows:
             self._held = None
         return found
 
-    def origin(self) -> np.ndarray:
-        """What sums are to be taken about (1, n): zero, of rows about their mean, otherwise the first row."""
-        first = self[0:1]
-        return np.zeros_like(first) if self._about_mean else np.asarray(first)
-
     def _compact(self) -> np.ndarray:
         rows = np.asarray(self._rows[0 : self.shape[0]])
         require_finite(f"the values of {self._label}", rows)
@@ -62,12 +58,22 @@ class CompactRows:
         rounding = rounding_of(rows.dtype, self._normalize)
         with np.errstate(over="ignore", invalid="ignore"):
             rows = normalised_rows(rows, rounding) if rounding >= 0 else rows.astype(np.float64)
-            rows = rows if self._normalize == "none" else rows - rows[0]
-            rows = rows - rows.mean(0) if self._about_mean else rows
+            rows = rows if self._normalize == "none" else _about_mean(rows)
             found = _square_root(rows, self.dtype).astype(self.dtype)
         if not np.isfinite(found).all():
             raise InputError(f"{self._label} is too large: its squares overflow {self.dtype}")
         return found
+
+
+def about_origin(name: str, rows: Any, normalize: Normalize) -> ModelRows:
+    """Compact rows, whose sums are taken about their mean, which is zero, or if heads have no bias about the first one."""
+    first = np.asarray(rows[0:1])
+    return ModelRows(name, rows, first if normalize == "none" else np.zeros_like(first))
+
+
+def _about_mean(rows: np.ndarray) -> np.ndarray:
+    rows = rows - rows[0]
+    return rows - rows.mean(0)
 
 
 def _square_root(rows: np.ndarray, dtype: np.dtype) -> np.ndarray:

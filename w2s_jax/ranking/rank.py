@@ -61,7 +61,7 @@ from w2s_jax.ranking.cells import (
     stacked,
     total,
 )
-from w2s_jax.ranking.compact import CompactRows, has_few_rows
+from w2s_jax.ranking.compact import CompactRows, about_origin, has_few_rows
 from w2s_jax.ranking.crossfit import Score, Settings, WeakCells, prior_draws
 from w2s_jax.ranking.folds import Layout, as_groups, lay_out
 from w2s_jax.ranking.from_rows import KeptRows, order_of, rows_scorer
@@ -633,8 +633,8 @@ def _model(side: str, name: str, rows: Any, dtype: Any, normalize: Normalize, ro
         rows = Watched(rows, label, normalize)
     if not has_few_rows(rows):
         return about_first_row(label, rows, dtype, normalize)
-    compact = CompactRows(rows, label, dtype, normalize, keep=side == "strong", about_mean=True)
-    return ModelRows(label, compact, compact.origin())
+    compact = CompactRows(rows, label, dtype, normalize, keep=side == "strong")
+    return about_origin(label, compact, normalize)
 
 
 def _dtype(*models: Mapping[str, Any]) -> Any:

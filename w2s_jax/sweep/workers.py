@@ -18,7 +18,7 @@ from w2s_jax._core.normalize import after_unit_rows
 from w2s_jax.devices.hosts import Hosts
 from w2s_jax.moments import ModelMoments
 from w2s_jax.ranking.cells import ModelRows
-from w2s_jax.ranking.compact import CompactRows
+from w2s_jax.ranking.compact import CompactRows, about_origin
 from w2s_jax.ranking.unit_rows import UnitRows
 from w2s_jax.sweep.config import SweepConfig
 from w2s_jax.sweep.inputs import Inputs, wants_own_means
@@ -113,7 +113,7 @@ class Workers:
             return source._replace(rows=rows)
         left = after_unit_rows(self.config.normalize, self.config.rows)
         compact = CompactRows(rows, source.name, self.inputs.dtype, left, keep=True)
-        return ModelRows(source.name, compact, compact.origin())
+        return about_origin(source.name, compact, left)
 
     def _model(self, source: ModelRows, m: ModelMoments) -> Model:
         dtype = self.inputs.dtype
@@ -165,7 +165,7 @@ class Workers:
         found = {}
         for name, (model, _) in entries.items():
             source, rows = self.inputs.sources[name], np.asarray(model.rows)
-            found[name] = ModelRows(source.name, rows, rows[:1]) if rows.size else source
+            found[name] = about_origin(source.name, rows, self.config.normalize) if rows.size else source
         return found
 
     def _given(self, name: str) -> Any:
