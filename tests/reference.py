@@ -336,10 +336,13 @@ def group_projection(groups: np.ndarray) -> np.ndarray:
     return np.where(same & (sizes > 1), 1 / sizes, 0.0)
 
 
+LEAST_SHARE = 0.35
+
+
 def label_posterior(
     h_all: np.ndarray, h: np.ndarray, y: np.ndarray, grid: tuple, groups: np.ndarray | None = None
 ) -> list[tuple]:
-    """(weight, mean, covariance, noise variance, c) for every output and point (p, R, c) of a grid, from m x m solves."""
+    """(weight, mean, covariance, noise variance, c) for every output and point (p, R, c) of a grid, R >= .35, by m x m solves."""
     h_all, h, y = _f64(h_all), _f64(h), _f64(y).reshape(len(h), -1)
     lam, v = np.linalg.eigh(h_all.T @ h_all / len(h_all))
     kept = lam > NUMERICALLY_ZERO * lam[-1]
@@ -348,6 +351,8 @@ def label_posterior(
     for t in y.T:
         found = []
         for p, share, c in itertools.product(*grid):
+            if share < LEAST_SHARE:
+                continue
             power = np.where(kept, np.where(kept, lam, 1) ** (p - 1), p == 1)
             gamma = v * (power / np.sum(power * lam)) @ v.T
             kernel = share * h @ gamma @ h.T + (1 - share) * (np.eye(len(h)) + c * related)

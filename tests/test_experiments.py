@@ -9,12 +9,13 @@ import pytest
 
 import w2s_jax as w2s
 from benchmarks import leaderboard
-from benchmarks.experiments import measure, mixtures, results, run
+from benchmarks.experiments import measure, mixtures, priors, results, run
 from benchmarks.experiments.page import page, tables
 from benchmarks.experiments.text.tasks import FILES, alike, chosen, load
 from benchmarks.experiments.text.teachers import plain
 from w2s_jax.predictors import PREDICTORS
-from w2s_jax.ranking.folds import deal
+from w2s_jax.ranking.folds import deal, grouped_folds
+from w2s_jax.theory import group_moments, label_posterior, posterior_experiment
 
 DATA = Path(os.environ.get("W2S_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
@@ -103,6 +104,25 @@ def test_a_task_is_kept_as_it_ends_and_becomes_a_page(rows, tmp_path, monkeypatc
     np.testing.assert_allclose(cell.expected("1", 1.0), cell.scores["expected_error"], rtol=0.05)  # other folds
     text = page(cells)
     assert "trial_error:all" in text and "nan" not in text
+
+
+def test_the_map_s_posterior_errors_are_the_package_s(rows):
+    """For every least share, labels of some rows of related groups, features on one scale."""
+    own, y = rows
+    groups, known = np.arange(120) // 2, np.arange(30)
+    z, h = (priors.prepared(own[name], "features") for name in ("big:layer1", "small:layer1"))
+    weak = {"small:layer1": own["small:layer1"]}
+    found = priors.expected_map(weak, own["big:layer1"], groups, (1e-2,), "features", y, {"some": known})
+    fold = grouped_folds(groups, 3, np.random.default_rng(0))
+    blocks = [w2s.moments(h[fold == k], z[fold == k]) for k in range(3)]
+    related = [group_moments(h[fold == k], groups=groups[fold == k]) for k in range(3)]
+    about = (y[known] - y[known].mean()) / y.std()
+    for least in priors.LEAST_SHARES:
+        posterior = label_posterior(w2s.model_moments(z), z[known], about, groups=groups[known], least_share=least)
+        roles = [(*(blocks[(k + i) % 3] for i in range(3)), 1e-2, 1e-2, posterior) for k in range(3)]
+        wanted = np.mean([posterior_experiment(*of, groups=related[k])[0] for k, of in enumerate(roles)])
+        np.testing.assert_allclose(found[f"least:{least:g}:some"], wanted, rtol=1e-3)
+    assert found["least:0:some"] != found["least:0.5:some"]
 
 
 @pytest.mark.everything

@@ -14,8 +14,8 @@ from scipy.stats import norm
 
 from benchmarks.experiments.mixtures import mixtures_page
 from benchmarks.experiments.norms import draw_norms, norms_page
-from benchmarks.experiments.priors import PRIORS
-from benchmarks.experiments.results import Cell, read_results, title_of
+from benchmarks.experiments.priors import LEAST, LEAST_SHARES, PRIORS
+from benchmarks.experiments.results import PRIOR, Cell, read_results, title_of
 from benchmarks.experiments.tables import grouped, mean, number, table
 from w2s_jax._core.ranks import spearman
 from w2s_jax.leaderboard import LEVEL, Standing, judge
@@ -39,7 +39,7 @@ def page(cells: Sequence[Cell]) -> str:
 def tables(cells: Sequence[Cell]) -> dict[str, str]:
     """The page's parts that need no resampling."""
     first = [cell for cell in cells if cell.scaling == cells[0].scaling]
-    parts = (_by_task, _by_ridge, norms_page, _intervals, _priors, _aims)
+    parts = (_by_task, _by_ridge, norms_page, _intervals, _priors, _least_shares, _aims)
     return {"heads": _heads(cells)} | {part.__name__: part(first) for part in parts}
 
 
@@ -159,6 +159,29 @@ def _priors(cells: Sequence[Cell]) -> str:
         lines.append([strong, task, *(number(mean(of(cell, p, noise) for cell in own)) for p, noise in chosen)])
     text = "Spearman of the expected error, by the label prior's p and the noise nu; means over ridge strengths."
     return f"## Priors and noise\n\n{text}\n\n{table(lines)}"
+
+
+def _least_shares(cells: Sequence[Cell]) -> str:
+    """The posterior error for other least shares of the labels that the strong model is taken to express."""
+    sets = dict.fromkeys(name.rpartition(":")[2] for name in cells[0].columns if name.startswith(PRIOR + LEAST))
+    column = lambda least, named: f"{PRIOR}{LEAST}{least:g}:{named}"
+    of = lambda cell, *which: spearman(cell.columns[column(*which)], cell.columns["student_error"])
+    titles = [f"R >= {least:g}, {title_of(f':{named}')[1:]} labels" for named in sets for least in LEAST_SHARES]
+    by_task = {
+        task: np.array([[mean(of(cell, least, named) for cell in own) for least in LEAST_SHARES] for named in sets])
+        for task, own in grouped(cells, lambda cell: cell.task)
+    }
+    lines = [["task", *titles, "best R elsewhere"]]
+    for task, found in by_task.items():
+        others = [x for name, x in by_task.items() if name != task]
+        best = f"{LEAST_SHARES[int(np.argmax(np.mean(others, (0, 1))))]:g}" if others else ""
+        lines.append([task, *map(number, found.ravel()), best])
+    lines.append(["all", *map(number, np.mean(list(by_task.values()), 0).ravel()), ""])
+    text = (
+        "Spearman of the posterior error by the least share R of the labels that the strong model is taken to express, dense and "
+        "on its own; means over strong models and ridge strengths. Last: which R is best on all other tasks."
+    )
+    return f"## The least share\n\n{text}\n\n{table(lines)}"
 
 
 def _aims(cells: Sequence[Cell]) -> str:

@@ -44,8 +44,8 @@ def run_task(
     ridges: Sequence[float] = RIDGES,
     say: Callable[[str], None] = print,
 ) -> None:
-    """Fills `folder` with `SCALING.npz` of every scaling, `priors.npz`, `predictors.npz`, `norms.npz`, `mixtures.npz`; what is
-    there is not computed again.
+    """Fills `folder` with `SCALING-measured.npz` and, with scores beside that, `SCALING.npz` of every scaling, `priors.npz`,
+    `predictors.npz`, `norms.npz`, `mixtures.npz`; what is there is not computed again.
 
     rows: name -> representation (n, d) of all models, the strong ones too; y (n, c); groups (n,).
     """
@@ -59,18 +59,23 @@ def run_task(
         if file.exists():
             _require_strong(file, strong)
             continue
-        say(f"{folder.name}, {scaling}: measuring")
-        found = measured(rows, students, y, splits, ridges, scaling)
+        errors = folder / f"{scaling}-measured.npz"
+        if not errors.exists():
+            say(f"{folder.name}, {scaling}: measuring")
+            about = {"weak": list(rows), "strong": list(strong), "ridges": ridges, "n": [len(x[0]) for x in splits]}
+            _replaced(errors, {**about, **measured(rows, students, y, splits, ridges, scaling)})
+        _require_strong(errors, strong)
         say(f"{folder.name}, {scaling}: scoring")
         labels = label_sets(splits, LABELS if scaling == SCALINGS[0] else (), DRAWS)
         said = scores(rows, students, y, labels, groups, ridges, scaling)
-        about = {"weak": list(rows), "strong": list(strong), "ridges": ridges, "n": [len(part[0]) for part in splits]}
-        _replaced(file, {**about, **found, **said})
+        with np.load(errors) as found:
+            _replaced(file, {**found, **said})
 
     file = folder / "priors.npz"
     if not file.exists():
         say(f"{folder.name}, {SCALINGS[0]}: priors")
-        maps = [expected_map(rows, z, groups, ridges, SCALINGS[0]) for z in students.values()]
+        labels = label_sets(splits, LABELS, DRAWS)
+        maps = [expected_map(rows, z, groups, ridges, SCALINGS[0], y, labels) for z in students.values()]
         _replaced(file, {name: np.stack([of[name] for of in maps]) for name in maps[0]})
     file = folder / "predictors.npz"
     if not file.exists():

@@ -295,6 +295,16 @@ def test_raw_representations_of_any_scale(scale):
     assert tables_differ(tables[1], tables[0], 1e-3, 0.1) == {}
 
 
+@pytest.mark.parametrize("scale", [1e-12, 1e12])
+def test_no_direction_is_said_to_hide_others_for_its_units(scale, recwarn):
+    """One that holds most and one that does not, whatever their scale; squares of such moments are out of float32's range."""
+    h = np.random.default_rng(0).standard_normal((60, 30)).astype(np.float32)
+    alone = h * np.where(np.arange(30) == 3, 1e4, 1).astype(np.float32)
+    rank_supervisors({"even": np.float32(scale) * h, "alone": np.float32(scale) * alone}, h, normalize="none")
+    said = [str(one.message) for one in recwarn if "directions holds" in str(one.message)]
+    assert len(said) == 1 and "'alone'" in said[0] and "100.000%" in said[0]
+
+
 @pytest.mark.parametrize("scale", [1e-15, 1e-12, 1e12, 1e15])
 def test_what_is_concentrated_is_seen_at_any_scale(scale):
     """The squares of such eigenvalues vanish in float32, which gave infinitely many directions, or overflow, which gave none."""

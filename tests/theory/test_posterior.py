@@ -98,18 +98,22 @@ def test_heads_with_an_intercept(m, related, x64):
     assert relative_error(np.array(found), np.array(expected)) <= 1e-9
 
 
-def test_without_labels_it_is_the_expected_experiment_averaged(x64):
-    """Over all p and R alike, in units of the labels' mean square, which is signal and noise."""
+@pytest.mark.parametrize(("least", "counted"), [(0.0, SHARES), (0.2, SHARES[1:]), (0.9, SHARES[2:])])
+def test_without_labels_it_is_the_expected_experiment_averaged(least, counted, x64):
+    """Over all p and all R that are large enough alike, in units of the labels' mean square, which is signal and noise."""
     h_w, h_s, _, _ = given(10)
     blocks = blocks_of(h_w, h_s)
-    posterior = label_posterior(model_moments(h_s), priors=PRIORS, shares=SHARES)
+    posterior = label_posterior(model_moments(h_s), priors=PRIORS, shares=SHARES, least_share=least)
     found = posterior_experiment(*blocks, 0.1, 0.2, posterior)
     each = [
-        R * np.array(expected_experiment(*blocks, 0.1, 0.2, prior=p, noise=(1 - R) / R)) for p in PRIORS for R in SHARES
+        R * np.array(expected_experiment(*blocks, 0.1, 0.2, prior=p, noise=(1 - R) / R))
+        for p in PRIORS
+        for R in counted
     ]
     assert relative_error(np.array(found), np.mean(each, 0)) <= 1e-10
-    assert relative_error(posterior.signal, np.mean(SHARES)) <= 1e-10
-    assert relative_error(posterior.noise, 1 - np.mean(SHARES)) <= 1e-10
+    assert relative_error(posterior.signal, np.mean(counted)) <= 1e-10
+    assert relative_error(posterior.noise, 1 - np.mean(counted)) <= 1e-10
+    assert relative_error(posterior.share, np.mean(SHARES)) <= 1e-10
 
 
 def test_it_learns_what_the_labels_are(x64):
@@ -119,7 +123,11 @@ def test_it_learns_what_the_labels_are(x64):
     strong, noise = model_moments(h), rng.standard_normal(400)
     leading, blind = h[:, 0] + 0.01 * noise, noise
     assert label_posterior(strong, h, leading).share > 0.9
-    assert label_posterior(strong, h, blind).share < 0.1
+    unseen = label_posterior(strong, h, blind)
+    assert unseen.share < 0.1
+    assert unseen.signal >= 0.53 * unseen.noise  # R = .35 is the least that teachers are told apart by
+    plain = label_posterior(strong, h, blind, least_share=0)
+    assert plain.share == unseen.share == pytest.approx(plain.signal / (plain.signal + plain.noise))
     few = label_posterior(strong, h[:15], leading[:15])
     assert few.second[0, 0] > 0.8
     assert label_posterior(strong, h[:15], 3 * leading[:15]).signal == pytest.approx(9 * few.signal)
@@ -222,6 +230,7 @@ def test_bad_input_is_named(unchecked):
         ),
         r"priors must be at least 0, got -1": lambda: label_posterior(strong, priors=(-1.0,)),
         r"priors must be a list of numbers, got shape \(\)": lambda: label_posterior(strong, priors=1.0),
+        r"least_share must be at least 0, got -0.1": lambda: label_posterior(strong, least_share=-0.1),
         r"shares must lie between 0 and 1, got 0 to 0.5": lambda: label_posterior(strong, shares=(0.0, 0.5)),
         r"correlations must be above -1, got -1": lambda: label_posterior(
             strong, h_s[:10], y, groups=groups[:10], correlations=(-1.0,)

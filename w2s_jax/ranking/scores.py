@@ -316,7 +316,8 @@ def _score_one(
     scores |= _predicted(predictors, weak, shared, folds, settings, normalize)
     S = insample.pooled_moment(shared.blocks, weak.own.hh)
     short = None if shared.plan is None else students.short
-    return Size(size, jnp.square(jnp.trace(S)) / jnp.sum(S * S), short), scores, evidence, rest
+    S = S / jnp.where(jnp.trace(S) > 0, jnp.trace(S), 1)  # whose squares neither overflow nor vanish
+    return Size(size, 1 / jnp.sum(jnp.square(S)), short), scores, evidence, rest
 
 
 def _predicted_gap(

@@ -18,7 +18,7 @@ from jax.core import Tracer
 from jaxtyping import Float
 
 from w2s_jax._core.arrays import matmul
-from w2s_jax._core.checks import InputError, require_range
+from w2s_jax._core.checks import InputError, require_number, require_range
 from w2s_jax._core.response import Power, apply_response, evaluate
 from w2s_jax.spectrum import Spectrum, spectrum
 from w2s_jax.theory.expected import in_shares
@@ -27,6 +27,7 @@ from w2s_jax.theory.groups import Members
 PRIORS = (1.0, 1.5, 2.0)
 SHARES = (0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.92)
 CORRELATIONS = (0.0, 0.5, 1.5)
+LEAST_SHARE = 0.35
 
 
 @jax.tree_util.register_dataclass
@@ -34,7 +35,8 @@ CORRELATIONS = (0.0, 0.5, 1.5)
 class LabelPosterior:
     """What is known of the labels of all rows: `second` (d_s, d_s) is `E[theta theta^T]`; `signal`, `noise` () are the energies
     of what the strong model expresses and does not; `shared` () is c times the noise, what groups have in common. Sums
-    over outputs, in squared label units, or in units of the labels' mean square where there are none.
+    over outputs, in squared label units, or in units of the labels' mean square where there are none. `share` () is the share
+    of the labels' energy that the strong model is expected to express, over all R, the least ones too.
 
     >>> from w2s_jax import model_moments
     >>> from w2s_jax.theory import label_posterior
@@ -47,24 +49,22 @@ class LabelPosterior:
     signal: Float[Array, ""]
     noise: Float[Array, ""]
     shared: Float[Array, ""]
-
-    @property
-    def share(self) -> Float[Array, ""]:
-        """The share of the labels' energy that the strong model is expected to express."""
-        return self.signal / (self.signal + self.noise)
+    share: Float[Array, ""]
 
     def __repr__(self) -> str:
-        if not isinstance(self.signal, Array) or isinstance(self.signal, Tracer) or self.signal.ndim:
+        if not isinstance(self.share, Array) or isinstance(self.share, Tracer) or self.share.ndim:
             return "LabelPosterior(...)"
         return f"LabelPosterior(d={len(self.second)}, share={float(self.share):.3g})"
 
 
 class Grid(NamedTuple):
-    """Pairs (p, c) of a prior's power and the noise's correlation in groups, each (points,), and shares R (shares,)."""
+    """Pairs (p, c) of a prior's power and the noise's correlation in groups, each (points,), shares R (shares,), and the least
+    share () that labels are expected to have."""
 
     prior: Any
     correlation: Any
     share: Any
+    least: Any
 
     @property
     def odds(self) -> Any:
@@ -72,8 +72,8 @@ class Grid(NamedTuple):
         return self.share / (1 - self.share)
 
 
-def grid_of(priors: Any, shares: Any, correlations: Any, dtype: Any) -> Grid:
-    """All pairs, and all shares; raises InputError for values out of range."""
+def grid_of(priors: Any, shares: Any, correlations: Any, dtype: Any, least_share: float = LEAST_SHARE) -> Grid:
+    """All pairs, and all shares, of which the largest is never too small; raises InputError for values out of range."""
     p, R, c = (np.asarray(x, dtype) for x in (priors, shares, correlations))
     for name, values in (("priors", p), ("shares", R), ("correlations", c)):
         if values.ndim != 1 or not values.size:
@@ -83,8 +83,9 @@ def grid_of(priors: Any, shares: Any, correlations: Any, dtype: Any) -> Grid:
         raise InputError(f"shares must lie between 0 and 1, got {R.min():g} to {R.max():g}")
     if not c.min() > -1:
         raise InputError(f"correlations must be above -1, got {c.min():g}")
+    require_number("least_share", least_share, 0)
     p, c = np.meshgrid(p, c, indexing="ij")
-    return Grid(p.reshape(-1), c.reshape(-1), R)
+    return Grid(p.reshape(-1), c.reshape(-1), R, np.minimum(R.max(), np.asarray(least_share, dtype)))
 
 
 class LabelSums(NamedTuple):
@@ -162,18 +163,20 @@ class Chance(NamedTuple):
 
 class LabelAverage(NamedTuple):
     """Fits over the pairs (p, c) of a grid; weights (points, shares, outputs) that sum to 1 for each output, and the most likely
-    energies v of labels. `signs` (d,): of the labels' products with features, whatever an eigenvector's own sign."""
+    energies v of labels; the share () of these that is expected over all R. `signs` (d,): of the labels' products with features,
+    whatever an eigenvector's own sign."""
 
     eigen: Spectrum
     grid: Grid
     fits: _LabelFit
     weight: Array
     energy: Array
+    share: Array
     signs: Array
 
     def posterior(self) -> LabelPosterior:
         """What is expected of labels, summed over outputs."""
-        prior, correlation, share = self.grid
+        prior, correlation, share, _ = self.grid
         energy = jnp.sum(self.weight * self.energy, 2)
         signal, noise = energy * share, energy * (1 - share)
 
@@ -184,12 +187,13 @@ class LabelAverage(NamedTuple):
 
         d = len(self.eigen.values)
         second, _ = jax.lax.scan(add, jnp.zeros((d, d), share.dtype), (self.fits, prior, self.weight, signal))
-        return LabelPosterior(second, jnp.sum(signal), jnp.sum(noise), jnp.sum(noise * correlation[:, None]))
+        shared = jnp.sum(noise * correlation[:, None])
+        return LabelPosterior(second, jnp.sum(signal), jnp.sum(noise), shared, self.share)
 
     def draws(self, chance: Chance) -> LabelDraws:
         """Labels drawn from the average, whose fits are of features."""
         points, shares, outputs = self.weight.shape
-        prior, correlation, share = self.grid
+        prior, correlation, share, _ = self.grid
         chance = jax.tree.map(jnp.asarray, chance)
         up_to = jnp.cumsum(self.weight.reshape(-1, 1, outputs), 0)
         chosen = jnp.minimum(jnp.sum(up_to <= chance.choice * up_to[-1], 0), points * shares - 1)
@@ -306,4 +310,7 @@ def _averaged(
 
     left, logs = jax.lax.map(likelihood, (fits, grid.correlation))  # (points, shares, c)
     energy = jnp.where(n > 0, left / (jnp.maximum(n, 1) * (1 - grid.share[:, None])), 1)
-    return LabelAverage(eigen, grid, fits, jax.nn.softmax(logs, (0, 1)), energy, _signs(hy))
+    of_all = jnp.sum(jax.nn.softmax(logs, (0, 1)) * energy, (0, 2))
+    share = jnp.sum(of_all * grid.share) / jnp.sum(of_all)
+    weight = jax.nn.softmax(jnp.where(grid.share[:, None] >= grid.least, logs, -jnp.inf), (0, 1))
+    return LabelAverage(eigen, grid, fits, weight, energy, share, _signs(hy))

@@ -6,6 +6,10 @@ most likely one; over p and R one averages, by marginal likelihood: a single bes
 output has an average of its own, and what is expected is summed over outputs. Without labels v is 1 and all pairs count the same.
 The experiment needs nothing of all this but `E[theta theta^T]`, one matrix for all weak models and ridge strengths.
 
+What labels have beyond the strong model is no white noise, and students do not differ by their response to that: with R near 0 it
+alone would order them. So R counts from a least share on, whatever the likelihood; the level of the errors is that of the labels
+either way, since v is fitted.
+
 Labels of related rows (paraphrases, several ends of one scenario) stray together: with groups the noise has covariance
 `I + c P`, P the projection on the means of groups of more than one row, and c is averaged over as well, from 0 on. Contrast
 pairs have opposite labels by design: with a negative c their means, all the same, would be noise that cancels whatever the
@@ -32,6 +36,7 @@ from w2s_jax.theory.expected import checked_blocks, experiment_errors, planned_e
 from w2s_jax.theory.groups import GroupMoments, Members, group_moments
 from w2s_jax.theory.label_fits import (
     CORRELATIONS,
+    LEAST_SHARE,
     PRIORS,
     SHARES,
     Grid,
@@ -52,6 +57,7 @@ def label_posterior(
     priors: Sequence[float] = PRIORS,
     shares: Sequence[float] = SHARES,
     correlations: Sequence[float] = CORRELATIONS,
+    least_share: float = LEAST_SHARE,
 ) -> LabelPosterior:
     """The posterior of the labels of all rows, given those of some.
 
@@ -61,6 +67,7 @@ def label_posterior(
         h, y: the labelled rows (m, d_s) of the same representation and their labels (m,) or (m, c); None: no labels.
         groups: (m,) group of each labelled row, numbers or text; None: unrelated rows.
         priors, shares, correlations: the p, R and c that are averaged over.
+        least_share: smaller R count for `share` alone, unless all are; 0 is the plain posterior.
 
     Raises:
         InputError: shapes that do not fit, NaN or infinite entries, values out of range.
@@ -75,7 +82,7 @@ def label_posterior(
     if h is None or y is None:
         if h is not None or y is not None or groups is not None:
             raise InputError("h and y must both be given, and groups only with them, got one without the other")
-        return label_posterior_from_moments(strong, priors=priors, shares=shares)
+        return label_posterior_from_moments(strong, priors=priors, shares=shares, least_share=least_share)
     h = as_matrix("labelled rows", h)
     y = as_labels("labels", y, h.shape[0])
     _check(strong, h.shape[1])
@@ -89,8 +96,9 @@ def label_posterior(
             priors=priors,
             shares=shares,
             correlations=correlations,
+            least_share=least_share,
         )
-    grid = grid_of(priors, shares, (0.0,) if groups is None else correlations, strong.hh.dtype)
+    grid = grid_of(priors, shares, (0.0,) if groups is None else correlations, strong.hh.dtype, least_share)
     return _of_rows(strong, h, y, None if groups is None else Members.of(groups, h.shape[0]), grid)
 
 
@@ -102,6 +110,7 @@ def label_posterior_from_moments(
     priors: Sequence[float] = PRIORS,
     shares: Sequence[float] = SHARES,
     correlations: Sequence[float] = CORRELATIONS,
+    least_share: float = LEAST_SHARE,
 ) -> LabelPosterior:
     """`label_posterior` from the moments of the labelled rows, with their labels: any number of them costs the same.
 
@@ -119,7 +128,7 @@ def label_posterior_from_moments(
             _check(given, strong.hh.shape[0])
     if groups is not None and labels is None:
         raise InputError("groups say how labelled rows are related and need labels, got None")
-    grid = grid_of(priors, shares, (0.0,) if groups is None else correlations, strong.hh.dtype)
+    grid = grid_of(priors, shares, (0.0,) if groups is None else correlations, strong.hh.dtype, least_share)
     return _of_moments(strong, labels, groups, grid)
 
 
@@ -151,7 +160,7 @@ def posterior_experiment(
     With `Q = (S_s^B + beta_s)^{-1} S_sw^B (S_w^A + beta_w)^{-1} S_ws^A` the error is `tr M E[theta theta^T]`,
     `M = (I - Q)^T S_s^C (I - Q)`, plus the response to label noise, in the posterior's units. It is against the part of the
     labels that the strong model expresses: on real labels it is larger by `posterior.noise`, for all weak models the same.
-    With the posterior of no labels it is the average of `expected_experiment` over the grid of p and R.
+    With the posterior of no labels it is the average of `expected_experiment` over the grid of p and R, from the least share on.
 
     >>> from w2s_jax import moments
     >>> h = jax.random.normal(jax.random.key(0), (120, 4))
