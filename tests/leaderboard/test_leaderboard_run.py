@@ -1,6 +1,7 @@
 """The built-in tasks: teachers of one strong model on the same rows, exact errors, runs that go on; and the command."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -75,9 +76,11 @@ def test_the_command_measures_judges_and_writes(small, tmp_path, capsys):
     assert "against student_error, 1 contests of 1 tasks" in printed and "labels 20: " in printed
     assert main(["leaderboard", "--tasks", "--results", files[1], "--against", "gap"]) == 0
     assert "against gap, 1 contests of 1 tasks" in capsys.readouterr().out
-    again = str(tmp_path / "." / "table.csv.gz")
-    assert main(["leaderboard", "--tasks", "--results", files[1], "--results", again]) == 2
-    assert f"every file of --results must be given once, got {again} twice" in capsys.readouterr().err
+    again = shutil.copy(files[1], tmp_path / "copy.csv.gz")
+    for other in (files[1], str(again)):
+        assert main(["leaderboard", "--tasks", "--results", files[1], "--results", other]) == 2
+        said = "--results must have every contest once, got that of 'subspaces', 'strong' and ridge 0.1 with the same errors in "
+        assert f"{said}{files[1]} and {other}" in capsys.readouterr().err
     assert main(["leaderboard", "--tasks", "--csv", files[1], "--results", files[1]]) == 2
     assert "--csv writes what the tasks measured, got no tasks" in capsys.readouterr().err
 

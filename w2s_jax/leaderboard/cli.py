@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Sequence
 from typing import Any, get_args
 
@@ -11,7 +10,7 @@ from w2s_jax._core.checks import InputError
 from w2s_jax._core.commands import require_figure, require_writable
 from w2s_jax.devices.programs import cache_compiled_programs
 from w2s_jax.leaderboard.figures import draw_leaderboard
-from w2s_jax.leaderboard.judging import Against, judge
+from w2s_jax.leaderboard.judging import Against, Contest, judge
 from w2s_jax.leaderboard.results import read_contests, write_contests
 from w2s_jax.leaderboard.run import RIDGES, run_leaderboard
 from w2s_jax.leaderboard.tasks import TASKS
@@ -44,8 +43,7 @@ def _leaderboard(args: argparse.Namespace) -> None:
     require_writable(args.csv, args.plot)
     require_figure(args.plot)
     cache_compiled_programs()
-    _require_different(args.results)
-    contests = [one for path in args.results for one in read_contests(path)]
+    contests = _read(args.results)
     tasks = list(TASKS) if args.tasks is None else args.tasks
     if tasks:
         chosen = {"ridges": args.ridges or RIDGES, "seed": args.seed, "out": args.out, "progress": not args.quiet}
@@ -62,9 +60,17 @@ def _leaderboard(args: argparse.Namespace) -> None:
         print(f"figure: {args.plot}")
 
 
-def _require_different(paths: Sequence[str]) -> None:
-    """Contests that count twice would pass for further ones."""
-    files = [os.path.realpath(path) for path in paths]
-    for i, file in enumerate(files):
-        if file in files[:i]:
-            raise InputError(f"every file of --results must be given once, got {paths[i]} twice")
+def _read(paths: Sequence[str]) -> list[Contest]:
+    """The contests of all files; one that is there twice, in a copy of a file also, would pass for a further one."""
+    places: dict[tuple, str] = {}
+    found = [(path, one) for path in paths for one in read_contests(path)]
+    for path, one in found:
+        errors = zip(one.teachers, one.measured["student_error"].tolist(), strict=True)
+        key = one.task, one.strong, one.ridge, tuple(sorted(errors))
+        if key in places:
+            raise InputError(
+                f"--results must have every contest once, got that of {one.task!r}, {one.strong!r} and ridge {one.ridge:g} "
+                f"with the same errors in {places[key]} and {path}"
+            )
+        places[key] = path
+    return [one for _, one in found]
