@@ -106,6 +106,7 @@ def test_a_task_is_kept_as_it_ends_and_becomes_a_page(rows, tmp_path, monkeypatc
     assert "trial_error:all" in text and "nan" not in text
 
 
+@pytest.mark.everything
 def test_the_map_s_posterior_errors_are_the_package_s(rows):
     """For every least share, labels of some rows of related groups, features on one scale."""
     own, y = rows

@@ -295,6 +295,7 @@ def test_raw_representations_of_any_scale(scale):
     assert tables_differ(tables[1], tables[0], 1e-3, 0.1) == {}
 
 
+@pytest.mark.everything(but=1)
 @pytest.mark.parametrize("scale", [1e-12, 1e12])
 def test_no_direction_is_said_to_hide_others_for_its_units(scale, recwarn):
     """One that holds most and one that does not, whatever their scale; squares of such moments are out of float32's range."""
