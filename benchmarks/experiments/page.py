@@ -178,8 +178,9 @@ def _least_shares(cells: Sequence[Cell]) -> str:
         lines.append([task, *map(number, found.ravel()), best])
     lines.append(["all", *map(number, np.mean(list(by_task.values()), 0).ravel()), ""])
     text = (
-        "Spearman of the posterior error by the least share R of the labels that the strong model is taken to express, dense and "
-        "on its own; means over strong models and ridge strengths. Last: which R is best on all other tasks."
+        "Spearman of the posterior error by the least share R of the labels that the strong model is taken to "
+        "express: the package's posterior, in an experiment of its own on the rows; means over strong models and "
+        "ridge strengths. Last: which R is best on all other tasks."
     )
     return f"## The least share\n\n{text}\n\n{table(lines)}"
 

@@ -230,7 +230,9 @@ def test_bad_input_is_named(unchecked):
         ),
         r"priors must be at least 0, got -1": lambda: label_posterior(strong, priors=(-1.0,)),
         r"priors must be a list of numbers, got shape \(\)": lambda: label_posterior(strong, priors=1.0),
-        r"least_share must be at least 0, got -0.1": lambda: label_posterior(strong, least_share=-0.1),
+        r"least_share must be between 0 and 1, got -0.1": lambda: label_posterior(strong, least_share=-0.1),
+        r"least_share must be between 0 and 1, got 35": lambda: label_posterior(strong, least_share=35),
+        r"least_share must be one number, got shape \(2,\)": lambda: label_posterior(strong, least_share=[0.1, 0.2]),
         r"shares must lie between 0 and 1, got 0 to 0.5": lambda: label_posterior(strong, shares=(0.0, 0.5)),
         r"correlations must be above -1, got -1": lambda: label_posterior(
             strong, h_s[:10], y, groups=groups[:10], correlations=(-1.0,)

@@ -83,7 +83,7 @@ def grid_of(priors: Any, shares: Any, correlations: Any, dtype: Any, least_share
         raise InputError(f"shares must lie between 0 and 1, got {R.min():g} to {R.max():g}")
     if not c.min() > -1:
         raise InputError(f"correlations must be above -1, got {c.min():g}")
-    require_number("least_share", least_share, 0)
+    require_number("least_share", least_share, 0, 1)
     p, c = np.meshgrid(p, c, indexing="ij")
     return Grid(p.reshape(-1), c.reshape(-1), R, np.minimum(R.max(), np.asarray(least_share, dtype)))
 

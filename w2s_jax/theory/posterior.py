@@ -7,8 +7,8 @@ output has an average of its own, and what is expected is summed over outputs. W
 The experiment needs nothing of all this but `E[theta theta^T]`, one matrix for all weak models and ridge strengths.
 
 What labels have beyond the strong model is no white noise, and students do not differ by their response to that: with R near 0 it
-alone would order them. So R counts from a least share on, whatever the likelihood; the level of the errors is that of the labels
-either way, since v is fitted.
+alone would order them. So R counts from a least share on, whatever the likelihood; the level of the errors hardly depends on it,
+since v is fitted.
 
 Labels of related rows (paraphrases, several ends of one scenario) stray together: with groups the noise has covariance
 `I + c P`, P the projection on the means of groups of more than one row, and c is averaged over as well, from 0 on. Contrast
@@ -67,7 +67,7 @@ def label_posterior(
         h, y: the labelled rows (m, d_s) of the same representation and their labels (m,) or (m, c); None: no labels.
         groups: (m,) group of each labelled row, numbers or text; None: unrelated rows.
         priors, shares, correlations: the p, R and c that are averaged over.
-        least_share: smaller R count for `share` alone, unless all are; 0 is the plain posterior.
+        least_share: between 0 and 1; smaller R count for `share` alone, unless all are; 0 is the plain posterior.
 
     Raises:
         InputError: shapes that do not fit, NaN or infinite entries, values out of range.
