@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from conftest import relative_error
 
-from w2s_jax import rank_supervisors
+from w2s_jax import model_moments, rank_supervisors
 from w2s_jax.ranking.predicted import Prediction, Scored, predict, predicted_errors, said_of
 from w2s_jax.ranking.scores import Evidence
+from w2s_jax.theory import label_posterior
 
 MODELS, FOLDS, DRAWS = 8, 3, 400
 
@@ -100,6 +101,17 @@ def test_the_interval_holds_the_error_of_the_student(x64):
         away = np.log([truth[name] for name in some.names] / some["predicted_error"])
         held += (np.abs(away) <= 1.645 * some.se("predicted_error") / some["predicted_error"]).tolist()
     assert 0.8 <= np.mean(held) <= 0.98
+
+
+def test_what_the_strong_model_is_said_to_express():
+    """What the posterior of the labels says over all shares, the least ones too: next to nothing of noise."""
+    rng = np.random.default_rng(0)
+    strong = rng.standard_normal((400, 20))
+    weak = {"a": strong[:, :8], "b": strong[:, 4:16]}
+    for y, said in ((rng.standard_normal(400), "there is little to teach"), (strong[:, 0], "differ")):
+        (note,) = rank_supervisors(weak, strong, y, normalize="none").notes
+        share = float(label_posterior(model_moments(strong, bias=False), strong, y).share)
+        assert f"400 labels, of which it expresses {share:.0%}" in note and said in note
 
 
 @pytest.mark.everything

@@ -75,7 +75,7 @@ from w2s_jax.ranking.scores import Labels, Shared, Size, prepare_strong, scorer
 from w2s_jax.ranking.table import LARGER_IS_BETTER, TITLES, SupervisorTable
 from w2s_jax.ranking.unit_rows import UnitRows
 from w2s_jax.ranking.widths import padded_widths
-from w2s_jax.theory.label_fits import Chance, LabelPosterior
+from w2s_jax.theory.label_fits import Chance
 
 BATCH_BYTES = 256 << 20  # of a batch of weak models on each device
 _BY_CELL = P(None, ROWS)
@@ -488,14 +488,8 @@ def _prepare(model: ModelRows, work: _Work) -> _Strong:
     if work.mesh is not None:
         center, shared = put((center, shared), work.mesh, P())
     rotated = _rotate(last, center, shared.rotation) if len(blocks) == 1 else None
-    return _Strong(model, center, shared, rotated, shared.posterior and _share(shared.posterior))
-
-
-def _share(of: LabelPosterior) -> float:
-    """Its share, without a program for the sum and the quotient of two numbers."""
-    signal, noise = jax.device_get((of.signal, of.noise))
-    with np.errstate(invalid="ignore"):  # NaN of labels that are all 0
-        return float(np.divide(signal, signal + noise))
+    share = shared.posterior and float(jax.device_get(shared.posterior.share))
+    return _Strong(model, center, shared, rotated, share)
 
 
 def _start(strong: _Strong, models: list[ModelRows], batch: _Batch, work: _Work) -> tuple[Size, dict, Any]:
