@@ -206,7 +206,7 @@ def ranking_accuracy(quick: bool) -> dict[str, Any]:
         for column, value in together.items():
             if column in exact:  # the posterior has tests of its own
                 errors[f"{name}: {column}"] = score_error(column, value, exact[column], sizes), BOUND
-            if column != "predicted_error":  # it weighs its parts by how all teachers of the table differ
+            if column != "predicted_error":  # it rests on how all teachers of the table differ
                 errors[f"{name}: {column}, alone"] = score_error(column, value, float(alone[column][0]), sizes), BOUND
     return judged(errors) | {"n, teachers": [len(y), len(weak)]}
 

@@ -246,7 +246,7 @@ def test_order_and_copies_of_teachers_change_nothing(objective):
     one, turned = of(weak), of(dict(reversed(weak.items())))
     copied = of(weak | {"left too": weak["left"]})
     assert turned.error == pytest.approx(one.error, rel=1e-4)
-    # What posterior and trial count in the predicted error is theirs over all teachers, and a copy is one more.
+    # What the trial counts in the predicted error it counts over all teachers, and a copy is one more.
     assert copied.error == pytest.approx(one.error, rel=0.02 if objective == "predicted" else 1e-4)
     assert {name: pytest.approx(w, abs=2e-3) for name, w in one.weights.items()} == turned.weights
 

@@ -218,7 +218,7 @@ def test_every_score_is_the_reference(case, name):
     expected = {key: np.mean(values) for key, values in folded(case, name)._asdict().items() if values}
     expected |= in_sample(case, name)
     got = row(ranked(case), name)
-    got.pop("predicted_error", None)  # made of two others (test_predicted.py)
+    got.pop("predicted_error", None)  # test_predicted.py
     assert got.keys() == expected.keys()
     bound = 1e-10 if case.dtype == "float64" else 1e-5
     assert {c: e for c in got if (e := relative_error(got[c], expected[c])) > bound} == {}

@@ -1,4 +1,4 @@
-"""The weak-to-strong experiment, cross-fitted from second moments per cell of rows: expected over labels, or with them.
+"""The weak-to-strong experiment, cross-fitted from second moments per cell of rows: expected over labels.
 
 A cell is a set of rows that stay together: a fold, or the labelled or unlabelled part of one. Roles say which cells fit
 the weak head, which train the student and which test it; the experiment is then a handful of ridge solves, and the rows
@@ -18,11 +18,10 @@ from jax import Array
 from w2s_jax._core.arrays import matmul
 from w2s_jax._core.factor import numerically_zero
 from w2s_jax._core.ridge_solve import ridge_inverse
-from w2s_jax.heads.from_moments import mean_square, parts, ridge_heads
-from w2s_jax.moments import Moments, Shift, Sums, moved
+from w2s_jax.moments import Sums
 from w2s_jax.ranking.folds import Experiments, Roles
 from w2s_jax.ranking.prepared import pool
-from w2s_jax.ranking.related import GroupSums, of_means
+from w2s_jax.ranking.related import GroupSums
 from w2s_jax.spectrum import spectrum
 from w2s_jax.theory.label_fits import LabelDraws, LabelPosterior
 
@@ -31,11 +30,12 @@ DIRECTIONS = 512  # of the strong model that products of teachers' students are 
 
 class WeakCells(NamedTuple):
     """A weak model's sums per cell (J, ...), those of strong times weak features, cross (J, d_s, d_w), and those of groups of
-    related rows, if they count."""
+    related rows, if they count: of all rows, and of labelled ones."""
 
     own: Sums
     cross: Array
     related: GroupSums | None = None
+    labelled: GroupSums | None = None
 
 
 class Settings(NamedTuple):
@@ -141,7 +141,7 @@ def students(strong: ExpectedStrong, weak: WeakCells, heads: WeakHeads, roles: R
     rows = matmul(roles.labelled, n)
     if weak.related is None:
         return Students(taught, response / rows, None)
-    of_folds = of_means(weak.related.h, weak.related.h, weak.related.n)
+    of_folds = weak.related.of_means
     of_groups = jnp.tensordot(roles.labelled[:, : len(of_folds)] / rows[:, None], of_folds, 1, precision="highest")
     return Students(taught, response / rows, jnp.sum(matmul(carried, of_groups) * carried, (1, 2)) / rows)
 
@@ -187,41 +187,6 @@ def prior_draws(prior: Array) -> Array:
     d = len(prior)
     chosen = np.sqrt(d) * np.eye(d) if d <= DIRECTIONS else np.random.default_rng(0).standard_normal((d, DIRECTIONS))
     return (jnp.sqrt(prior)[:, None] * chosen.astype(prior.dtype))[..., None]
-
-
-def trial(
-    inverses: Array, strong: Sums, weak: WeakCells, heads: WeakHeads, experiments: Experiments, bias: bool
-) -> tuple[Array, Array, Array]:
-    """Mean squared errors of the real experiment (heads/from_moments.py) by fold (K,), summed over outputs, the students' kernels
-    (K, experiments, d_s, c), and the teachers' mean products with the test rows' labels (K, experiments).
-
-    `inverses`: `student_inverses` of the experiments' sets, `heads`: on those of the weak ones. With a bias labels are taken
-    about their mean on A.
-    """
-
-    def one(args: tuple[Roles, Array, Array]) -> tuple[Array, Array, Array]:
-        (labelled_cells, student_cells, test_cells), head, student = args
-        mean = pool(labelled_cells, strong.y, strong.n) * bias
-        labelled, taught, tested = (
-            _pooled(role, strong, weak, mean) for role in (labelled_cells, student_cells, test_cells)
-        )
-        solve_weak, solve_strong = partial(matmul, heads.inverse[head]), partial(matmul, inverses[student])
-        found = ridge_heads(labelled.weak, taught, solve_weak, solve_strong)
-        agreed = jnp.sum(parts(found.weak)[0] * jnp.asarray(tested.weak.hy))
-        return mean_square(tested, strong=found.student, y=-1.0), parts(found.student)[0], agreed
-
-    roles = Roles(*(role.reshape(-1, len(strong.n)) for role in experiments.trial))
-    heads_of, students_of = experiments.weak.trial, experiments.students.trial
-    errors, kernels, agreed = jax.lax.map(one, (roles, heads_of.reshape(-1), students_of.reshape(-1)))
-    by_fold = heads_of.shape
-    return errors.reshape(by_fold).mean(1), kernels.reshape(*by_fold, *kernels.shape[1:]), agreed.reshape(by_fold)
-
-
-def _pooled(role: Array, strong: Sums, weak: WeakCells, mean: Array) -> Moments:
-    """Moments of the rows of a role's cells, labels about `mean` (c,); what is not used of them costs nothing under jit."""
-    sums = jax.tree.map(lambda x: pool(role, x, strong.n), (weak.own, strong, weak.cross))
-    own, of_strong, cross = sums
-    return Moments.of((moved(own, Shift(None, mean)), moved(of_strong, Shift(None, mean)), cross), None)
 
 
 def over_blocks(estimates: Array) -> Score:

@@ -46,10 +46,11 @@ class StrongSide(NamedTuple):
     @classmethod
     def of(cls, shared: Shared, settings: Settings) -> StrongSide:
         """Of what its pairs share, as NumPy arrays; random labels are tested on without their noise."""
-        cells, ridge, draws = jax.device_get(shared.cells), float(settings.strong_ridge), shared.draws
+        cells, ridge = jax.device_get(shared.cells), float(settings.strong_ridge)
         if shared.prior_draws is not None:
             return cls(cells, ridge, float(settings.noise), 0.0, 0.0)
-        assert draws is not None
+        assert shared.labelled is not None
+        draws = shared.labelled.draws
         noise = float(draws.noise.mean())
         return cls(cells, ridge, noise, float(draws.shared.mean()), noise)
 
@@ -90,7 +91,7 @@ def misfit_products(of: Taught, strong: StrongSide, layout: Layout, bias: bool) 
 
 
 def predicted_products(said: Prediction, posterior: np.ndarray, trial: np.ndarray) -> np.ndarray:
-    """Correlations by what posterior and trial say, weighed as the order of teachers is; squares are the predicted errors."""
+    """Correlations by what posterior and trial say, the trial's by its weight in the order; squares are the predicted errors."""
     alike = (1 - said.weight) * scaled(posterior, 1.0) + said.weight * scaled(trial, 1.0)
     return scaled(alike, said.value)
 

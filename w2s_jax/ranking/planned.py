@@ -24,7 +24,6 @@ from w2s_jax.moments import Sums
 from w2s_jax.ranking.crossfit import ExpectedStrong, Score, Settings, WeakCells, over_blocks
 from w2s_jax.ranking.folds import Roles
 from w2s_jax.ranking.prepared import pool
-from w2s_jax.ranking.related import of_means
 from w2s_jax.theory.kappa import over, stand_in
 from w2s_jax.theory.label_fits import LabelDraws, LabelPosterior
 
@@ -131,7 +130,7 @@ def students(
     response = answer((inverse - stage.ridge[:, None, None] * matmul(inverse, inverse)) / per_row)
     shared = None
     if weak.related is not None:
-        of_folds = of_means(weak.related.h, weak.related.h, weak.related.n)
+        of_folds = weak.related.of_means
         of_groups = jnp.tensordot(roles.labelled[:, : len(of_folds)], of_folds, 1, precision="highest") / per_row
         shared = stage.kept * answer(matmul(matmul(inverse, of_groups), inverse) / per_row)
     columns = lambda x, y: jnp.sum(x * y, 1)

@@ -1,8 +1,8 @@
-"""One prediction of the student's error from posterior and trial, weighed by what each knows of how teachers differ.
+"""One prediction of the student's error: the posterior's, moved by what the trial says beyond that.
 
-A trial trains its weak heads on the labelled rows at hand, the posterior stands for as many as there are in a fold: where labels
-are fewer, what of their disagreement noise does not explain is the trial's fault, otherwise the posterior's; and its order counts
-no more than it follows the posterior's. Errors are compared by their logarithms.
+The posterior also foresees the trial: the very rows, however few, and the heads fitted on them. How far the trial departs from
+that tells by how much the posterior is mistaken: real labels are no draw from a prior. Errors are compared by their logarithms,
+the level of all teachers and their order apart.
 """
 
 from __future__ import annotations
@@ -27,37 +27,33 @@ class Scored(NamedTuple):
     short: bool = False
 
 
-def predict(pairs: dict[tuple[str, str], Scored], fitted: float) -> dict[str, Prediction]:
-    """Adds `predicted_error` to the scores of all pairs (strong, weak); what is predicted for each strong model.
-
-    `fitted` as in `predicted_errors`.
-    """
+def predict(pairs: dict[tuple[str, str], Scored]) -> dict[str, Prediction]:
+    """Adds `predicted_error` to the scores of all pairs (strong, weak); what is predicted for each strong model."""
     said = {}
     for strong in dict.fromkeys(key[0] for key in pairs):
         own = [scored for key, scored in pairs.items() if key[0] == strong]
-        evidence = Evidence(*(np.stack(parts) for parts in zip(*(scored.evidence[:3] for scored in own), strict=True)))
-        prediction = _of_told(evidence, fitted)
+        prediction = _of_told(Evidence(*(np.stack(x) for x in zip(*(of.evidence[:4] for of in own), strict=True))))
         for scored, value, error in zip(own, prediction.value, prediction.error, strict=True):
             scored.scores["predicted_error"] = Score(value, error)
         said[strong] = prediction
     return said
 
 
-def _of_told(evidence: Evidence, fitted: float) -> Prediction:
+def _of_told(evidence: Evidence) -> Prediction:
     """From the teachers of whom something is known: of one that rounding has left without numbers nothing is predicted, and it
     keeps no other from its own."""
-    told = np.all([np.isfinite(x).all(1) for x in evidence[:3]], 0)
+    told = np.all([np.isfinite(x).all(1) for x in evidence[:4]], 0)
     if told.all() or not told.any():
-        return predicted_errors(evidence, fitted)
-    found = predicted_errors(Evidence(*(x[told] for x in evidence[:3])), fitted)
+        return predicted_errors(evidence)
+    found = predicted_errors(Evidence(*(x[told] for x in evidence[:4])))
     value, error = np.full((2, len(told)), np.nan)
     value[told], error[told] = found.value, found.error
     return found._replace(value=value, error=error)
 
 
 class Prediction(NamedTuple):
-    """Of all teachers of one strong model: predicted errors and their standard errors (models,), the trial's weight in the order,
-    and the standard error of a difference between two logarithms."""
+    """Of all teachers of one strong model: predicted errors and their standard errors (models,), the trial's weight in the order
+    (of one alone in the level), and the standard error of a difference between two logarithms."""
 
     value: np.ndarray
     error: np.ndarray
@@ -65,47 +61,47 @@ class Prediction(NamedTuple):
     apart: float
 
 
-def predicted_errors(of: Evidence, fitted: float) -> Prediction:
-    """The weighted mean of both logarithms: of their means over models by one weight, of what is left by another.
+def predicted_errors(of: Evidence) -> Prediction:
+    """The posterior's errors, moved by how much of the trial's departure from what was foreseen is no chance.
 
-    `of`: (models, ...). `fitted`: rows that fit a weak head in the trial, of those that do so in the posterior.
+    `of`: (models, ...). Heads of different folds share labels, and so does what they say of teachers' differences: its variance
+    has a term for that (Nadeau and Bengio, 2003). What labels do to all teachers they do to the posterior as well.
     """
-    logs = [np.log(np.maximum(x.mean(1), _floor(x))) for x in (of.posterior, of.trial)]
-    posterior, drawn, trial = (_logs(x) for x in of[:3])
-    fitted = min(fitted, 1.0)
-    level = _mean(
-        [x.mean() for x in logs],
-        [_variance(drawn.mean(0)) + _of_mean(posterior.mean(0)), _of_mean(trial.mean(0))],
-        fitted,
+    said, tried, expected = (np.log(np.maximum(x.mean(1), _floor(x))) for x in (of.posterior, of.trial, of.foreseen))
+    by_fold, drawn, departed = _logs(of.posterior), _logs(of.drawn), _logs(of.trial) - _logs(of.foreseen)
+    away, (models, folds) = tried - expected, departed.shape
+    own, left = away - away.mean(), models / max(models - 1, 1)  # what their mean has taken of variances
+    level = _moved(
+        said.mean(), away.mean(), _variance(drawn.mean(0)) + _of_mean(by_fold.mean(0)), _of_mean(departed.mean(0))
     )
-    order = _mean(
-        [x - x.mean() for x in logs],
-        [_variance(_apart(drawn)) + _of_mean(_apart(posterior)), _of_mean(_apart(trial))],
-        fitted,
-        fitted + (1 - fitted) * _follows(*logs),
+    order = _moved(
+        said - said.mean(),
+        own,
+        left * (_variance(_apart(drawn)) + _of_mean(_apart(by_fold))),
+        left * (1 + folds / (folds - 1)) * _of_mean(_apart(departed)),
+        _follows(said, said + own) ** 2,
     )
     value = np.exp(level.value + order.value)
-    return Prediction(value, value * np.hypot(level.error, order.error), order.weight, np.sqrt(2) * order.error)
+    error = value * np.sqrt(level.error**2 + order.error**2 / left)
+    weight = (order if models > 1 else level).weight
+    return Prediction(value, error, weight, np.sqrt(2) * order.error)
 
 
-class _Mean(NamedTuple):
-    """A weighted mean of what posterior and trial say, its standard error, and the trial's weight."""
+class _Moved(NamedTuple):
+    """What the posterior says, moved by a part of the trial's departure: that weight, and the standard error."""
 
     value: np.ndarray
     error: float
     weight: float
 
 
-def _mean(said: list, variances: list[float], fitted: float, trust: float = 1.0) -> _Mean:
-    """By the inverse of variances, which take up a disagreement that they do not explain in the shares `fitted` and what is left
-    of 1; the trial's weight counts as far as it is trusted. Both see the same labels: their errors add up.
-    """
-    differ = np.ravel(np.subtract(*said))
-    unexplained = np.sum(np.square(differ)) / max(len(differ) - 1, 1) - sum(variances)
-    own = np.asarray(variances) + np.array([fitted, 1 - fitted]) * max(unexplained, 0.0)
-    weight = trust * float(own[0] / own.sum()) if own.sum() > 0 else trust / 2
-    parts = np.array([1 - weight, weight])
-    return _Mean(np.tensordot(parts, np.asarray(said), 1), float(parts @ np.sqrt(own)), weight)
+def _moved(said: Any, away: Any, variance: float, chance: float, trust: float = 1.0) -> _Moved:
+    """By the share of the departures that is no chance, as far as it is trusted. The posterior's error remains: it is of the same
+    labels, and the trial tells of what the posterior is mistaken in, not of what labels there are. So does the trial's, trusted
+    or not."""
+    square = np.sum(np.square(away)) / max(np.size(away) - 1, 1)
+    share = float(square / (square + chance)) if square + chance > 0 else 0.0
+    return _Moved(said + trust * share * away, float(np.sqrt(variance + share * chance)), trust * share)
 
 
 def said_of(name: str, prediction: Prediction, labels: int, share: float) -> str:
@@ -122,7 +118,8 @@ def said_of(name: str, prediction: Prediction, labels: int, share: float) -> str
 
 
 def _follows(posterior: np.ndarray, trial: np.ndarray) -> float:
-    """How far the trial's order is the posterior's, from 0 to 1: the squared correlation of logarithms, 0 for a negative one."""
+    """How far the order that the trial would have is the posterior's, from 0 to 1: the squared correlation of logarithms, 0 for a
+    negative one."""
     one, other = (x - x.mean() for x in (posterior, trial))
     squares = (one @ one) * (other @ other)
     return float(max(one @ other, 0) ** 2 / squares) if squares > 0 else 0.0

@@ -111,7 +111,7 @@ def rank_supervisors(
     and the trial. All four are mean squared errors of the weak-to-strong student: the expected one in units of the labels' mean
     square, over labels that are random linear functions of the strong representation plus noise; the others in squared units of
     y, summed over outputs: the posterior's over what the given labels leave open of all labels, the trial's of weak heads that
-    are trained on the given labels, and the predicted one their mean by what each knows of how teachers differ.
+    are trained on the given labels, and the predicted one the posterior's, moved by how the trial departs from what was foreseen.
 
     Args:
         weak: name -> representation (n, d_w) of the same n rows; widths may differ. NumPy or JAX arrays, or anything with
@@ -214,7 +214,7 @@ def rank_supervisors(
         found = _score(weak_models, strong_models, work, progress)
     main, notes, predictions = "expected_error", (), {}
     if told:
-        main, notes, predictions = "predicted_error", *_predict(found, work, int(mask.sum()))
+        main, notes, predictions = "predicted_error", *_predict(found, int(mask.sum()))
     elif targets is not None:
         warnings.warn(
             f"labels y: all {mask.sum()} known labels are the same and say nothing of teachers; sorted as without labels",
@@ -309,9 +309,9 @@ def _score(
     return found
 
 
-def _predict(found: _Found, work: _Work, labels: int) -> tuple[tuple[str, ...], dict[str, Prediction]]:
+def _predict(found: _Found, labels: int) -> tuple[tuple[str, ...], dict[str, Prediction]]:
     """Adds the predicted errors to the scores; a sentence and what is predicted for each strong model."""
-    predictions = predict(found.pairs, _fitted(work))
+    predictions = predict(found.pairs)
     return tuple(said_of(name, said, labels, found.shares[name]) for name, said in predictions.items()), predictions
 
 
@@ -333,18 +333,6 @@ def _planned(n_labelled: int | None, n_student: int | None, mixture: bool | Obje
     if planned and mixture:
         raise InputError(f"mixture is of the rows at hand and takes no planned rows, got {planned}")
     return {name: int(n) for name, n in planned.items()}
-
-
-def _fitted(work: _Work) -> float:
-    """Rows that fit a weak head in the trial, of those that do so in the posterior; of planned rows, also of the student's, the
-    smaller number of the larger one: a trial with more rows than planned is as far from the plan as one with fewer."""
-    trial, expected = work.layout.trial, work.layout.expected
-    assert trial is not None
-    rows = lambda role: np.mean(role @ work.rows.counts)
-    pairs = ((work.settings.n_labelled, trial.labelled), (work.settings.n_student, trial.student))
-    shares = [rows(role) / planned for planned, role in pairs if planned is not None]
-    there = rows(trial.labelled) / rows(expected.labelled)
-    return float(min(min(share, 1 / share) for share in shares)) if shares else float(there)
 
 
 def _warn_of_short(labels: list[str], stacklevel: int = 3) -> None:
@@ -488,7 +476,7 @@ def _prepare(model: ModelRows, work: _Work) -> _Strong:
     if work.mesh is not None:
         center, shared = put((center, shared), work.mesh, P())
     rotated = _rotate(last, center, shared.rotation) if len(blocks) == 1 else None
-    share = shared.posterior and float(jax.device_get(shared.posterior.share))
+    share = shared.labelled and float(jax.device_get(shared.labelled.posterior.share))
     return _Strong(model, center, shared, rotated, share)
 
 
@@ -496,7 +484,7 @@ def _start(strong: _Strong, models: list[ModelRows], batch: _Batch, work: _Work)
     """The sizes, scores and evidence of a batch of weak models, which the device may still be computing."""
     size = batch.size if work.mesh is None else -(-batch.size // work.mesh.shape[MODELS]) * work.mesh.shape[MODELS]
     by_model = P(MODELS, *_BY_CELL)
-    specs = by_model, P(None, None, ROWS), _BY_CELL, _by_place(work.related)
+    specs = by_model, P(None, None, ROWS), _BY_CELL, _by_place(work.related), _by_place(work.labelled)
     sum_up = over_rows(weak_sums, work.mesh, work.precision, specs, P(MODELS), (ROWS,))
 
     from_rows = work.reading("rows", "weak_rows")
@@ -511,7 +499,7 @@ def _start(strong: _Strong, models: list[ModelRows], batch: _Batch, work: _Work)
             if from_rows:
                 kept.append(x)
                 strong_kept.append(z)
-            yield sum_up(x, z, y, work.places(work.related, block))
+            yield sum_up(x, z, y, work.places(work.related, block), work.places(work.labelled, block))
 
     sums = total(sums_of_blocks())
     filled_up = models + models[-1:] * (size - len(models))
@@ -564,11 +552,14 @@ def strong_sums(x: Array, y: ByLayout | None, places: Places | None, precision: 
 
 
 @partial(jax.jit, static_argnames="precision")
-def weak_sums(x: Array, zT: Array, y: ByLayout | None, places: Places | None, precision: str) -> WeakCells:
+def weak_sums(
+    x: Array, zT: Array, y: ByLayout | None, places: Places | None, labelled: Places | None, precision: str
+) -> WeakCells:
     """Sums per model and cell of a batch; the strong side's own products are not computed again."""
 
     def one(x: Array) -> WeakCells:
-        return WeakCells(cell_sums((x,), y, precision), matmul(zT, x, precision), group_sums(x, places))
+        related = group_sums(x, places), group_sums(x, labelled)
+        return WeakCells(cell_sums((x,), y, precision), matmul(zT, x, precision), *related)
 
     return over_models(one, x)
 

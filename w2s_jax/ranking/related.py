@@ -27,6 +27,11 @@ class GroupSums(NamedTuple):
     h: Any
     y: Any = None
 
+    @property
+    def of_means(self) -> Array:
+        """By fold, products of groups' means (folds, d, d), each as often as the group has rows."""
+        return of_means(self.h, self.h, self.n)
+
 
 class Places(NamedTuple):
     """Of a block's rows (cells, capacity) among groups, and zeros of the groups' shape (folds, places)."""

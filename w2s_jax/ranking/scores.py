@@ -1,8 +1,8 @@
 """All scores of weak models with one strong model, from second moments per cell of rows: one program for each width.
 
 `prepare_strong` computes once what all weak models share: the strong model's moments in its eigenbasis, its spectrum and
-solves. A `scorer` takes the sums of a batch of weak models to their scores: the expected experiment and the trial
-(crossfit.py), and norms, predicted gap and CKA with their standard errors (insample.py).
+solves. A `scorer` takes the sums of a batch of weak models to their scores: the expected experiment (crossfit.py) and the trial
+(trial.py), and norms, predicted gap and CKA with their standard errors (insample.py).
 """
 
 from __future__ import annotations
@@ -24,12 +24,13 @@ from w2s_jax.filters import ridge
 from w2s_jax.moments import Moments, Shift, Sums, moved
 from w2s_jax.overlap import overlap_of_prepared
 from w2s_jax.predictors import PairView, Predictor
-from w2s_jax.ranking import crossfit, insample, norms, planned
+from w2s_jax.ranking import crossfit, insample, norms, planned, trial
 from w2s_jax.ranking.crossfit import Score, Settings, WeakCells
 from w2s_jax.ranking.folds import Experiments
 from w2s_jax.ranking.insample import PairMoments, StrongBlocks
 from w2s_jax.ranking.prepared import Origin, about, cross_about, pool, prepare, prepared
 from w2s_jax.ranking.related import GroupSums, of_means, prepared_groups
+from w2s_jax.ranking.trial import Foresight
 from w2s_jax.spectrum import Spectrum, spectrum
 from w2s_jax.theory.label_fits import (
     CORRELATIONS,
@@ -47,8 +48,7 @@ from w2s_jax.theory.label_fits import (
 
 class Shared(NamedTuple):
     """What is computed once per strong model: its cells in the eigenbasis `rotation`, eigenvalues, ridge solves, blocks of all
-    rows, of all rows about their means and of the labelled rows, what those say of all labels, labels drawn from that, and what
-    stands for planned rows, if there are any."""
+    rows and of all rows about their means, what the labelled rows add, and what stands for planned rows, if there are any."""
 
     rotation: Array
     cells: Sums
@@ -57,21 +57,22 @@ class Shared(NamedTuple):
     blocks: StrongBlocks
     centred: StrongBlocks
     norms: norms.RidgeNorms
-    inverses: Array | None
     labelled: Labelled | None
-    posterior: LabelPosterior | None
-    draws: LabelDraws | None
     plan: planned.StrongPlan | None
     label_mean: Array | None = None  # what labels were taken about (c,), if they were
     prior_draws: Array | None = None  # random labels' targets (d_s, draws, 1), for mixtures of the expected experiment
 
 
 class Labelled(NamedTuple):
-    """The labelled rows' blocks, in the eigenbasis `basis` (with a cut), and the ridge inverse."""
+    """The labelled rows' blocks, in the eigenbasis `basis` (with a cut), and the ridge inverses of students, the last that of all
+    labelled rows; what those say of all labels, labels drawn from that, and those that the trial is foreseen by."""
 
     blocks: StrongBlocks
     basis: Array
-    inverse: Array
+    inverses: Array
+    posterior: LabelPosterior
+    draws: LabelDraws
+    foresight: Foresight
 
 
 @partial(outermost, static_argnames=("folds", "normalize", "cut", "test_rows"))
@@ -115,28 +116,27 @@ def prepare_strong(
     of_norms = norms.prepare_norms(blocks, settings)
     rotation = of.factor[:, None] * eigen.vectors
     plan = planned.prepare_plan(cells, expected, experiments.expected, settings)
-    shared = Shared(rotation, cells, eigen.values, expected, blocks, centred, of_norms, None, None, None, None, plan)
+    labelled = None
     if experiments.trial is not None and chance is not None:
         average = _label_average(eigen, cells, related and prepared_groups(related, of), folds)
-        shared = shared._replace(
-            inverses=inverses,
-            labelled=_labelled(cells, inverses[-1], folds, normalize, cut),
-            posterior=average.posterior(),
-            draws=average.draws(chance),
-        )
+        draws = average.draws(chance)
+        foresight = Foresight.of(draws, chance, average.signs, eigen.values + settings.strong_ridge)
+        said = average.posterior(), draws, foresight
+        labelled = Labelled(*_labelled_blocks(cells, folds, normalize, cut), inverses, *said)
+    shared = Shared(rotation, cells, eigen.values, expected, blocks, centred, of_norms, labelled, plan)
     return of.mean - of.origin, shared
 
 
-def _labelled(cells: Sums, inverted: Array, folds: int, normalize: Normalize, cut: bool) -> Labelled:
+def _labelled_blocks(cells: Sums, folds: int, normalize: Normalize, cut: bool) -> tuple[StrongBlocks, Array]:
     members = _members(len(cells.n), folds, with_labels=True)
     # Where only some rows have labels they did not set the scale, and it does not move with their weights.
     unit_trace = normalize == "scale" and len(cells.n) == folds
     blocks = insample.strong_blocks(cells.hh, cells.n, members, unit_trace)
     if not cut:
-        return Labelled(blocks, jnp.zeros((0, 0), cells.hh.dtype), inverted)
+        return blocks, jnp.zeros((0, 0), cells.hh.dtype)
     basis = spectrum(blocks.pooled, jnp.sum(cells.n)).vectors
     rotated = jax.vmap(lambda s: matmul(matmul(basis.T, s), basis))(cells.hh)
-    return Labelled(insample.strong_blocks(rotated, cells.n, members, unit_trace), basis, inverted)
+    return insample.strong_blocks(rotated, cells.n, members, unit_trace), basis
 
 
 def _label_average(eigen: Spectrum, cells: Sums, related: GroupSums | None, folds: int) -> LabelAverage:
@@ -170,12 +170,13 @@ class Size(NamedTuple):
 
 
 class Evidence(NamedTuple):
-    """What labels say of a pair's student: the posterior's errors by fold (K,) and by draw (draws,), the trial's by fold (K,);
-    for mixtures of teachers also the student itself."""
+    """What labels say of a pair's student: the posterior's errors by fold (K,) and by draw (draws,), the trial's by fold (K,) and
+    what the posterior foresaw of those; for mixtures of teachers also the student itself."""
 
     posterior: Any
     drawn: Any
     trial: Any
+    foreseen: Any
     student: Any = None
 
 
@@ -281,7 +282,7 @@ def _score_one(
         students = crossfit.students(shared.expected, weak, heads, experiments.expected)
     else:
         asked = shared.expected, shared.plan, weak, experiments.expected, settings
-        students = planned.students(*asked, labels=shared.posterior is not None)
+        students = planned.students(*asked, labels=shared.labelled is not None)
     scores["expected_error"], scores["expected_gap"] = crossfitted.expected_errors(
         shared.expected, students, settings.noise
     )
@@ -301,23 +302,35 @@ def _score_one(
     student = None
     if taught == "random" and shared.prior_draws is not None:
         student = Taught(crossfit.missed_of(shared.expected, students, shared.prior_draws), students.response)
-        evidence = Evidence(None, None, None, student)
-    if not (shared.posterior is None or shared.draws is None or shared.inverses is None or shared.labelled is None):
-        tried, *of_trial = crossfit.trial(shared.inverses, cells, weak, heads, experiments, normalize != "none")
-        drawn, missed = crossfitted.drawn_errors(shared.expected, students, shared.draws)
-        posterior = crossfitted.posterior_errors(shared.expected, students, shared.posterior)
+        evidence = Evidence(None, None, None, None, student)
+    if (known := shared.labelled) is not None:
+        of_experiments = known.inverses, cells, weak, heads, experiments, normalize != "none"
+        tried, *of_trial = trial.trial(*of_experiments)
+        drawn, missed = crossfitted.drawn_errors(shared.expected, students, known.draws)
+        posterior = crossfitted.posterior_errors(shared.expected, students, known.posterior)
         if taught == "given":
             student = Taught(missed, students.response, students.shared, *of_trial)
-        evidence = Evidence(posterior, drawn, tried, student)
+        at_hand = students
+        if shared.plan is not None:
+            at_hand = crossfit.students(shared.expected, weak, heads, experiments.expected)
+        foreseen = trial.foreseen(*of_experiments, known.foresight) * _over_few_draws(shared.expected, at_hand, known)
+        evidence = Evidence(posterior, drawn, tried, foreseen, student)
         scores["posterior_error"] = crossfit.over_blocks(evidence.posterior)
         scores["trial_error"] = crossfit.over_blocks(evidence.trial)
         of_labelled = eigen[-1] if cut else heads.inverse[-1]
-        scores["predicted_gap"] = _predicted_gap(weak, cells, folds, shared.labelled, settings, normalize, of_labelled)
+        scores["predicted_gap"] = _predicted_gap(weak, cells, folds, known, settings, normalize, of_labelled)
     scores |= _predicted(predictors, weak, shared, folds, settings, normalize)
     S = insample.pooled_moment(shared.blocks, weak.own.hh)
     short = None if shared.plan is None else students.short
     S = S / jnp.where(jnp.trace(S) > 0, jnp.trace(S), 1)  # whose squares neither overflow nor vanish
     return Size(size, 1 / jnp.sum(jnp.square(S)), short), scores, evidence, rest
+
+
+def _over_few_draws(strong: crossfit.ExpectedStrong, students: crossfit.Students, known: Labelled) -> Array:
+    """What is expected of students, by what the few draws say of them that the trial is foreseen by."""
+    drawn = crossfit.drawn_errors(strong, students, known.draws)[0]
+    few = jnp.mean(drawn[: known.foresight.theta.shape[1]])
+    return jnp.where(few > 0, jnp.mean(crossfit.posterior_errors(strong, students, known.posterior)) / few, 1)
 
 
 def _predicted_gap(
@@ -339,7 +352,7 @@ def _predicted_gap(
     unit_trace = normalize == "scale" and len(cells.n) == folds
     if not isinstance(weak_side, Spectrum):
         return insample.gap_by_solves(
-            insample.blocks_of(labelled.blocks, sums, unit_trace), labelled.inverse, weak_side
+            insample.blocks_of(labelled.blocks, sums, unit_trace), labelled.inverses[-1], weak_side
         )
     zh, zy = (jax.vmap(lambda s: matmul(labelled.basis.T, s))(x) for x in (sums.zh, sums.zy))
     blocks = insample.blocks_of(labelled.blocks, sums._replace(zh=zh, zy=zy), unit_trace)
@@ -396,8 +409,8 @@ def _prepared(sums: WeakCells, origin: Origin, cells: Sums, normalize: Normalize
     of, centred = prepare(own, origin, jnp.ones_like(cells.n), normalize)
     cross = cross_about(sums.cross, cells, own, None, of.mean)
     seen = cross_about(sums.cross, cells, own, None, -origin.shift) if normalize == "none" else cross * of.factor
-    related = None if sums.related is None else prepared_groups(sums.related, of)
-    return WeakCells(prepared(centred, of, normalize), seen, related), WeakCells(centred, cross), of.variance
+    related = (None if groups is None else prepared_groups(groups, of) for groups in (sums.related, sums.labelled))
+    return WeakCells(prepared(centred, of, normalize), seen, *related), WeakCells(centred, cross), of.variance
 
 
 def _mean(cells: Sums) -> Array:

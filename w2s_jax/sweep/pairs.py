@@ -24,7 +24,7 @@ from w2s_jax.filters import ridge
 from w2s_jax.gap import gap_norm, prediction_gap
 from w2s_jax.moments import ModelMoments, Sums
 from w2s_jax.overlap import Side, whitened
-from w2s_jax.ranking import crossfit
+from w2s_jax.ranking import crossfit, trial
 from w2s_jax.ranking.crossfit import ExpectedStrong, Settings, WeakCells, WeakHeads
 from w2s_jax.ranking.folds import Experiments
 from w2s_jax.ranking.prepared import Origin, cross_about, pool, prepare, prepared
@@ -282,7 +282,7 @@ def run_experiments(
         error, gap = crossfit.expected_errors(expected, students, shared[1])
         trials = [
             crossfit.over_blocks(
-                crossfit.trial(inverses, _labels(student.cells, a, b), WeakCells(_labels(own, a, b), zh), *rest)[0]
+                trial.trial(inverses, _labels(student.cells, a, b), WeakCells(_labels(own, a, b), zh), *rest)[0]
             )
             for a, b in columns
             for rest in [(heads, experiments, normalize != "none")]
